@@ -1,0 +1,124 @@
+"""quatrefoil: convolution, pooling and recurrent kernels for four kinds of silicon behind one call.
+
+    import quatrefoil as qf
+    y = qf.conv2d(x, w, bias, padding=1, activation="Relu")              # where x lives
+    y = qf.conv2d(x, w, bias, padding=1, backend="fpga")                 # or where you say
+    qf.explain(qf.conv2d, x, w, bias, padding=1)                         # which kernel, and why not the others
+    plan = qf.plan(qf.conv2d, x, w, bias, padding=1)                     # weights packed once
+    m = qf.load("model.onnx"); m.run({"x": x}, backend="cpu")
+
+Importing quatrefoil loads no CUDA, OpenCL, ONNX or torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if __name__ != "quatrefoil":
+    raise ImportError(f"quatrefoil was imported as {__name__!r}: keep its folder off sys.path and `import quatrefoil`")
+
+from quatrefoil.dispatch import use_backend as backend
+from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
+from quatrefoil.functional import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_integer,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    explain,
+    global_avg_pool,
+    global_lp_pool,
+    global_max_pool,
+    gru,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    lstm,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+    plan,
+    qlinear_conv,
+    rnn,
+    stacked,
+)
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.settings import num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from quatrefoil.asic_sim import simulate
+    from quatrefoil.fpga.hls4ml_export import export as export_hls
+    from quatrefoil.models import Model, load
+
+__version__ = "0.1.0"
+
+# Rooms that import more than NumPy are opened when they are asked for.
+_LAZY = {
+    "load": ("quatrefoil.models", "load"),
+    "Model": ("quatrefoil.models", "Model"),
+    "simulate": ("quatrefoil.asic_sim", "simulate"),
+    "export_hls": ("quatrefoil.fpga.hls4ml_export", "export"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'quatrefoil' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)
+
+
+__all__ = [
+    "BackendUnavailable",
+    "Model",
+    "NoKernelError",
+    "OperatorError",
+    "Problem",
+    "QuatrefoilError",
+    "Tensor",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "backend",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_integer",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "explain",
+    "export_hls",
+    "global_avg_pool",
+    "global_lp_pool",
+    "global_max_pool",
+    "gru",
+    "load",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
+    "lstm",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+    "num_threads",
+    "plan",
+    "qlinear_conv",
+    "rnn",
+    "set_num_threads",
+    "simulate",
+    "stacked",
+]

@@ -1,0 +1,134 @@
+"""What a kernel and a backend declare about themselves. Declaring loads nothing compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from quatrefoil.problem import Problem
+
+Array = Any
+"""An array in the backend's own home: numpy.ndarray for cpu, fpga and asic, cupy.ndarray for gpu."""
+
+Run = Callable[[Sequence[Array | None]], tuple[Array, ...]]
+"""Takes the problem's inputs in order (``None`` for absent ones), returns all its outputs, newly allocated.
+
+Inputs arrive with the problem's dtypes and shapes, C-contiguous, possibly read-only; a run never writes to them.
+Inputs that were given to ``prepare`` as parameters may be passed again and are then ignored.
+A run may be called from several threads at once.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Why a kernel does not take a problem, in a sentence."""
+
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to compute one operator on one backend.
+
+    id        ``<op>_<algorithm>_<layout>_<dtype>_<target>``, unique in the house
+    op        the operator, as in ``Problem.op``
+    accepts   ``None``, or the ``Reject`` that says why not; looks at the problem alone, loads nothing
+    prepare   ``prepare(problem, parameters)`` packs what can be packed once and returns the ``Run``; ``parameters``
+              maps input positions to arrays that stay the same for the life of the run. It always holds the inputs
+              that the operator's spec names as ``parameters`` and that are present.
+    version   raised when the numbers or the speed change, so that tuned choices are measured again
+    summary   the algorithm in a few words, for people
+    """
+
+    id: str
+    op: str
+    accepts: Callable[[Problem], Reject | None]
+    prepare: Callable[[Problem, Mapping[int, Array]], Run]
+    version: int = 1
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run here: ``detail`` says what was found or what is missing, ``remedy`` is the one
+    command that would add it (empty when ready, or when no command could)."""
+
+    ready: bool
+    detail: str
+    remedy: str = ""
+
+
+class Backend(Protocol):
+    """A kind of silicon.
+
+    ``simulated`` backends report cycles through ``report_cost`` and their wall time is not a result.
+    ``timing_note`` says what a time measured on this backend means (empty when it is simply the device's time).
+    """
+
+    name: str
+    simulated: bool
+    timing_note: str
+
+    def probe(self) -> Availability:
+        """Look for the hardware and the software. Cheap after the first call; never raises."""
+
+    def kernels(self) -> Sequence[Kernel]:
+        """Every kernel, in order of priority, whether or not this machine can run it."""
+
+    def device(self) -> str:
+        """What would run, in words, for reports and tuning keys: processor and instruction set, card, platform."""
+
+    def owns(self, array: object) -> bool:
+        """Whether the array already lives where this backend's kernels want it."""
+
+    def put(self, array: np.ndarray) -> Array:
+        """A host array, brought to the device."""
+
+    def get(self, array: Array) -> np.ndarray:
+        """A device array, brought to the host. Waits until it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedCost:
+    """What a simulated run took: cycles of the design's clock, and the counters behind them."""
+
+    kernel: str
+    design: str
+    cycles: int
+    clock_mhz: float
+    macs: int = 0
+    dram_bytes: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def microseconds(self) -> float:
+        return self.cycles / self.clock_mhz
+
+
+_costs: ContextVar[list[SimulatedCost] | None] = ContextVar("quatrefoil_costs", default=None)
+
+
+def report_cost(cost: SimulatedCost) -> None:
+    """Called by a simulated kernel once for each run; kept if somebody listens with ``collect_costs``."""
+    collected = _costs.get()
+    if collected is not None:
+        collected.append(cost)
+
+
+@contextmanager
+def collect_costs() -> Iterator[list[SimulatedCost]]:
+    """Collects the costs that simulated kernels report inside the block."""
+    collected: list[SimulatedCost] = []
+    token = _costs.set(collected)
+    try:
+        yield collected
+    finally:
+        _costs.reset(token)

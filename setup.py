@@ -1,0 +1,153 @@
+"""The folder map (kernels/ is the package ``quatrefoil``, cpu/ is ``quatrefoil.cpu``, …) and the compiled parts.
+
+``quatrefoil.cpu._conv``, ``_pool`` and ``_rnn`` are thin Cython modules over C++ sources, each compiled once per
+instruction set.
+``quatrefoil.asic_sim._native`` is C++ through pybind11.
+
+    python setup.py build_ext --inplace [--only cpu|cpu._conv|asic_sim]
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+ROOMS = {"quatrefoil": "kernels"} | {
+    f"quatrefoil.{name}": name for name in ("cpu", "gpu", "fpga", "asic_sim", "models", "bench", "cli")
+}
+
+# Each instruction set with the flags that select it. QF_ISA names it inside the sources.
+INSTRUCTION_SETS = {"portable": []}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS |= {f"v{level}": [f"-march=x86-64-v{level}"] for level in (2, 3, 4)}
+    INSTRUCTION_SETS["v4"].append("-mprefer-vector-width=512")
+
+CPP_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+CPU_FLAGS = [*CPP_FLAGS, "-fopenmp", "-ffp-contract=fast", "-fno-trapping-math"]
+# QUATREFOIL_SANITIZE=address,undefined builds the native code under these sanitizers (see the Makefile).
+SANITIZERS = os.environ.get("QUATREFOIL_SANITIZE", "")
+SANITIZE_FLAGS = [f"-fsanitize={SANITIZERS}", "-fno-omit-frame-pointer", "-g"] if SANITIZERS else []
+
+
+def packages() -> dict[str, str]:
+    """Every importable package and its folder."""
+    found = {}
+    for package, room in ROOMS.items():
+        for init in sorted((ROOT / room).rglob("__init__.py")):
+            inner = init.parent.relative_to(ROOT / room).parts
+            found[".".join((package, *inner))] = str(init.parent.relative_to(ROOT))
+    return found
+
+
+class BuildNative(build_ext):
+    """build_ext that compiles an extension's ``per_isa`` sources once per instruction set."""
+
+    user_options = [*build_ext.user_options, ("only=", None, "build these extensions alone (cpu, cpu._conv, asic_sim)")]
+
+    def initialize_options(self) -> None:
+        super().initialize_options()
+        self.only = None
+
+    def build_extensions(self) -> None:
+        if self.only:
+            self.extensions = [e for e in self.extensions if f"{e.name}.".startswith(f"quatrefoil.{self.only}.")]
+        super().build_extensions()
+
+    def build_extension(self, ext: Extension) -> None:
+        common, self.build_temp = self.build_temp, os.path.join(self.build_temp, ext.name)
+        try:
+            ext.extra_objects = [*ext.extra_objects, *self.compile_per_isa(ext)]
+            super().build_extension(ext)
+        finally:
+            self.build_temp = common
+
+    def compile_per_isa(self, ext: Extension) -> list[str]:
+        jobs = []
+        for isa, flags in INSTRUCTION_SETS.items():
+            for source in getattr(ext, "per_isa", []):
+                target = Path(self.build_temp, isa, Path(source).with_suffix(".o").name)
+                newest = max(os.path.getmtime(path) for path in [source, __file__, *ext.depends])
+                if self.force or not target.exists() or target.stat().st_mtime < newest:
+                    jobs.append((source, isa, flags))
+
+        def compile_one(job: tuple[str, str, list[str]]) -> None:
+            source, isa, flags = job
+            output = Path(self.build_temp, isa)
+            built = self.compiler.compile(
+                [source],
+                output_dir=str(output),
+                macros=[("QF_ISA", isa), (f"QF_ISA_{isa.upper()}", "1")],
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*ext.extra_compile_args, *flags],
+            )
+            os.replace(built[0], output / Path(source).with_suffix(".o").name)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(compile_one, jobs))
+        return [
+            str(Path(self.build_temp, isa, Path(source).with_suffix(".o").name))
+            for isa in INSTRUCTION_SETS
+            for source in getattr(ext, "per_isa", [])
+        ]
+
+
+def extensions() -> list[Extension]:
+    from Cython.Build import cythonize
+    from pybind11 import get_include
+
+    headers = [str(path) for path in (ROOT / "kernels" / "include").rglob("*.h")]
+    built = []
+    cpu_headers = [str(path.relative_to(ROOT)) for path in (ROOT / "cpu" / "src").glob("*.h")]
+    for module in sorted((ROOT / "cpu").glob("_*.pyx")):
+        # _conv.pyx is the thin door to cpu/src/conv*.cpp
+        cpu = Extension(
+            f"quatrefoil.cpu.{module.stem}",
+            [f"cpu/{module.name}"],
+            language="c++",
+            include_dirs=["kernels/include", "cpu/src"],
+            define_macros=[(f"QF_HAS_{isa.upper()}", "1") for isa in INSTRUCTION_SETS],
+            extra_compile_args=[*CPU_FLAGS, *SANITIZE_FLAGS],
+            extra_link_args=["-fopenmp", *SANITIZE_FLAGS],
+            depends=[*headers, *cpu_headers],
+        )
+        [cpu] = cythonize([cpu], build_dir="build", language_level=3)
+        cpu.per_isa = sorted(f"cpu/src/{path.name}" for path in (ROOT / "cpu" / "src").glob(f"{module.stem[1:]}*.cpp"))
+        built.append(cpu)
+    asic_sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "asic_sim" / "src").glob("*.cpp"))
+    if asic_sources:
+        built.append(
+            Extension(
+                "quatrefoil.asic_sim._native",
+                asic_sources,
+                language="c++",
+                include_dirs=[get_include(), "kernels/include", "asic_sim/src"],
+                extra_compile_args=[*CPP_FLAGS, *SANITIZE_FLAGS],
+                extra_link_args=SANITIZE_FLAGS,
+                depends=[*headers, *(str(path.relative_to(ROOT)) for path in (ROOT / "asic_sim" / "src").glob("*.h"))],
+            )
+        )
+    return built
+
+
+FOLDERS = packages()
+
+setup(
+    packages=list(FOLDERS),
+    package_dir=FOLDERS,
+    package_data={
+        "quatrefoil": ["include/quatrefoil/*.h", "py.typed"],
+        "quatrefoil.gpu": ["src/*"],
+        "quatrefoil.fpga": ["src/*"],
+        "quatrefoil.asic_sim": ["designs/*.toml"],
+        "quatrefoil.models": ["gallery/*.onnx"],
+        "quatrefoil.bench": ["suites/*.toml"],
+    },
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildNative},
+)
