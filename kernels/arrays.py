@@ -57,13 +57,6 @@ def to_host(array: Any) -> np.ndarray:
     return np.from_dlpack(array)
 
 
-def host_tensor(array: Any) -> Tensor:
-    """The type of an array of any library, dtype named as NumPy names it."""
-    if isinstance(array, (Tensor, np.ndarray, np.generic)):
-        return Tensor.of(array)
-    return Tensor(str(array.dtype).removeprefix("torch."), tuple(int(n) for n in array.shape))
-
-
 def restorer(like: Any) -> Callable[[Any], Any]:
     """How a result is given back to the library that the caller's array came from."""
     name = library(like)

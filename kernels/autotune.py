@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +58,7 @@ def measure(
     for _ in range(ROUNDS):
         for kernel, run in runs:
             seconds[kernel_key(kernel)].append(_timed(backend, run, inputs, repeats[kernel.id]))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     _remember(settings.cache_folder() / FILE, key(backend, problem), medians)
     return medians
 
@@ -96,7 +94,6 @@ def _remember(path: Path, name: str, medians: dict[str, float]) -> None:
         table = {**_read(path), name: medians}  # what another process wrote meanwhile stays
         _loaded[path] = table
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=FILE)
-        with os.fdopen(handle, "w") as file:
-            json.dump(table, file, indent=1)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(table, indent=1))
         os.replace(temporary, path)

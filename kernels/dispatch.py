@@ -99,7 +99,11 @@ class Selection:
             elif rank == 0 and self.availability.ready:
                 verdict = f"chosen    {self.reason}"
             else:
-                verdict = f"runnable  {candidate.kernel.summary}" if self.availability.ready else "accepts   backend is not available"
+                verdict = (
+                    f"runnable  {candidate.kernel.summary}"
+                    if self.availability.ready
+                    else "accepts   backend is not available"
+                )
             timed = "" if candidate.seconds is None else f"  [{candidate.seconds * 1e6:.1f} us measured]"
             lines.append(f"  {candidate.kernel.id:<{width}}  {verdict}{timed}")
         if not self.candidates:
@@ -253,7 +257,7 @@ class Call:
     finish: Callable[[tuple[Any, ...]], Any] = field(default=lambda outputs: outputs[0])
 
     def problem(self) -> Problem:
-        tensors = tuple(None if array is None else arrays.host_tensor(array) for array in self.inputs)
+        tensors = tuple(None if array is None else Tensor.of(array) for array in self.inputs)
         return _canonical(self.op, tensors, _frozen(self.attributes), self.outputs)
 
 
@@ -323,11 +327,13 @@ class CallPlan:
         """Run on new inputs. Raises OperatorError for arrays of another dtype or shape than planned."""
         if len(inputs) != len(self._varying):
             names = [ops.SPECS[self.problem.op].input_names[i] for i in self._varying]
-            raise OperatorError(self.problem.op, "the number of inputs", len(inputs), f"this plan takes {', '.join(names)}")
+            raise OperatorError(
+                self.problem.op, "the number of inputs", len(inputs), f"this plan takes {', '.join(names)}"
+            )
         positional: list[Any] = [None] * self._count
         for position, array in zip(self._varying, inputs):
             tensor = self.problem.input(position)
-            given = arrays.host_tensor(array)
+            given = Tensor.of(array)
             if given != tensor:
                 name = ops.SPECS[self.problem.op].input_names[position]
                 raise OperatorError(self.problem.op, name, given, f"this plan was made for {tensor}; make another plan")

@@ -16,10 +16,10 @@ from functools import update_wrapper
 from typing import Any, TextIO
 
 from quatrefoil import dispatch
-from quatrefoil.arrays import host_tensor
 from quatrefoil.dispatch import Call, CallPlan, Selection
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.ops.activations import Activation
+from quatrefoil.problem import Tensor
 
 Size = int | Sequence[int]
 
@@ -85,9 +85,11 @@ def _spread(op: str, name: str, value: Size, rank: int) -> list[int]:
 
 
 def _expect_rank(op: str, x: Any, rank: int) -> tuple[int, ...]:
-    shape = host_tensor(x).shape
+    shape = Tensor.of(x).shape
     if len(shape) != rank + 2:
-        raise OperatorError(op, "the rank of x", f"{len(shape)} {list(shape)}", f"it has to be {rank + 2}: N, C and {rank} more")
+        raise OperatorError(
+            op, "the rank of x", f"{len(shape)} {list(shape)}", f"it has to be {rank + 2}: N, C and {rank} more"
+        )
     return shape
 
 
@@ -209,7 +211,7 @@ def conv_integer(
     x and weight uint8 or int8; zero points of their dtypes, scalars (w_zero_point also one for each output channel).
     Returns int32 (N, M, spatial), wrapping. Raises OperatorError for arguments that do not fit.
     """
-    rank = len(host_tensor(x).shape) - 2
+    rank = len(Tensor.of(x).shape) - 2
     attributes = _integer_attributes("conv_integer", rank, stride, padding, dilation, groups)
     return Call("conv_integer", (x, weight, x_zero_point, w_zero_point), attributes)
 
@@ -246,7 +248,7 @@ def qlinear_conv(
     x and weight uint8 or int8 with float32 scales and zero points of their own dtypes (the weight's also one for
     each output channel), bias int32 (M) or None. Returns (N, M, spatial) of y_zero_point's dtype.
     """
-    rank = len(host_tensor(x).shape) - 2
+    rank = len(Tensor.of(x).shape) - 2
     attributes = _integer_attributes("qlinear_conv", rank, stride, padding, dilation, groups)
     inputs = (x, x_scale, x_zero_point, weight, w_scale, w_zero_point, y_scale, y_zero_point, bias)
     return Call("qlinear_conv", inputs, attributes)
@@ -333,9 +335,7 @@ def _avg_pool(rank: int) -> OperatorFunction:
 
 
 def _lp_pool(rank: int) -> OperatorFunction:
-    def lp_pool(
-        x: Any, norm_type: int, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
-    ) -> Call:
+    def lp_pool(x: Any, norm_type: int, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False) -> Call:
         op = f"lp_pool{rank}d"
         _expect_rank(op, x, rank)
         attributes = _pool_attributes(op, rank, kernel_size, stride, 0, ceil_mode)
@@ -392,7 +392,7 @@ def _max_unpool(rank: int) -> OperatorFunction:
 def _whole_indices(op: str, indices: Any, shape: Sequence[int], extents: Sequence[int]) -> Any:
     """torch's indices in the plane, turned into ONNX's in the whole output; checked, because adding offsets would
     hide an index outside of its plane."""
-    given = host_tensor(indices)
+    given = Tensor.of(indices)
     if given.dtype != "int64" or given.shape != tuple(shape):
         raise OperatorError(op, "indices", given, f"it has to be int64 and of x's shape {list(shape)}")
     size = 1
@@ -424,19 +424,19 @@ max_unpool1d, max_unpool2d, max_unpool3d = (_max_unpool(rank) for rank in (1, 2,
 @OperatorFunction
 def global_max_pool(x: Any) -> Call:
     """The maximum of each plane: (N, C, spatial) to (N, C, 1...)."""
-    return Call("max_pool", (x,), {"kernel_shape": host_tensor(x).shape[2:]})
+    return Call("max_pool", (x,), {"kernel_shape": Tensor.of(x).shape[2:]})
 
 
 @OperatorFunction
 def global_avg_pool(x: Any) -> Call:
     """The average of each plane: (N, C, spatial) to (N, C, 1...)."""
-    return Call("average_pool", (x,), {"kernel_shape": host_tensor(x).shape[2:]})
+    return Call("average_pool", (x,), {"kernel_shape": Tensor.of(x).shape[2:]})
 
 
 @OperatorFunction
 def global_lp_pool(x: Any, norm_type: int = 2) -> Call:
     """The p-norm of each plane: (N, C, spatial) to (N, C, 1...)."""
-    return Call("lp_pool", (x,), {"kernel_shape": host_tensor(x).shape[2:], "p": norm_type})
+    return Call("lp_pool", (x,), {"kernel_shape": Tensor.of(x).shape[2:], "p": norm_type})
 
 
 def _every_output(outputs: tuple[Any, ...]) -> tuple[Any, ...]:

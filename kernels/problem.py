@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TypeAlias, Union
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from quatrefoil.errors import QuatrefoilError
 
 AttributeValue: TypeAlias = Union[int, float, str, tuple[int, ...], tuple[float, ...], tuple[str, ...]]
 
@@ -24,17 +26,22 @@ _TENSOR_TEXT = re.compile(r"([a-z]+[0-9]*)\[([0-9x]*)\]")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """The type of an array: dtype name (NumPy's) and shape. It stands in for an array wherever values are not needed."""
+    """The type of an array: dtype name (NumPy's) and shape. Stands in for an array where values are not needed."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, array: object) -> Tensor:
-        """The type of anything that has ``dtype`` and ``shape``."""
+        """The type of anything that has ``dtype`` and ``shape``. Raises QuatrefoilError for what is no array."""
         if isinstance(array, Tensor):
             return array
-        return cls(str(array.dtype), tuple(int(n) for n in array.shape))  # type: ignore[attr-defined]
+        dtype, shape = getattr(array, "dtype", None), getattr(array, "shape", None)
+        if dtype is None or shape is None:
+            raise QuatrefoilError(
+                f"{type(array).__module__}.{type(array).__qualname__} is no array; give NumPy, CuPy, torch or DLPack"
+            )
+        return cls(dtype_name(dtype), tuple(map(int, shape)))
 
     @classmethod
     def parse(cls, text: str) -> Tensor:
@@ -63,6 +70,12 @@ class Tensor:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{'x'.join(map(str, self.shape))}]"
+
+
+@cache
+def dtype_name(dtype: Hashable) -> str:
+    """NumPy's name of a dtype of any array library, without the byte order: ``float32`` for torch.float32 too."""
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")
 
 
 def numpy_dtype(name: DTypeLike | str) -> np.dtype:
@@ -216,8 +229,3 @@ def attribute_text(value: AttributeValue) -> str:
             return "x".join(map(str, value))
         return ",".join(item if isinstance(item, str) else repr(item) for item in value)
     return value if isinstance(value, str) else repr(value)
-
-
-def frozen_attributes(pairs: Iterable[tuple[str, AttributeValue]]) -> tuple[tuple[str, AttributeValue], ...]:
-    """Attributes as a Problem keeps them."""
-    return tuple(pairs)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops.activations import FUNCTIONS, Activation, activation
 

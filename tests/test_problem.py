@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from quatrefoil import numerics, ops
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops import conv, pool, rnn

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.backend.test.loader import load_model_tests
+
 from quatrefoil import ops, reference
 from quatrefoil.ops import pool
 from quatrefoil.problem import Tensor

@@ -141,7 +141,10 @@ def _weight(op: str, x: Tensor, w: Tensor, attributes: Attributes, transposed: b
         return w.shape[1] * group, group
     if w.shape[1] * group != channels:
         raise OperatorError(
-            op, "w's second axis", f"{w.shape[1]} with group {group}", f"times group it has to equal x's {channels} channels"
+            op,
+            "w's second axis",
+            f"{w.shape[1]} with group {group}",
+            f"times group it has to equal x's {channels} channels",
         )
     if w.shape[0] % group:
         raise OperatorError(op, "group", group, f"it has to divide w's {w.shape[0]} output channels")
@@ -150,7 +153,9 @@ def _weight(op: str, x: Tensor, w: Tensor, attributes: Attributes, transposed: b
 
 def _check_size(op: str, tensor: Tensor) -> None:
     if tensor.size > MAX_ELEMENTS:
-        raise OperatorError(op, "the output's shape", list(tensor.shape), f"it has to hold at most {MAX_ELEMENTS} values")
+        raise OperatorError(
+            op, "the output's shape", list(tensor.shape), f"it has to hold at most {MAX_ELEMENTS} values"
+        )
 
 
 def _epilogue(
@@ -437,7 +442,9 @@ def cases_conv_integer() -> list[Case]:
         _case(op, "grouped", "uint8[1x6x5x5]", "int8[4x3x3x3]", "uint8[1]", "int8[1]", group=2, dilations=[2, 2]),
         _case(op, "1d", "int8[2x4x15]", "int8[3x4x4]", "int8[]", pads=[2, 1]),
         _case(op, "3d", "uint8[1x2x4x5x6]", "int8[3x2x2x2x2]", "uint8[]", pads=[1, 0, 0, 0, 1, 1]),
-        _case(op, "extremes", "uint8[1x64x6x6]", "int8[8x64x3x3]", fills={0: Fill("value", 255), 1: Fill("value", -128)}),
+        _case(
+            op, "extremes", "uint8[1x64x6x6]", "int8[8x64x3x3]", fills={0: Fill("value", 255), 1: Fill("value", -128)}
+        ),
         _case(op, "empty_batch", "uint8[0x3x5x5]", "uint8[2x3x3x3]"),
         _case(op, "non_contiguous", "uint8[1x3x5x5]", "int8[2x3x3x3]", fills={0: Fill("integers", 0, 255, False)}),
     ]
@@ -445,7 +452,15 @@ def cases_conv_integer() -> list[Case]:
 
 def cases_qlinear_conv() -> list[Case]:
     def quantized(
-        name: str, x: str, w: str, y: str, per_channel: bool, bias: bool, x_shape: str, w_shape: str, **attributes: object
+        name: str,
+        x: str,
+        w: str,
+        y: str,
+        per_channel: bool,
+        bias: bool,
+        x_shape: str,
+        w_shape: str,
+        **attributes: object,
     ) -> Case:
         channels = w_shape.split("x")[0] if per_channel else ""
         return _case(
@@ -463,10 +478,16 @@ def cases_qlinear_conv() -> list[Case]:
 
     return [
         quantized("u8u8u8", "uint8", "uint8", "uint8", False, False, "1x3x7x8", "4x3x3x3", pads=[1, 1, 1, 1]),
-        quantized("u8s8u8_per_channel", "uint8", "int8", "uint8", True, True, "2x16x9x7", "18x16x3x3", pads=[1, 1, 1, 1]),
-        quantized("s8s8s8", "int8", "int8", "int8", True, True, "1x5x8x8", "6x5x3x3", strides=[2, 2], pads=[1, 0, 0, 1]),
+        quantized(
+            "u8s8u8_per_channel", "uint8", "int8", "uint8", True, True, "2x16x9x7", "18x16x3x3", pads=[1, 1, 1, 1]
+        ),
+        quantized(
+            "s8s8s8", "int8", "int8", "int8", True, True, "1x5x8x8", "6x5x3x3", strides=[2, 2], pads=[1, 0, 0, 1]
+        ),
         quantized("s8s8u8_1x1", "int8", "int8", "uint8", True, True, "1x32x5x7", "33x32x1x1"),
-        quantized("depthwise", "uint8", "int8", "uint8", True, True, "1x20x9x9", "20x1x3x3", group=20, pads=[1, 1, 1, 1]),
+        quantized(
+            "depthwise", "uint8", "int8", "uint8", True, True, "1x20x9x9", "20x1x3x3", group=20, pads=[1, 1, 1, 1]
+        ),
         quantized("grouped", "int8", "int8", "int8", False, True, "1x8x6x6", "6x4x3x3", group=2),
         quantized("1d", "uint8", "int8", "uint8", False, True, "2x6x21", "5x6x5", pads=[2, 2], strides=[2]),
         quantized("3d", "int8", "int8", "int8", False, False, "1x2x4x4x5", "3x2x2x2x2"),

@@ -159,7 +159,9 @@ def canonical_lp_pool(inputs: Sequence[Tensor | None], attributes: Attributes, o
 def global_attributes(x: Tensor, attributes: Attributes) -> dict[str, Any]:
     """The attributes that make a pool global: its window is the whole plane."""
     if any(extent < 1 for extent in x.shape[2:]):
-        raise OperatorError("global pooling", "the shape of x", list(x.shape), "every spatial axis has to be at least 1")
+        raise OperatorError(
+            "global pooling", "the shape of x", list(x.shape), "every spatial axis has to be at least 1"
+        )
     return {**attributes, "kernel_shape": x.shape[2:]}
 
 
@@ -202,7 +204,10 @@ def validate_max_unpool(problem: Problem, inputs: Sequence[Any]) -> None:
         size *= extent
     if problem.input(1).size and (int(indices.min()) < 0 or int(indices.max()) >= size):
         raise OperatorError(
-            "max_unpool", "indices", f"{int(indices.min())} to {int(indices.max())}", f"they have to lie in 0 to {size - 1}"
+            "max_unpool",
+            "indices",
+            f"{int(indices.min())} to {int(indices.max())}",
+            f"they have to lie in 0 to {size - 1}",
         )
 
 
@@ -253,9 +258,13 @@ def _window_cases(op: str, **always: object) -> list[Case]:
         make("1d", "2x3x31", kernel_shape=[3], strides=[2], pads=[1, 1]),
         make("1d_long", "1x2x300", kernel_shape=[7], pads=[3, 3]),
         make("3d", "1x2x6x7x8", kernel_shape=[2, 3, 2], strides=[2, 2, 2], pads=[0, 1, 1, 1, 1, 0]),
-        make("3d_dilated_ceil", "1x2x8x7x9", kernel_shape=[2, 2, 3], dilations=[2, 1, 2], strides=[3, 2, 2], ceil_mode=1),
+        make(
+            "3d_dilated_ceil", "1x2x8x7x9", kernel_shape=[2, 2, 3], dilations=[2, 1, 2], strides=[3, 2, 2], ceil_mode=1
+        ),
         make("empty_batch", "0x3x8x8", kernel_shape=[2, 2]),
-        make("special_values", "1x3x9x40", fill=Fill("special"), kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1]),
+        make(
+            "special_values", "1x3x9x40", fill=Fill("special"), kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1]
+        ),
         make("non_contiguous", "1x3x8x8", fill=Fill(contiguous=False), kernel_shape=[3, 3]),
         make("float64", "1x2x7x9", "float64", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
         make("float16", "1x2x7x9", "float16", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),

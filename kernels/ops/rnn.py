@@ -102,7 +102,9 @@ def _settled_activations(op: str, attributes: Attributes, directions: int) -> tu
         alphas = [float(v) for v in attributes.get("activation_alpha") or ()]
         betas = [float(v) for v in attributes.get("activation_beta") or ()]
     except (TypeError, ValueError):
-        raise OperatorError(op, "activation_alpha and activation_beta", "not numbers", "give lists of numbers") from None
+        raise OperatorError(
+            op, "activation_alpha and activation_beta", "not numbers", "give lists of numbers"
+        ) from None
     settled = []
     for name in names:
         function = activation(name, op=op)
@@ -135,7 +137,9 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
         tensor = given[position]
         assert tensor is not None
         if tensor.rank != rank:
-            raise OperatorError(op, f"the rank of {names[position]}", f"{tensor.rank} ({tensor})", f"it has to be {rank}")
+            raise OperatorError(
+                op, f"the rank of {names[position]}", f"{tensor.rank} ({tensor})", f"it has to be {rank}"
+            )
     direction = attributes.get("direction") or "forward"
     if isinstance(direction, bytes):
         direction = direction.decode("ascii", "replace")
@@ -165,7 +169,9 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
         if tensor is None:
             continue
         if tensor.shape != shape:
-            raise OperatorError(op, f"the shape of {names[position]}", list(tensor.shape), f"it has to be {list(shape)}")
+            raise OperatorError(
+                op, f"the shape of {names[position]}", list(tensor.shape), f"it has to be {list(shape)}"
+            )
         dtype = "int32" if position == LENGTHS else x.dtype
         if tensor.dtype != dtype:
             raise OperatorError(op, f"the dtype of {names[position]}", tensor.dtype, f"it has to be {dtype}")
@@ -249,7 +255,10 @@ def validate(problem: Problem, inputs: Sequence[Any]) -> None:
     steps = problem.input(X).shape[1 if problem.integer("layout") else 0]
     if int(lengths.min()) < 0 or int(lengths.max()) > steps:
         raise OperatorError(
-            problem.op, "sequence_lens", f"{int(lengths.min())} to {int(lengths.max())}", f"they have to lie in 0 to {steps}"
+            problem.op,
+            "sequence_lens",
+            f"{int(lengths.min())} to {int(lengths.max())}",
+            f"they have to lie in 0 to {steps}",
         )
 
 
@@ -308,7 +317,9 @@ def _case(
     }
     while tensors[-1] is None:
         tensors.pop()
-    return Case(op, name, tuple(tensors), {"hidden_size": hidden, **attributes}, scaled, outputs=3 if op == "lstm" else 2)
+    return Case(
+        op, name, tuple(tensors), {"hidden_size": hidden, **attributes}, scaled, outputs=3 if op == "lstm" else 2
+    )
 
 
 def _cases(op: str) -> list[Case]:

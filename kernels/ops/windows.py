@@ -53,8 +53,7 @@ class Window:
 
 def triple(values: Sequence[int], filler: int) -> Triple:
     """Spatial values with leading axes added up to three."""
-    padded = (filler,) * (3 - len(values)) + tuple(values)
-    return padded  # type: ignore[return-value]
+    return (filler,) * (3 - len(values)) + tuple(values)  # type: ignore[return-value]
 
 
 def window(problem: Problem, kernel: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int]) -> Window:

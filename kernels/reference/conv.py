@@ -39,8 +39,7 @@ def steps(window: Window) -> Iterator[tuple[Triple, Triple, Triple]]:
     for place in product(*map(range, window.output)):
         for tap in product(*map(range, window.kernel)):
             source = tuple(
-                o * s + k * d - p
-                for o, s, k, d, p in zip(place, window.strides, tap, window.dilations, window.pads)
+                o * s + k * d - p for o, s, k, d, p in zip(place, window.strides, tap, window.dilations, window.pads)
             )
             if all(0 <= i < n for i, n in zip(source, window.input)):
                 yield place, tap, source  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""The backend ``asic``: its kernels, and timing without arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from quatrefoil.asic_sim import conv, hardware, pool, rnn
+from quatrefoil.asic_sim.hardware import Hardware
+from quatrefoil.asic_sim.simulation import Lowering, SimulationReport, native, timed
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.ops.rnn import without_layout
+from quatrefoil.problem import Problem
+from quatrefoil.registry import Array, Availability, Kernel
+
+LOWERINGS: dict[str, Lowering] = {**conv.LOWERINGS, **pool.LOWERINGS, **rnn.LOWERINGS}
+BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
+
+
+class AsicBackend:
+    """A simulated chip: numbers as its array computes them, cycles as its timing counts them."""
+
+    name = "asic"
+    simulated = True
+
+    @property
+    def timing_note(self) -> str:
+        design = hardware.current()
+        return f"simulated: cycles of {design.name} at {design.clock_mhz:g} MHz"
+
+    def probe(self) -> Availability:
+        try:
+            native()
+            design = hardware.current()
+        except ImportError as error:
+            return Availability(False, f"the simulator is not built ({error})", BUILD)
+        except hardware.DesignError as error:
+            return Availability(False, str(error), f"export {hardware.DESIGN_VARIABLE}={hardware.DEFAULT_DESIGN}")
+        return Availability(True, f"simulated {design}")
+
+    def kernels(self) -> Sequence[Kernel]:
+        return [*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS]
+
+    def device(self) -> str:
+        return f"simulated systolic array {hardware.current()}"
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def put(self, array: np.ndarray) -> Array:
+        return array
+
+    def get(self, array: Array) -> np.ndarray:
+        return np.asarray(array)
+
+
+def simulate(problem: Problem, design: str | os.PathLike[str] | Hardware | None = None) -> SimulationReport:
+    """The cycles of a problem on a design (a name, a path or a ``Hardware``; by default the one in use), without
+    arrays. Raises QuatrefoilError for what the array does not compute, and DesignError for a design that is none."""
+    if design is None:
+        chip = hardware.current()
+    else:
+        chip = design if isinstance(design, Hardware) else hardware.load(design)
+    settled = without_layout(problem) if problem.op in rnn.LOWERINGS else problem
+    for kernel in AsicBackend().kernels():
+        if kernel.op == settled.op:
+            reject = kernel.accepts(settled)
+            if reject is not None:
+                raise QuatrefoilError(f"asic: {problem.op}: {reject}")
+            return timed(LOWERINGS[settled.op], settled, chip)
+    raise QuatrefoilError(f"asic: there is no kernel for {problem.op}; known are {', '.join(LOWERINGS)}")

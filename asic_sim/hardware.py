@@ -1,0 +1,168 @@
+"""The one description of a chip: a TOML file, read into a frozen ``Hardware``.
+
+Units are in the names. Unknown and missing keys, wrong types and values out of range are errors that name the key. A
+number of the hardware appears nowhere else; ``digest`` goes into every report. Shipped designs lie in ``designs/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from quatrefoil.errors import QuatrefoilError
+
+DESIGN_VARIABLE = "QUATREFOIL_ASIC_DESIGN"
+DEFAULT_DESIGN = "edge"
+FOLDER = Path(__file__).parent / "designs"
+
+
+class DesignError(QuatrefoilError, ValueError):
+    """A design that cannot be read; the message names the file, the key, what it says and what would do."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A weight-stationary systolic array with its memories and its vector unit (docs/asic.md says how they work).
+
+    array_rows, array_columns     processing elements; a multiply-accumulate each in every cycle
+    weight_fifo_tiles             weight tiles (rows x columns) requested ahead of the array
+    accumulator_entries           32-bit sums below each column, in two banks
+    activation_sram_kib           memory for activations, in two buffers
+    weight_sram_kib               memory for weights that are used again; 0 for none
+    dram_bytes_per_cycle          bandwidth of the one port to DRAM
+    dram_latency_cycles           from the end of a transfer on the port until its data can be used
+    vector_lanes                  elements that the vector unit works on at once
+    vector_function_cycles        cycles of a lane for an exponential, a hyperbolic tangent, a power or a root
+    """
+
+    name: str
+    clock_mhz: float
+    array_rows: int
+    array_columns: int
+    weight_fifo_tiles: int
+    accumulator_entries: int
+    activation_sram_kib: int
+    weight_sram_kib: int
+    dram_bytes_per_cycle: int
+    dram_latency_cycles: int
+    vector_lanes: int
+    vector_function_cycles: int
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise DesignError(f"design: name is {self.name!r}; give a text that is not empty")
+        for key, kind in _KINDS.items():
+            value = getattr(self, key)
+            if kind == "float":
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise self._error(key, f"{value!r}", "give a number")
+                if not (value > 0 and math.isfinite(value)):
+                    raise self._error(key, value, "it has to be positive and finite")
+                object.__setattr__(self, key, float(value))
+            elif kind == "int":
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise self._error(key, f"{value!r}", "give a whole number")
+                low, high = LIMITS.get(key, (1, MOST))
+                if not low <= value <= high:
+                    raise self._error(key, value, f"it has to lie in {low} to {high}")
+        least = 2 * 4 * self.array_rows
+        if self.activation_sram_kib * 1024 < least:
+            raise self._error(
+                "activation_sram_kib",
+                self.activation_sram_kib,
+                f"it has to hold two buffers of at least one 4-byte activation for each of the {self.array_rows} rows",
+            )
+
+    def _error(self, key: str, value: object, wanted: str) -> DesignError:
+        return DesignError(f"design {self.name}: {key} is {value}; {wanted}")
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that stand for all of the figures."""
+        text = "\n".join(f"{key} = {getattr(self, key)!r}" for key in _KINDS)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.array_rows}x{self.array_columns} at {self.clock_mhz:g} MHz, {self.digest})"
+
+
+_KINDS = {field.name: str(field.type) for field in fields(Hardware)}
+
+MOST = 2**20
+LIMITS = {
+    "accumulator_entries": (2, MOST),
+    "weight_sram_kib": (0, MOST),
+    "dram_latency_cycles": (0, MOST),
+    "array_rows": (1, 4096),
+    "array_columns": (1, 4096),
+    "weight_fifo_tiles": (1, 1024),
+}
+"""The least and the greatest value of a key; 1 and MOST where it is not listed."""
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the designs that come with the package."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
+
+
+def parse(text: str, source: str) -> Hardware:
+    """A design from the text of a TOML file; ``source`` names it in errors."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DesignError(f"{source} is no TOML file: {error}") from None
+    unknown = [key for key in values if key not in _KINDS]
+    if unknown:
+        raise DesignError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(_KINDS)}")
+    missing = [key for key in _KINDS if key not in values]
+    if missing:
+        raise DesignError(f"{source}: the key {missing[0]!r} is missing; a design gives {', '.join(_KINDS)}")
+    return Hardware(**values)
+
+
+def load(name_or_path: str | os.PathLike[str]) -> Hardware:
+    """A shipped design by its name, or any other by the path of its TOML file."""
+    if str(name_or_path) in shipped():
+        return _shipped(str(name_or_path))
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise DesignError(
+            f"there is no design {str(name_or_path)!r}; shipped are {', '.join(shipped())}, or give the path of a TOML file"
+        )
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DesignError(f"{path} cannot be read: {error}") from None
+    return parse(text, str(path))
+
+
+@lru_cache(maxsize=None)
+def _shipped(name: str) -> Hardware:
+    return parse((FOLDER / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
+
+
+_in_use: ContextVar[Hardware | None] = ContextVar("quatrefoil_asic_design", default=None)
+
+
+def current() -> Hardware:
+    """The design in use: of the innermost ``use_design``, else QUATREFOIL_ASIC_DESIGN, else ``edge``."""
+    return _in_use.get() or load(os.environ.get(DESIGN_VARIABLE) or DEFAULT_DESIGN)
+
+
+@contextmanager
+def use_design(design: str | os.PathLike[str] | Hardware) -> Iterator[Hardware]:
+    """Inside the block the simulator is this design (a name, a path or a ``Hardware``)."""
+    hardware = design if isinstance(design, Hardware) else load(design)
+    token = _in_use.set(hardware)
+    try:
+        yield hardware
+    finally:
+        _in_use.reset(token)

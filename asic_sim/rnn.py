@@ -1,0 +1,144 @@
+"""Recurrent layers on the systolic array: rnn, lstm and gru.
+
+For each direction one matrix product computes W x for all steps; then every step is a product with R, which cannot
+begin before the vector unit has left the step before it, followed by the gates on the vector unit. A gru that is not
+linear_before_reset has two dependent products a step. All T steps run whatever sequence_lens says: a sequence that is
+over keeps its state (the vector unit masks it). The directions run one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from quatrefoil.asic_sim.hardware import Hardware
+from quatrefoil.asic_sim.simulation import (
+    ArrayPart,
+    activation_cycles,
+    native,
+    reject_dtype,
+    reject_size,
+    run_simulated,
+)
+from quatrefoil.ops import rnn as ops
+from quatrefoil.problem import Problem
+from quatrefoil.registry import Array, Kernel, Reject, Run
+
+Inputs = Sequence[np.ndarray | None]
+
+FLOAT_BYTES = 4
+
+
+def _product(rows: int, depth: int, columns: int, design: Hardware, **more: Any) -> Any:
+    axis = native().Axis
+    return native().Stage(
+        channels=depth, columns=columns, axes=[axis(rows, rows), axis(), axis(), axis()], **more
+    )  # fmt: skip
+
+
+def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
+    g = ops.geometry(problem)
+    weight_memory = design.weight_sram_kib * 1024
+    width = g.gates * g.hidden
+    # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
+    stays = FLOAT_BYTES * g.steps * g.batch * width <= design.activation_sram_kib * 1024 // 2
+    from_dram = 0 if stays else FLOAT_BYTES * g.batch
+    kept = FLOAT_BYTES * g.hidden * width <= weight_memory
+    states = sum(FLOAT_BYTES * g.batch * g.hidden for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
+    parts = []
+    for functions in g.activations:
+        whole = _product(
+            g.steps * g.batch, g.inputs, width, design,
+            output_bytes=0 if stays else FLOAT_BYTES,
+            opening_bytes=states,
+            weights_kept=FLOAT_BYTES * g.inputs * width <= weight_memory,
+        )  # fmt: skip
+
+        def step(columns: int, lane_cycles: int, output: bool, kept: bool = kept, from_dram: int = from_dram) -> Any:
+            return _product(
+                g.batch, g.hidden, columns, design,
+                activation_bytes=0,  # the hidden state is on the chip
+                output_bytes=0,
+                dependent=True,
+                weights_kept=kept,
+                opening_bytes=from_dram * columns,
+                closing_elements=g.batch * g.hidden,
+                closing_lane_cycles=lane_cycles,
+                closing_bytes=FLOAT_BYTES * g.batch * g.hidden if output else 0,
+            )  # fmt: skip
+
+        f, *others = (activation_cycles(function, design) for function in functions)
+        clip = 1 if g.clip < float("inf") else 0
+        if problem.op == "rnn":
+            stages = [step(width, clip + f, True)]
+        elif problem.op == "lstm":
+            opened = 2 if g.input_forget else 3  # gates that go through f
+            peepholes = opened if problem.has(ops.P) else 0
+            forget = 1 if g.input_forget else 0  # 1 - i
+            # and three: two for c' = f c + i c~, one for o h(c')
+            stages = [step(width, opened * (clip + f) + clip + sum(others) + peepholes + forget + 3, True)]
+        else:
+            # z and r; r times h (or R h); the candidate; (1 - z) h~ + z h in three
+            gates, rest = 2 * (clip + f) + 1, clip + sum(others) + 3
+            if g.linear_before_reset:
+                stages = [step(width, gates + rest, True)]
+            else:
+                stages = [step(2 * g.hidden, gates, False), step(g.hidden, rest, True)]
+        parts.append(ArrayPart([([whole], 1), (stages, g.steps)]))
+    return parts
+
+
+def prepare(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = ops.geometry(problem)
+    # (D, G H, K) becomes (D, K, G H), the layout that the array is loaded from
+    w, r = (np.ascontiguousarray(parameters[i].transpose(0, 2, 1)) for i in (ops.W, ops.R))
+    bias, peepholes = parameters.get(ops.B), parameters.get(ops.P)
+    none = native().Function(0, 0.0, 0.0)
+    functions = [
+        [*(native().Function(f.code, f.alpha, f.beta) for f in each), *[none] * (3 - len(each))]
+        for each in g.activations
+    ]
+    layer = native().Recurrent(
+        cell=problem.op, steps=g.steps, batch=g.batch, inputs=g.inputs, hidden=g.hidden,
+        linear_before_reset=g.linear_before_reset, input_forget=g.input_forget, clip=g.clip,
+        reverse=g.reverse, functions=functions,
+    )  # fmt: skip
+
+    def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
+        def state(position: int) -> np.ndarray:
+            if problem.has(position):
+                return np.array(inputs[position], np.float32, order="C")
+            return np.zeros((g.directions, g.batch, g.hidden), np.float32)
+
+        y = np.zeros(problem.outputs[0].shape, np.float32)
+        h = state(ops.INITIAL_H)
+        c = state(ops.INITIAL_C) if problem.op == "lstm" else None
+        lengths = inputs[ops.LENGTHS] if problem.has(ops.LENGTHS) else None
+        native().recurrent(layer, design.array_rows, inputs[ops.X], w, r, bias, lengths, peepholes, h, c, y)
+        return (y, h) if c is None else (y, h, c)
+
+    return run_simulated(kernel, problem, lower, compute)
+
+
+def accepts(problem: Problem) -> Reject | None:
+    if problem.integer("layout") != 0:
+        return Reject("layout 1 reaches no kernel: dispatch turns it into layout 0")
+    return reject_dtype(problem, "float32") or reject_size(problem)
+
+
+def _kernel(op: str) -> Kernel:
+    name = f"{op}_systolic_tnc_f32_asic"
+    return Kernel(
+        id=name,
+        op=op,
+        accepts=accepts,
+        prepare=lambda problem, parameters: prepare(name, problem, parameters),
+        summary="one product for the inputs of all steps, one product and the gates for each step",
+    )
+
+
+KERNELS = [_kernel(op) for op in ops.GATES]
+
+LOWERINGS = {op: lower for op in ops.GATES}

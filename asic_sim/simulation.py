@@ -1,0 +1,178 @@
+"""From a problem to cycles: what every lowering shares.
+
+A lowering turns a problem into parts for a design: ``ArrayPart`` (folds of the systolic array) or ``VectorPart``
+(blocks of the vector unit alone). Parts run one after the other; the native timing counts the cycles of each. The
+cost depends on the problem and the design, never on values, so it is computed once for each pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from quatrefoil import ops
+from quatrefoil.asic_sim.hardware import Hardware, current
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.ops.activations import Activation
+from quatrefoil.ops.windows import Window
+from quatrefoil.problem import Problem
+from quatrefoil.registry import Array, Reject, Run, SimulatedCost, report_cost
+
+MOST_WORK = 2**50
+"""Multiply-accumulates and bytes beyond which a problem is refused; keeps every count inside 64 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPart:
+    """Sections of native stages with their repeats, run on the array."""
+
+    sections: Sequence[tuple[Sequence[Any], int]]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPart:
+    """A native VectorStage, run on the vector unit alone."""
+
+    stage: Any
+
+
+Lowering = Callable[[Problem, Hardware], Sequence[ArrayPart | VectorPart]]
+
+Compute = Callable[[Hardware, Sequence[np.ndarray | None]], tuple[np.ndarray, ...]]
+"""The numbers of a run on a design."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationReport:
+    """What a problem costs on a design. ``counters`` sum up:
+
+        cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
+    """
+
+    problem: Problem
+    design: Hardware
+    cycles: int
+    macs: int
+    dram_bytes: int
+    counters: Mapping[str, int]
+
+    @property
+    def microseconds(self) -> float:
+        return self.cycles / self.design.clock_mhz
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the array's multiply-accumulates, over all cycles, that the problem needed."""
+        peak = self.cycles * self.design.array_rows * self.design.array_columns
+        return self.macs / peak if peak else 0.0
+
+
+def native() -> ModuleType:
+    """The compiled simulator. Raises ImportError where it has not been built."""
+    from quatrefoil.asic_sim import _native
+
+    return _native
+
+
+@lru_cache(maxsize=64)
+def native_design(design: Hardware) -> Any:
+    return native().Design(
+        array_rows=design.array_rows,
+        array_columns=design.array_columns,
+        accumulator_entries=design.accumulator_entries,
+        weight_fifo_tiles=design.weight_fifo_tiles,
+        activation_sram_bytes=design.activation_sram_kib * 1024,
+        weight_sram_bytes=design.weight_sram_kib * 1024,
+        dram_bytes_per_cycle=design.dram_bytes_per_cycle,
+        dram_latency_cycles=design.dram_latency_cycles,
+        vector_lanes=design.vector_lanes,
+    )
+
+
+@lru_cache(maxsize=4096)
+def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationReport:
+    """The cost of a problem. Raises QuatrefoilError where it is beyond what can be simulated."""
+    too_large = reject_size(problem)
+    if too_large is not None:
+        raise QuatrefoilError(f"asic: {too_large} ({problem})")
+    chip, counters = native_design(design), dict.fromkeys(COUNTERS, 0)
+    try:
+        for part in lowering(problem, design):
+            if isinstance(part, ArrayPart):
+                stages = [list(stages) for stages, _ in part.sections]
+                cost = native().time_fastest(chip, native().Sections(stages, [repeats for _, repeats in part.sections]))
+            else:
+                cost = native().time_vector(chip, part.stage)
+            for name in COUNTERS:
+                counters[name] += cost[name]
+    except ValueError as error:
+        raise QuatrefoilError(f"asic: {problem} is too large for {design}: {error}") from None
+    dram_bytes = sum(counters[name] for name in ("weight_bytes", "activation_bytes", "output_bytes"))
+    return SimulationReport(problem, design, counters["cycles"], counters["macs"], dram_bytes, counters)
+
+
+COUNTERS = (
+    "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
+    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs",
+)  # fmt: skip
+"""The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
+
+
+def reject_size(problem: Problem) -> Reject | None:
+    work = ops.SPECS[problem.op].work(problem)
+    if max(work.macs, work.bytes) > MOST_WORK:
+        return Reject(f"it takes {work.macs} multiply-accumulates and {work.bytes} bytes; the simulator stops at 2^50")
+    return None
+
+
+def reject_dtype(problem: Problem, *dtypes: str) -> Reject | None:
+    if problem.dtype not in dtypes:
+        return Reject(f"the array computes {' and '.join(dtypes)}, not {problem.dtype}")
+    return None
+
+
+def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Compute) -> Run:
+    """A kernel's run: the numbers by ``compute``, the cost by ``lowering``, both on the design in use, reported once."""
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        design = current()
+        report = timed(lowering, problem, design)
+        outputs = compute(design, inputs)
+        report_cost(
+            SimulatedCost(
+                kernel, str(design), report.cycles, design.clock_mhz, report.macs, report.dram_bytes, report.counters
+            )
+        )
+        return outputs
+
+    return run
+
+
+def window_axes(window: Window) -> list[Any]:
+    """The three native axes of a window that slides over its input."""
+    return [
+        native().Axis(n, o, k, s, -p, d)
+        for n, o, k, s, p, d in zip(
+            window.input, window.output, window.kernel, window.strides, window.pads, window.dilations
+        )
+    ]
+
+
+SIMPLE = ("Relu", "LeakyRelu", "Clip", "HardSigmoid", "Affine", "ThresholdedRelu")
+
+
+def activation_cycles(activation: Activation, design: Hardware) -> int:
+    """Cycles of a lane for an activation: none for Identity, 1 for a compare or a multiply-add, 2 for HardSwish, else
+    the design's vector_function_cycles, and 1 more where a product follows (Swish)."""
+    if activation.name == "Identity":
+        return 0
+    if activation.name in SIMPLE:
+        return 1
+    if activation.name == "HardSwish":
+        return 2
+    return design.vector_function_cycles + (activation.name == "Swish")

@@ -1,0 +1,331 @@
+/* quatrefoil.asic_sim._native: the door from Python. Checks sizes, releases the interpreter's lock, computes. */
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "convolution.h"
+#include "pooling.h"
+#include "quatrefoil/activation.h"
+#include "recurrent.h"
+#include "reference.h"
+#include "timing.h"
+
+namespace py = pybind11;
+using namespace asic;
+
+namespace {
+
+template <typename Value>
+using Array = py::array_t<Value, py::array::c_style>;
+template <typename Value>
+using Maybe = std::optional<Array<Value>>;
+
+void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(std::string("quatrefoil.asic_sim._native: ") + what);
+}
+
+template <typename Value>
+const Value* read(const Array<Value>& array, int64_t size, const char* what) {
+  require(array.size() == size, what);
+  return array.data();
+}
+
+template <typename Value>
+const Value* read(const Maybe<Value>& array, int64_t size, const char* what) {
+  return array ? read(*array, size, what) : nullptr;
+}
+
+template <typename Value>
+Value* write(Array<Value>& array, int64_t size, const char* what) {
+  require(array.size() == size, what);
+  return array.mutable_data();
+}
+
+py::dict as_dict(const Counters& c) {
+  py::dict d;
+  d["cycles"] = c.cycles;
+  d["fill"] = c.fill;
+  d["busy"] = c.busy;
+  d["stall_weights"] = c.stall_weights;
+  d["stall_activations"] = c.stall_activations;
+  d["stall_outputs"] = c.stall_outputs;
+  d["stall_steps"] = c.stall_steps;
+  d["drain"] = c.drain;
+  d["vector_busy"] = c.vector_busy;
+  d["weight_bytes"] = c.weight_bytes;
+  d["activation_bytes"] = c.activation_bytes;
+  d["output_bytes"] = c.output_bytes;
+  d["folds"] = c.folds;
+  d["macs"] = c.macs;
+  return d;
+}
+
+template <typename Compute>
+py::dict unlocked(const Compute& compute) {
+  Counters counters;
+  {
+    py::gil_scoped_release release;
+    counters = compute();
+  }
+  return as_dict(counters);
+}
+
+struct Sizes {
+  int64_t x, y, channels, weights;
+};
+
+Sizes sizes_of(const Convolution& c) {
+  return {c.batch * c.groups * c.channels * c.input_size(), c.batch * c.groups * c.columns * c.output_size(),
+          c.groups * c.columns, c.groups * c.taps() * c.channels * c.columns};
+}
+
+void convolve_float(const Convolution& c, int64_t array_rows, const Array<float>& x, const Array<float>& w,
+                    const Maybe<float>& bias, const Maybe<float>& residual, const Function& function, Array<float> y) {
+  const Sizes sizes = sizes_of(c);
+  const float* from = read(x, sizes.x, "the size of x");
+  const float* weights = read(w, sizes.weights, "the size of w");
+  const float* add = read(bias, sizes.channels, "the size of bias");
+  const float* also = read(residual, sizes.y, "the size of residual");
+  float* to = write(y, sizes.y, "the size of y");
+  const py::gil_scoped_release release;
+  convolve(c, array_rows, from, weights, [&](int64_t n, int64_t channel, int64_t place, float sum) {
+    const int64_t at = (n * sizes.channels + channel) * c.output_size() + place;
+    if (add) sum += add[channel];
+    if (also) sum += also[at];
+    to[at] = qf_activation(function.code, function.alpha, function.beta, sum);
+  });
+}
+
+void convolve_integer(const Convolution& c, int64_t array_rows, const Array<int16_t>& x, const Array<int16_t>& w,
+                      Array<int32_t> y) {
+  const Sizes sizes = sizes_of(c);
+  const int16_t* from = read(x, sizes.x, "the size of x");
+  const int16_t* weights = read(w, sizes.weights, "the size of w");
+  int32_t* to = write(y, sizes.y, "the size of y");
+  const py::gil_scoped_release release;
+  convolve(c, array_rows, from, weights, [&](int64_t n, int64_t channel, int64_t place, uint32_t sum) {
+    to[(n * sizes.channels + channel) * c.output_size() + place] = static_cast<int32_t>(sum);
+  });
+}
+
+/* saturate(round_half_even(float(sum + bias) * multiplier) + zero_point), as kernels/numerics.py defines it */
+template <typename Value>
+void convolve_requantized(const Convolution& c, int64_t array_rows, const Array<int16_t>& x, const Array<int16_t>& w,
+                          const Maybe<int32_t>& bias, const Array<float>& multiplier, int64_t zero_point,
+                          Array<Value> y) {
+  const Sizes sizes = sizes_of(c);
+  const int16_t* from = read(x, sizes.x, "the size of x");
+  const int16_t* weights = read(w, sizes.weights, "the size of w");
+  const int32_t* add = read(bias, sizes.channels, "the size of bias");
+  const float* scale = read(multiplier, sizes.channels, "the size of multiplier");
+  Value* to = write(y, sizes.y, "the size of y");
+  const double low = std::numeric_limits<Value>::min(), high = std::numeric_limits<Value>::max();
+  const py::gil_scoped_release release;
+  convolve(c, array_rows, from, weights, [&](int64_t n, int64_t channel, int64_t place, uint32_t sum) {
+    if (add) sum += static_cast<uint32_t>(add[channel]);
+    const float scaled = static_cast<float>(static_cast<int32_t>(sum)) * scale[channel];
+    double value = static_cast<double>(std::nearbyint(scaled)) + static_cast<double>(zero_point);
+    value = value > low ? std::min(value, high) : low; /* NaN becomes the lowest value */
+    to[(n * sizes.channels + channel) * c.output_size() + place] = static_cast<Value>(value);
+  });
+}
+
+int64_t outputs_of(const Pool& pool) {
+  return pool.planes * pool.axes[0].outputs * pool.axes[1].outputs * pool.axes[2].outputs;
+}
+
+template <typename Value>
+void pool_max(const Pool& pool, bool column_major, const Array<Value>& x, Array<Value> y, Maybe<int64_t> indices) {
+  const Value* from = read(x, pool.planes * pool.input_size(), "the size of x");
+  Value* to = write(y, outputs_of(pool), "the size of y");
+  int64_t* at = indices ? write(*indices, outputs_of(pool), "the size of indices") : nullptr;
+  const py::gil_scoped_release release;
+  max_pool(pool, column_major, from, to, at);
+}
+
+void pool_average(const Pool& pool, const Pool& divisor, const Array<float>& x, Array<float> y) {
+  require(outputs_of(pool) == outputs_of(divisor), "the outputs of the divisor");
+  const float* from = read(x, pool.planes * pool.input_size(), "the size of x");
+  float* to = write(y, outputs_of(pool), "the size of y");
+  const py::gil_scoped_release release;
+  average_pool(pool, divisor, from, to);
+}
+
+void pool_lp(const Pool& pool, int64_t p, const Array<float>& x, Array<float> y) {
+  const float* from = read(x, pool.planes * pool.input_size(), "the size of x");
+  float* to = write(y, outputs_of(pool), "the size of y");
+  const py::gil_scoped_release release;
+  lp_pool(pool, p, from, to);
+}
+
+template <typename Value>
+void unpool_max(int64_t planes, const std::array<int64_t, 3>& indexed, const std::array<int64_t, 3>& plane,
+                const Array<Value>& x, const Array<int64_t>& indices, Array<Value> y) {
+  const int64_t count = x.size(), size = indexed[0] * indexed[1] * indexed[2];
+  const int64_t* at = read(indices, count, "the size of indices");
+  Value* to = write(y, planes * plane[0] * plane[1] * plane[2], "the size of y");
+  for (int axis = 0; axis < 3; axis++) require(indexed[axis] <= plane[axis], "the extents of y");
+  const Value* from = x.data();
+  const py::gil_scoped_release release;
+  for (int64_t i = 0; i < count; i++) require(at[i] >= 0 && at[i] / size < planes, "an index outside y");
+  max_unpool(count, indexed, plane, from, at, to);
+}
+
+void recurrent(const Recurrent& layer, int64_t array_rows, const Array<float>& x, const Array<float>& w,
+               const Array<float>& r, const Maybe<float>& bias, const Maybe<int32_t>& lengths,
+               const Maybe<float>& peepholes, Array<float> h, std::optional<Array<float>> c, Array<float> y) {
+  const auto directions = static_cast<int64_t>(layer.reverse.size());
+  const int64_t width = layer.gates() * layer.hidden, state = directions * layer.batch * layer.hidden;
+  require(layer.functions.size() == layer.reverse.size(), "the functions of each direction");
+  require(c.has_value() == (layer.cell == Cell::lstm), "a cell state for lstm alone");
+  const float* from = read(x, layer.steps * layer.batch * layer.inputs, "the size of x");
+  const float* input_weights = read(w, directions * layer.inputs * width, "the size of w");
+  const float* state_weights = read(r, directions * layer.hidden * width, "the size of r");
+  const float* add = read(bias, directions * 2 * width, "the size of bias");
+  const int32_t* lasting = read(lengths, layer.batch, "the size of lengths");
+  const float* peep = read(peepholes, directions * 3 * layer.hidden, "the size of peepholes");
+  float* hidden = write(h, state, "the size of h");
+  float* cell = c ? write(*c, state, "the size of c") : nullptr;
+  float* to = write(y, layer.steps * state, "the size of y");
+  const py::gil_scoped_release release;
+  for (int64_t n = 0; lasting && n < layer.batch; n++) {
+    require(lasting[n] >= 0 && lasting[n] <= layer.steps, "a sequence length outside 0 to the number of steps");
+  }
+  run_recurrent(layer, array_rows, from, input_weights, state_weights, add, lasting, peep, hidden, cell, to);
+}
+
+/* The reference, with the numbers of a plain product where a and w are given. */
+py::tuple step(const Design& design, const Sections& sections, bool resident, const Maybe<int16_t>& a,
+               const Maybe<int16_t>& w) {
+  const Program program = lower(design, sections, resident);
+  Product product;
+  py::object out = py::none();
+  if (a && w) {
+    const Stage& stage = program.sections().at(0).stages.at(0);
+    const int64_t rows = stage.axes[0].outputs;
+    require(program.sections().size() == 1 && program.sections()[0].stages.size() == 1 && stage.groups == 1 &&
+                stage.places() == rows && stage.depth() == stage.channels,
+            "numbers go with one plain product");
+    product.a = read(*a, rows * stage.channels, "the size of a");
+    product.w = read(*w, stage.channels * stage.columns, "the size of w");
+    Array<int32_t> sums(std::vector<py::ssize_t>{rows, stage.columns});
+    std::fill_n(sums.mutable_data(), sums.size(), 0);
+    product.out = sums.mutable_data();
+    out = sums;
+  }
+  const py::dict counters = unlocked([&] { return step_program(program, product); });
+  return py::make_tuple(counters, out);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "The systolic array's timing and numbers. Used through quatrefoil.asic_sim.";
+
+  py::class_<Design>(m, "Design")
+      .def(py::init([](int64_t rows, int64_t columns, int64_t accumulators, int64_t fifo, int64_t activation_sram,
+                       int64_t weight_sram, int64_t bandwidth, int64_t latency, int64_t lanes) {
+             return Design{rows, columns, accumulators, fifo, activation_sram, weight_sram, bandwidth, latency, lanes};
+           }),
+           py::kw_only(), py::arg("array_rows"), py::arg("array_columns"), py::arg("accumulator_entries"),
+           py::arg("weight_fifo_tiles"), py::arg("activation_sram_bytes"), py::arg("weight_sram_bytes"),
+           py::arg("dram_bytes_per_cycle"), py::arg("dram_latency_cycles"), py::arg("vector_lanes"));
+
+  py::class_<Axis>(m, "Axis")
+      .def(py::init([](int64_t input, int64_t outputs, int64_t taps, int64_t stride, int64_t offset, int64_t tap_step,
+                       int64_t out_start, int64_t out_step) {
+             require(input >= 0 && outputs >= 0 && taps > 0 && stride > 0 && tap_step != 0 && out_start >= 0 && out_step > 0,
+                     "an axis out of range");
+             return Axis{input, outputs, taps, stride, offset, tap_step, out_start, out_step};
+           }),
+           py::arg("input") = 1, py::arg("outputs") = 1, py::arg("taps") = 1, py::arg("stride") = 1,
+           py::arg("offset") = 0, py::arg("tap_step") = 1, py::arg("out_start") = 0, py::arg("out_step") = 1);
+
+  py::class_<Stage>(m, "Stage")
+      .def(py::init([](int64_t groups, int64_t channels, int64_t columns, const std::array<Axis, 4>& axes,
+                       int64_t activation_bytes, int64_t weight_bytes, int64_t output_bytes, int64_t lane_cycles,
+                       bool weights_kept, bool dependent, int64_t closing_elements, int64_t closing_lane_cycles,
+                       int64_t closing_bytes, int64_t opening_bytes) {
+             return Stage{groups,       channels,     columns,   axes,
+                          activation_bytes, weight_bytes, output_bytes, lane_cycles,
+                          weights_kept, dependent,    closing_elements, closing_lane_cycles,
+                          closing_bytes, opening_bytes};
+           }),
+           py::kw_only(), py::arg("groups") = 1, py::arg("channels"), py::arg("columns"), py::arg("axes"),
+           py::arg("activation_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("output_bytes") = 4,
+           py::arg("lane_cycles") = 1, py::arg("weights_kept") = false, py::arg("dependent") = false,
+           py::arg("closing_elements") = 0, py::arg("closing_lane_cycles") = 0, py::arg("closing_bytes") = 0,
+           py::arg("opening_bytes") = 0);
+
+  py::class_<VectorStage>(m, "VectorStage")
+      .def(py::init([](const std::array<Axis, 4>& axes, int64_t input_bytes, int64_t output_bytes, int64_t lane_cycles) {
+             return VectorStage{axes, input_bytes, output_bytes, lane_cycles};
+           }),
+           py::kw_only(), py::arg("axes"), py::arg("input_bytes") = 4, py::arg("output_bytes") = 4,
+           py::arg("lane_cycles") = 1);
+
+  py::class_<Sections>(m, "Sections").def(py::init([](const std::vector<std::vector<Stage>>& stages,
+                                                      const std::vector<int64_t>& repeats) {
+    require(stages.size() == repeats.size(), "a count of repeats for each section");
+    return Sections{stages, repeats};
+  }));
+
+  py::class_<Convolution>(m, "Convolution")
+      .def(py::init([](int64_t batch, int64_t groups, int64_t channels, int64_t columns, const std::array<Axis, 3>& axes,
+                       const std::array<int64_t, 3>& plane) {
+             for (int i = 0; i < 3; i++) {
+               require(axes[i].outputs == 0 || axes[i].place(axes[i].outputs - 1) < plane[i], "places outside y");
+             }
+             return Convolution{batch, groups, channels, columns, axes, plane};
+           }),
+           py::kw_only(), py::arg("batch"), py::arg("groups"), py::arg("channels"), py::arg("columns"), py::arg("axes"),
+           py::arg("plane"));
+
+  py::class_<Function>(m, "Function").def(py::init([](int code, float alpha, float beta) {
+    return Function{code, alpha, beta};
+  }));
+
+  py::class_<Pool>(m, "Pool").def(
+      py::init([](int64_t planes, const std::array<Axis, 3>& axes) { return Pool{planes, axes}; }));
+
+  py::class_<Recurrent>(m, "Recurrent")
+      .def(py::init([](const std::string& cell, int64_t steps, int64_t batch, int64_t inputs, int64_t hidden,
+                       bool linear_before_reset, bool input_forget, float clip, const std::vector<bool>& reverse,
+                       const std::vector<std::array<Function, 3>>& functions) {
+             const Cell kind = cell == "lstm" ? Cell::lstm : cell == "gru" ? Cell::gru : Cell::rnn;
+             return Recurrent{kind,         steps, batch,   inputs,   hidden, linear_before_reset,
+                              input_forget, clip,  reverse, functions};
+           }),
+           py::kw_only(), py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("inputs"), py::arg("hidden"),
+           py::arg("linear_before_reset"), py::arg("input_forget"), py::arg("clip"), py::arg("reverse"),
+           py::arg("functions"));
+
+  m.def("time_fastest",
+        [](const Design& d, const Sections& s) { return unlocked([&] { return time_fastest(d, s); }); });
+  m.def("time_program", [](const Design& d, const Sections& s, bool resident) {
+    return unlocked([&] { return time_program(lower(d, s, resident)); });
+  });
+  m.def("time_vector", [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
+  m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("resident"), py::arg("a") = py::none(),
+        py::arg("w") = py::none());
+  m.def("step_vector", [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
+
+  m.def("convolve_float", convolve_float);
+  m.def("convolve_integer", convolve_integer);
+  m.def("convolve_requantized", convolve_requantized<uint8_t>);
+  m.def("convolve_requantized", convolve_requantized<int8_t>);
+  m.def("max_pool", pool_max<float>);
+  m.def("max_pool", pool_max<uint8_t>);
+  m.def("max_pool", pool_max<int8_t>);
+  m.def("average_pool", pool_average);
+  m.def("lp_pool", pool_lp);
+  m.def("max_unpool", unpool_max<float>);
+  m.def("max_unpool", unpool_max<uint8_t>);
+  m.def("max_unpool", unpool_max<int8_t>);
+  m.def("recurrent", recurrent);
+}

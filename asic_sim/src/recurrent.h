@@ -1,0 +1,44 @@
+/* Recurrent layers as the array and the vector unit compute them.
+ *
+ * For each direction the array first multiplies every step's input by W, (T N, I) by (I, G H). Then, step by step, it
+ * multiplies the hidden states (N, H) by R (H, G H), and the vector unit evaluates the gates. A gru that is not
+ * linear_before_reset needs two dependent products a step: z and r first, then the candidate from r h.
+ *
+ * Arrays: x (T, N, I), w (D, I, G H), r (D, H, G H), bias (D, 2 G H), peepholes (D, 3 H), states (D, N, H),
+ * y (T, D, N, H). Gates in ONNX's order: lstm i, o, f, c; gru z, r, h.
+ */
+#ifndef QUATREFOIL_ASIC_RECURRENT_H
+#define QUATREFOIL_ASIC_RECURRENT_H
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+namespace asic {
+
+enum class Cell { rnn, lstm, gru };
+
+struct Function {
+  int code;
+  float alpha, beta;
+};
+
+struct Recurrent {
+  Cell cell;
+  int64_t steps, batch, inputs, hidden;
+  bool linear_before_reset, input_forget;
+  float clip; /* infinity when there is none */
+  std::vector<bool> reverse;
+  std::vector<std::array<Function, 3>> functions; /* f, g, h of each direction */
+
+  int64_t gates() const { return cell == Cell::rnn ? 1 : cell == Cell::lstm ? 4 : 3; }
+};
+
+/* bias, lengths and peepholes may be null. `h` and `c` hold the initial states and become the final ones (c is null
+ * but for lstm); y comes zeroed. */
+void run_recurrent(const Recurrent& layer, int64_t array_rows, const float* x, const float* w, const float* r,
+                   const float* bias, const int32_t* lengths, const float* peepholes, float* h, float* c, float* y);
+
+}  // namespace asic
+
+#endif

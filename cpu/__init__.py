@@ -1,0 +1,58 @@
+"""The CPU backend: SIMD kernels in C++, built once per instruction set, called through thin Cython.
+
+Arrays are NumPy's. Importing this package loads nothing compiled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import numpy as np
+
+from quatrefoil.cpu import instruction_set
+from quatrefoil.errors import BackendUnavailable
+from quatrefoil.registry import Availability, Kernel
+
+NATIVE_MODULES = ("_instruction_set", "_conv", "_pool", "_rnn")
+
+
+class CpuBackend:
+    """NumPy arrays on this processor."""
+
+    name = "cpu"
+    simulated = False
+    timing_note = ""
+
+    def probe(self) -> Availability:
+        missing = [name for name in NATIVE_MODULES if importlib.util.find_spec(f"{__name__}.{name}") is None]
+        if missing:
+            return Availability(
+                False,
+                f"the native modules {', '.join(missing)} are not built",
+                "pip install . (needs g++), or in a checkout: python setup.py build_ext --inplace --only cpu",
+            )
+        try:
+            return Availability(True, self.device())
+        except BackendUnavailable as error:
+            return Availability(False, str(error), f"unset {instruction_set.VARIABLE}")
+
+    def kernels(self) -> Sequence[Kernel]:
+        from quatrefoil.cpu import conv, pool, rnn
+
+        return (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+
+    def device(self) -> str:
+        return f"{instruction_set.processor_name()}, instruction set {instruction_set.name()}"
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+
+BACKEND = CpuBackend()

@@ -1,0 +1,254 @@
+# The thin door to cpu/src/conv*.cpp: a prepared convolution is an object that holds the shape, the packed weights and
+# the function of the instruction set in use; calling it takes the arrays, gives the GIL away and runs the kernel.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
+from posix.stdlib cimport posix_memalign
+
+import numpy as np
+
+from quatrefoil import settings
+
+cdef extern from "conv_kernels.h" nogil:
+    ctypedef struct ConvShape:
+        int64_t batch, groups, in_channels, out_channels
+        int64_t input[3]
+        int64_t output[3]
+        int64_t kernel[3]
+        int64_t strides[3]
+        int64_t dilations[3]
+        int64_t pads[3]
+        int activation
+        float alpha, beta
+
+    ctypedef struct ConvNeeds:
+        size_t packed, workspace
+
+    ctypedef struct ConvCall:
+        const void* x
+        const void* weights
+        const void* bias
+        const void* residual
+        void* y
+        char* workspace
+        int threads
+
+    ctypedef struct ConvQuantization:
+        int x_signed, x_zero
+        const float* multipliers
+        int y_signed, y_zero
+
+    ctypedef void (*ConvNeedsFunction)(const ConvShape*, ConvNeeds*) noexcept
+    ctypedef void (*ConvPackFunction)(const ConvShape*, const float*, float*) noexcept
+    ctypedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*) noexcept
+
+    ctypedef void (*ConvIntegerFunction)(const ConvShape*, const ConvQuantization*, const ConvCall*) noexcept
+
+    ConvNeedsFunction conv_gemm_f32_needs(int isa)
+    ConvPackFunction conv_gemm_f32_pack(int isa)
+    ConvRunFunction conv_gemm_f32(int isa)
+    ConvRunFunction conv_depthwise_f32(int isa)
+    ConvRunFunction conv_direct_f32(int isa)
+    ConvRunFunction conv_direct_f64(int isa)
+    ConvNeedsFunction conv_transpose_gemm_f32_needs(int isa)
+    ConvPackFunction conv_transpose_gemm_f32_pack(int isa)
+    ConvRunFunction conv_transpose_gemm_f32(int isa)
+    ConvRunFunction conv_transpose_direct_f32(int isa)
+    ConvRunFunction conv_transpose_direct_f64(int isa)
+    ConvIntegerFunction conv_direct_integer(int isa)
+
+
+cdef struct Algorithm:
+    ConvNeedsFunction needs  # NULL: the weights are used as they are, and there is no workspace
+    ConvPackFunction pack
+    ConvRunFunction run
+
+
+cdef int find(str name, int isa, Algorithm* algorithm) except -1:
+    """The functions of an algorithm for one instruction set."""
+    algorithm.needs = NULL
+    algorithm.pack = NULL
+    if name == "conv_gemm_f32":
+        algorithm.needs = conv_gemm_f32_needs(isa)
+        algorithm.pack = conv_gemm_f32_pack(isa)
+        algorithm.run = conv_gemm_f32(isa)
+    elif name == "conv_depthwise_f32":
+        algorithm.run = conv_depthwise_f32(isa)
+    elif name == "conv_direct_f32":
+        algorithm.run = conv_direct_f32(isa)
+    elif name == "conv_direct_f64":
+        algorithm.run = conv_direct_f64(isa)
+    elif name == "conv_transpose_gemm_f32":
+        algorithm.needs = conv_transpose_gemm_f32_needs(isa)
+        algorithm.pack = conv_transpose_gemm_f32_pack(isa)
+        algorithm.run = conv_transpose_gemm_f32(isa)
+    elif name == "conv_transpose_direct_f32":
+        algorithm.run = conv_transpose_direct_f32(isa)
+    elif name == "conv_transpose_direct_f64":
+        algorithm.run = conv_transpose_direct_f64(isa)
+    else:
+        raise KeyError(name)
+    return 0
+
+
+cdef class Buffer:
+    """Memory of a given size, aligned to a cache line."""
+
+    cdef char* data
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        cdef void* data = NULL
+        if posix_memalign(&data, 64, size or 64):
+            raise MemoryError(f"{size} bytes for a convolution's weights or workspace")
+        self.data = <char*>data
+        self.size = size
+
+    def __dealloc__(self):
+        free(self.data)
+
+
+# Workspaces that no call is using. Calls share them, so that they stay in the cache from layer to layer.
+cdef list idle_workspaces = []
+
+
+cdef Buffer take_workspace(size_t size):
+    cdef Buffer buffer
+    if idle_workspaces:
+        buffer = idle_workspaces.pop()
+        if buffer.size >= size:
+            return buffer
+    return Buffer(size)
+
+
+cdef const void* address(object array) except? NULL:
+    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef const void* data = view.buf
+    PyBuffer_Release(&view)
+    return data
+
+
+cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
+    window = geometry.window
+    shape.batch = geometry.batch
+    shape.groups = geometry.groups
+    shape.in_channels = geometry.in_per_group
+    shape.out_channels = geometry.out_per_group
+    for axis in range(3):
+        shape.input[axis] = window.input[axis]
+        shape.output[axis] = window.output[axis]
+        shape.kernel[axis] = window.kernel[axis]
+        shape.strides[axis] = window.strides[axis]
+        shape.dilations[axis] = window.dilations[axis]
+        shape.pads[axis] = window.pads[axis]
+    shape.activation = activation.code
+    shape.alpha = activation.alpha
+    shape.beta = activation.beta
+    return 0
+
+
+cdef class Run:
+    """A prepared conv or conv_transpose.
+
+    algorithm: a name of conv_kernels.h. isa: an instruction set's number. geometry, activation: of the problem.
+    y_shape, dtype: of the output. weights, bias: C-contiguous arrays of that dtype, bias or None.
+    """
+
+    cdef Algorithm algorithm
+    cdef ConvShape shape
+    cdef size_t workspace
+    cdef object weights, bias, y_shape, dtype
+    cdef Buffer packed
+    cdef bint empty
+
+    def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias):
+        cdef ConvNeeds needs
+        find(algorithm, isa, &self.algorithm)
+        fill(&self.shape, geometry, activation)
+        self.y_shape = y_shape
+        self.dtype = dtype
+        self.bias = bias
+        self.empty = 0 in y_shape
+        if self.algorithm.needs == NULL:
+            self.weights = weights
+            self.workspace = 0
+        else:
+            self.algorithm.needs(&self.shape, &needs)
+            self.packed = Buffer(needs.packed)
+            self.workspace = needs.workspace
+            self.algorithm.pack(&self.shape, <const float*>address(weights), <float*>self.packed.data)
+
+    def __call__(self, inputs):
+        cdef ConvCall call
+        cdef Buffer workspace = None
+        y = np.empty(self.y_shape, self.dtype)
+        if self.empty:
+            return (y,)
+        residual = inputs[3] if len(inputs) > 3 else None
+        call.x = address(inputs[0])
+        call.weights = self.packed.data if self.packed is not None else address(self.weights)
+        call.bias = address(self.bias) if self.bias is not None else NULL
+        call.residual = address(residual) if residual is not None else NULL
+        call.y = <void*>address(y)
+        call.threads = settings.num_threads()
+        call.workspace = NULL
+        if self.workspace:
+            workspace = take_workspace(self.workspace * call.threads)
+            call.workspace = workspace.data
+        with nogil:
+            self.algorithm.run(&self.shape, &call)
+        if workspace is not None:
+            idle_workspaces.append(workspace)
+        return (y,)
+
+
+cdef class IntegerRun:
+    """A prepared conv_integer or qlinear_conv.
+
+    x_zero, y_zero: zero points. weights: int16 (M, C / groups, kernel), zero points taken off. bias: int32 (M) or
+    None. multipliers: float32 (M), or None for int32 sums.
+    """
+
+    cdef ConvIntegerFunction run
+    cdef ConvShape shape
+    cdef ConvQuantization quantization
+    cdef object weights, bias, multipliers, y_shape, dtype
+    cdef bint empty
+
+    def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias, bint x_signed,
+                 int x_zero, multipliers, int y_zero):
+        if algorithm == "conv_direct_integer":
+            self.run = conv_direct_integer(isa)
+        else:
+            raise KeyError(algorithm)
+        fill(&self.shape, geometry, activation)
+        self.y_shape = y_shape
+        self.dtype = dtype
+        self.weights = weights
+        self.bias = bias
+        self.multipliers = multipliers
+        self.empty = 0 in y_shape
+        self.quantization.x_signed = x_signed
+        self.quantization.x_zero = x_zero
+        self.quantization.multipliers = <const float*>address(multipliers) if multipliers is not None else NULL
+        self.quantization.y_signed = dtype.kind == "i"
+        self.quantization.y_zero = y_zero
+
+    def __call__(self, inputs):
+        cdef ConvCall call
+        y = np.empty(self.y_shape, self.dtype)
+        if self.empty:
+            return (y,)
+        call.x = address(inputs[0])
+        call.weights = address(self.weights)
+        call.bias = address(self.bias) if self.bias is not None else NULL
+        call.residual = NULL
+        call.y = <void*>address(y)
+        call.workspace = NULL
+        call.threads = settings.num_threads()
+        with nogil:
+            self.run(&self.shape, &self.quantization, &call)
+        return (y,)

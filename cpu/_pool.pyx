@@ -1,0 +1,183 @@
+# The thin door to cpu/src/pool*.cpp: a prepared pool is an object that holds its arguments; calling it allocates the
+# outputs, gives the GIL away and runs the kernel.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free
+from posix.stdlib cimport posix_memalign
+
+import numpy as np
+
+from quatrefoil.settings import num_threads
+
+cdef extern from "pool.h" nogil:
+    int POOL_MAX, POOL_AVERAGE, POOL_LP
+    int POOL_FLOAT32, POOL_FLOAT64, POOL_UINT8, POOL_INT8
+
+    ctypedef struct PoolArguments:
+        const void* x
+        void* y
+        int64_t* indices
+        float* workspace
+        int64_t workspace_floats
+        int64_t planes
+        int64_t input[3]
+        int64_t output[3]
+        int64_t kernel[3]
+        int64_t strides[3]
+        int64_t dilations[3]
+        int64_t pads[3]
+        int64_t pads_end[3]
+        const float* column_weights
+        const int32_t* first_columns
+        int32_t kind, type, count_include_pad, p, storage_order, threads
+
+    ctypedef struct UnpoolArguments:
+        const void* x
+        const int64_t* indices
+        void* y
+        int64_t size
+        int64_t indexed[3]
+        int64_t output[3]
+        int32_t element_bytes
+
+
+ctypedef int (*PoolFunction)(const PoolArguments*) noexcept nogil
+ctypedef int (*UnpoolFunction)(const UnpoolArguments*) noexcept nogil
+
+cdef extern from "pool.h" nogil:
+    PoolFunction pool_sliding_f32(int isa)
+    PoolFunction pool_global_f32(int isa)
+    PoolFunction pool_separable_f32(int isa)
+    PoolFunction pool_indices_f32(int isa)
+    PoolFunction pool_general(int isa)
+    UnpoolFunction pool_unpool(int isa)
+
+KINDS = {"max_pool": POOL_MAX, "average_pool": POOL_AVERAGE, "lp_pool": POOL_LP}
+TYPES = {"float32": POOL_FLOAT32, "float64": POOL_FLOAT64, "uint8": POOL_UINT8, "int8": POOL_INT8}
+
+# Elements times taps below which a second thread costs more than it saves.
+cdef int64_t WORTH_THREADS = 1 << 17
+
+cdef object empty = np.empty
+cdef object zeros = np.zeros
+cdef object int64 = np.dtype(np.int64)
+
+
+cdef PoolFunction find(str algorithm, int isa) except NULL:
+    if algorithm == "sliding":
+        return pool_sliding_f32(isa)
+    if algorithm == "global":
+        return pool_global_f32(isa)
+    if algorithm == "separable":
+        return pool_separable_f32(isa)
+    if algorithm == "indices":
+        return pool_indices_f32(isa)
+    if algorithm == "general":
+        return pool_general(isa)
+    raise KeyError(algorithm)
+
+
+cdef void* address(object array) except? NULL:
+    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef void* data = view.buf
+    PyBuffer_Release(&view)
+    return data
+
+
+cdef class Pool:
+    """A prepared max_pool, average_pool or lp_pool.
+
+    algorithm: which kernel. isa: an instruction set's number. geometry: ops.pool's PoolGeometry. kind, dtype: names
+    in KINDS and TYPES. column_weights (float32), first_columns (int32): see pool.h. workspace: floats for
+    each thread.
+    """
+
+    cdef PoolFunction function
+    cdef PoolArguments arguments
+    cdef object shape, dtype, column_weights, first_columns
+    cdef bint with_indices, nothing, worth_threads
+
+    def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, bint with_indices=False,
+                 int storage_order=0, int count_include_pad=0, int p=1, column_weights, first_columns,
+                 int64_t workspace):
+        window = geometry.window
+        self.function = find(algorithm, isa)
+        self.shape, self.dtype = shape, dtype
+        self.with_indices = with_indices
+        self.nothing = 0 in shape
+        self.column_weights, self.first_columns = column_weights, first_columns
+        cdef PoolArguments* a = &self.arguments
+        a.planes = geometry.planes
+        for axis in range(3):
+            a.input[axis] = window.input[axis]
+            a.output[axis] = window.output[axis]
+            a.kernel[axis] = window.kernel[axis]
+            a.strides[axis] = window.strides[axis]
+            a.dilations[axis] = window.dilations[axis]
+            a.pads[axis] = window.pads[axis]
+            a.pads_end[axis] = geometry.pads_end[axis]
+        a.column_weights = <const float*>address(column_weights)
+        a.first_columns = <const int32_t*>address(first_columns)
+        a.indices = NULL
+        a.workspace = NULL
+        a.workspace_floats = workspace
+        a.kind = KINDS[kind]
+        a.type = TYPES[dtype.name]
+        a.count_include_pad = count_include_pad
+        a.p = p
+        a.storage_order = storage_order
+        self.worth_threads = geometry.planes * window.output_size * min(window.taps, 64) > WORTH_THREADS
+
+    def __call__(self, inputs):
+        cdef PoolArguments a = self.arguments
+        cdef void* workspace = NULL
+        cdef int failed
+        y = empty(self.shape, self.dtype)
+        indices = empty(self.shape, int64) if self.with_indices else None
+        if not self.nothing:
+            a.x = address(inputs[0])
+            a.y = address(y)
+            if self.with_indices:
+                a.indices = <int64_t*>address(indices)
+            a.threads = num_threads() if self.worth_threads else 1
+            if a.workspace_floats:
+                if posix_memalign(&workspace, 64, <size_t>a.workspace_floats * 4 * a.threads):
+                    raise MemoryError(f"{a.workspace_floats * 4 * a.threads} bytes for a pool's row buffers")
+                a.workspace = <float*>workspace
+            with nogil:
+                failed = self.function(&a)
+                free(workspace)
+            if failed:
+                raise NotImplementedError("this pooling kernel has no instance for the window")
+        return (y, indices) if self.with_indices else (y,)
+
+
+cdef class Unpool:
+    """A prepared max_unpool. isa: an instruction set's number. geometry: ops.pool's UnpoolGeometry."""
+
+    cdef UnpoolFunction function
+    cdef UnpoolArguments arguments
+    cdef object shape, dtype
+
+    def __init__(self, int isa, geometry, shape, dtype):
+        self.function = pool_unpool(isa)
+        self.shape, self.dtype = shape, dtype
+        self.arguments.size = geometry.planes * geometry.input_size
+        self.arguments.element_bytes = dtype.itemsize
+        for axis in range(3):
+            self.arguments.indexed[axis] = geometry.indexed[axis]
+            self.arguments.output[axis] = geometry.output[axis]
+
+    def __call__(self, inputs):
+        cdef UnpoolArguments a = self.arguments
+        y = zeros(self.shape, self.dtype)
+        if a.size:
+            a.x = address(inputs[0])
+            a.indices = <const int64_t*>address(inputs[1])
+            a.y = address(y)
+            with nogil:
+                self.function(&a)
+        return (y,)

@@ -1,0 +1,159 @@
+# The thin door to cpu/src/rnn*.cpp: a prepared recurrent layer is an object that holds its sizes and packed weights;
+# calling it allocates the outputs, gives the GIL away and runs the kernel.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport free
+from posix.stdlib cimport posix_memalign
+
+import numpy as np
+
+from quatrefoil.settings import num_threads
+
+cdef extern from "rnn.h" nogil:
+    int RNN_PLAIN, RNN_LSTM, RNN_GRU
+
+    ctypedef struct RnnFunction:
+        double alpha, beta
+        int32_t code
+
+    ctypedef struct RnnArguments:
+        int64_t steps, batch, inputs, hidden
+        int32_t directions, kind, threads
+        int32_t reverse[2]
+        RnnFunction functions[2][3]
+        double clip
+        int32_t linear_before_reset, input_forget, finite, downwards
+        const void* w
+        const void* r
+        const void* b
+        const void* p
+        const float* packed
+        const void* x
+        const int32_t* lengths
+        const void* initial_h
+        const void* initial_c
+        void* y
+        void* y_h
+        void* y_c
+        void* workspace
+
+    ctypedef struct RnnNeeds:
+        int64_t packed_floats, workspace_floats
+
+ctypedef void (*RunFunction)(const RnnArguments*) noexcept nogil
+ctypedef void (*NeedsFunction)(const RnnArguments*, RnnNeeds*) noexcept nogil
+ctypedef int (*FiniteFunction)(const RnnArguments*) noexcept nogil
+ctypedef void (*PackFunction)(const RnnArguments*, float*) noexcept nogil
+
+cdef extern from "rnn.h" nogil:
+    NeedsFunction rnn_needs_f32(int isa)
+    FiniteFunction rnn_finite_f32(int isa)
+    PackFunction rnn_pack_f32(int isa)
+    RunFunction rnn_packed_f32(int isa)
+    RunFunction rnn_general_f64(int isa)
+    float* rnn_allocate_weights(int64_t floats)
+
+KINDS = {"rnn": RNN_PLAIN, "lstm": RNN_LSTM, "gru": RNN_GRU}
+
+cdef object empty = np.empty
+
+
+cdef void* address(object array) except? NULL:
+    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef void* data = view.buf
+    PyBuffer_Release(&view)
+    return data
+
+
+cdef void* optional(object arrays, Py_ssize_t position) except? NULL:
+    """The address of an input, NULL where it is absent."""
+    if position >= len(arrays):
+        return NULL
+    array = arrays[position]
+    return NULL if array is None else address(array)
+
+
+cdef class Layer:
+    """A prepared rnn, lstm or gru of layout 0.
+
+    isa: an instruction set's number. kind: a name in KINDS. geometry: ops.rnn's RecurrentGeometry. dtype: float32, or
+    float64 for the general kernel. parameters: the arrays w, r, b or None, p or None, C-contiguous and of that dtype.
+    """
+
+    cdef RnnArguments arguments
+    cdef RunFunction function
+    cdef object y_shape, state_shape, dtype, parameters
+    cdef float* packed
+    cdef size_t workspace
+    cdef bint lstm
+
+    def __init__(self, int isa, str kind, geometry, dtype, parameters):
+        cdef RnnNeeds needs
+        cdef RnnArguments* a = &self.arguments
+        self.lstm = kind == "lstm"
+        self.dtype = dtype
+        self.parameters = parameters  # the general kernel reads them in each call
+        self.y_shape = (geometry.steps, geometry.directions, geometry.batch, geometry.hidden)
+        self.state_shape = self.y_shape[1:]
+        a.steps, a.batch, a.inputs, a.hidden = geometry.steps, geometry.batch, geometry.inputs, geometry.hidden
+        a.directions = geometry.directions
+        a.kind = KINDS[kind]
+        for direction in range(a.directions):
+            a.reverse[direction] = geometry.reverse[direction]
+            for place, function in enumerate(geometry.activations[direction]):
+                a.functions[direction][place].code = function.code
+                a.functions[direction][place].alpha = function.alpha
+                a.functions[direction][place].beta = function.beta
+        a.clip = geometry.clip
+        a.linear_before_reset = geometry.linear_before_reset
+        a.input_forget = geometry.input_forget
+        a.downwards = 0
+        w, r, b, p = parameters
+        a.w, a.r = address(w), address(r)
+        a.b = optional((b,), 0)
+        a.p = optional((p,), 0)
+        if dtype.name == "float64":
+            self.function = rnn_general_f64(isa)
+            self.workspace = 9 * 8 * <size_t>a.hidden
+            return
+        self.function = rnn_packed_f32(isa)
+        rnn_needs_f32(isa)(a, &needs)
+        self.workspace = <size_t>needs.workspace_floats * 4
+        self.packed = rnn_allocate_weights(needs.packed_floats)
+        if self.packed == NULL:
+            raise MemoryError(f"{needs.packed_floats * 4} bytes for a recurrent layer's packed weights")
+        with nogil:
+            a.finite = rnn_finite_f32(isa)(a)
+            rnn_pack_f32(isa)(a, self.packed)
+        a.packed = self.packed
+
+    def __dealloc__(self):
+        free(self.packed)
+
+    def __call__(self, inputs):
+        cdef RnnArguments a = self.arguments
+        cdef void* workspace = NULL
+        y = empty(self.y_shape, self.dtype)
+        y_h = empty(self.state_shape, self.dtype)
+        y_c = empty(self.state_shape, self.dtype) if self.lstm else None
+        if a.batch:
+            a.x = address(inputs[0])
+            a.lengths = <const int32_t*>optional(inputs, 4)
+            a.initial_h = optional(inputs, 5)
+            a.y, a.y_h = address(y), address(y_h)
+            if self.lstm:
+                a.initial_c = optional(inputs, 6)
+                a.y_c = address(y_c)
+            a.threads = num_threads()
+            # the next call begins with the weights that this one's last step leaves in the cache
+            self.arguments.downwards ^= a.steps & 1
+            if posix_memalign(&workspace, 64, self.workspace):
+                raise MemoryError(f"{self.workspace} bytes for a recurrent layer's sums")
+            a.workspace = workspace
+            with nogil:
+                self.function(&a)
+                free(workspace)
+        return (y, y_h, y_c) if self.lstm else (y, y_h)

@@ -1,0 +1,269 @@
+"""The convolution kernels of the CPU, in order of priority."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from quatrefoil.cpu import instruction_set
+from quatrefoil.numerics import requantize_multiplier
+from quatrefoil.ops import conv as semantics
+from quatrefoil.ops.activations import IDENTITY
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Kernel, Reject, Run
+
+Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
+Inputs = Sequence[np.ndarray | None]
+
+
+def _only(*dtypes: str) -> Callable[[Problem], Reject | None]:
+    def accepts(problem: Problem) -> Reject | None:
+        if problem.dtype not in dtypes:
+            return Reject(f"it computes {' and '.join(dtypes)}, not {problem.dtype}")
+        return None
+
+    return accepts
+
+
+def _accepts_depthwise(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    if geometry.in_per_group > 1:
+        return Reject(f"it takes one input channel a group, not {geometry.in_per_group}")
+    if geometry.groups == 1 and geometry.out_per_group > 4:
+        return Reject(
+            f"one input channel makes {geometry.out_per_group} output channels, which a matrix product does faster"
+        )
+    return None
+
+
+def _float(
+    algorithm: str,
+    general: str | None = None,
+    arrange: Callable[[Problem, np.ndarray], np.ndarray] = lambda problem, weights: weights,
+) -> Prepare:
+    """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h on the weights that ``arrange``
+    makes of ONNX's.
+
+    Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights the
+    ``general`` algorithm, which leaves padding out, runs instead.
+    """
+
+    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+        from quatrefoil.cpu import _conv
+
+        y, weights = problem.outputs[0], np.ascontiguousarray(arrange(problem, parameters[semantics.W]))
+        return _conv.Run(
+            algorithm if general is None or np.isfinite(weights).all() else general,
+            instruction_set.index(),
+            semantics.geometry(problem),
+            semantics.fused_activation(problem),
+            y.shape,
+            y.numpy_dtype,
+            weights,
+            np.ascontiguousarray(parameters[semantics.BIAS]) if semantics.BIAS in parameters else None,
+        )
+
+    return prepare
+
+
+def _channels_last(problem: Problem, weights: np.ndarray) -> np.ndarray:
+    """conv_transpose's weights (C, M / groups, kernel) as (groups, M / groups, kernel, C / groups)."""
+    groups = problem.integer("group")
+    return np.moveaxis(weights.reshape(groups, -1, *weights.shape[1:]), 1, -1)
+
+
+def _double(algorithm: str) -> Prepare:
+    """Sums in double natively; the activation in NumPy, since activation.h is single precision."""
+
+    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+        from quatrefoil.cpu import _conv
+
+        y, activation = problem.outputs[0], semantics.fused_activation(problem)
+        sums: Run = _conv.Run(
+            algorithm,
+            instruction_set.index(),
+            semantics.geometry(problem),
+            IDENTITY,
+            y.shape,
+            y.numpy_dtype,
+            np.ascontiguousarray(parameters[semantics.W]),
+            np.ascontiguousarray(parameters[semantics.BIAS]) if semantics.BIAS in parameters else None,
+        )
+        if activation == IDENTITY:
+            return sums
+        return lambda inputs: (activation(sums(inputs)[0]),)
+
+    return prepare
+
+
+def _widened(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else replace(tensor, dtype="float32")
+
+
+def _prepare_half(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    """float16 in and out, computed by the first float32 kernel that takes the same problem in float32."""
+    single = replace(
+        problem,
+        inputs=tuple(map(_widened, problem.inputs)),
+        outputs=tuple(replace(tensor, dtype="float32") for tensor in problem.outputs),
+    )
+    kernel = next(kernel for kernel in KERNELS if kernel.op == problem.op and kernel.accepts(single) is None)
+    inner = kernel.prepare(single, {position: value.astype(np.float32) for position, value in parameters.items()})
+
+    def run(inputs: Inputs) -> tuple[np.ndarray, ...]:
+        given = [
+            array.astype(np.float32) if array is not None and position not in parameters else None
+            for position, array in enumerate(inputs)
+        ]
+        with np.errstate(over="ignore"):  # beyond float16's range is infinity
+            return tuple(y.astype(np.float16) for y in inner(given))
+
+    return run
+
+
+def _zero_point(parameters: Mapping[int, np.ndarray], position: int) -> np.ndarray:
+    """A zero point as int16 values, one or one for each output channel; 0 where absent."""
+    return parameters[position].astype(np.int16).reshape(-1) if position in parameters else np.zeros(1, np.int16)
+
+
+def _centred_weights(weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    """int16 weights with their zero points taken off: they lie in -255 to 255."""
+    return np.ascontiguousarray(weights.astype(np.int16) - zero_point.reshape(-1, *(1,) * (weights.ndim - 1)))
+
+
+def _integer(algorithm: str) -> Prepare:
+    """The prepare of conv_integer: int32 sums."""
+
+    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+        from quatrefoil.cpu import _conv
+
+        y = problem.outputs[0]
+        return _conv.IntegerRun(
+            algorithm,
+            instruction_set.index(),
+            semantics.geometry(problem),
+            IDENTITY,
+            y.shape,
+            y.numpy_dtype,
+            _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT)),
+            None,
+            problem.dtype == "int8",
+            int(_zero_point(parameters, semantics.X_ZERO_POINT)[0]),
+            None,
+            0,
+        )
+
+    return prepare
+
+
+def _quantized(algorithm: str) -> Prepare:
+    """The prepare of qlinear_conv: sums requantised by one multiplier for each output channel."""
+
+    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+        from quatrefoil.cpu import _conv
+
+        y, geometry = problem.outputs[0], semantics.geometry(problem)
+        scales = (parameters[at] for at in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE))
+        multipliers = np.broadcast_to(requantize_multiplier(*scales), (geometry.out_channels,))
+        bias = parameters.get(semantics.Q_BIAS)
+        return _conv.IntegerRun(
+            algorithm,
+            instruction_set.index(),
+            geometry,
+            IDENTITY,
+            y.shape,
+            y.numpy_dtype,
+            _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO)),
+            None if bias is None else np.ascontiguousarray(bias),
+            problem.dtype == "int8",
+            int(_zero_point(parameters, semantics.Q_X_ZERO)[0]),
+            np.ascontiguousarray(multipliers),
+            int(_zero_point(parameters, semantics.Q_Y_ZERO)[0]),
+        )
+
+    return prepare
+
+
+KERNELS: list[Kernel] = [
+    Kernel(
+        "conv_depthwise_nchw_f32_simd",
+        "conv",
+        _accepts_depthwise,
+        _float("conv_depthwise_f32", "conv_direct_f32"),
+        summary="register sliding window: partial sums of the rows stay in registers and move up",
+    ),
+    Kernel(
+        "conv_gemm_nchw_f32_simd",
+        "conv",
+        _only("float32"),
+        _float("conv_gemm_f32", "conv_direct_f32"),
+        summary="implicit matrix product, panels packed in the cache",
+    ),
+    Kernel(
+        "conv_direct_nchw_f32_simd",
+        "conv",
+        _only("float32"),
+        _float("conv_direct_f32"),
+        summary="the definition, row by row",
+    ),
+    Kernel(
+        "conv_direct_nchw_f64_simd",
+        "conv",
+        _only("float64"),
+        _double("conv_direct_f64"),
+        summary="the definition, row by row",
+    ),
+    Kernel(
+        "conv_widened_nchw_f16_simd",
+        "conv",
+        _only("float16"),
+        _prepare_half,
+        summary="converted to float32 and back around the float32 kernels",
+    ),
+    Kernel(
+        "conv_transpose_gemm_nchw_f32_simd",
+        "conv_transpose",
+        _only("float32"),
+        _float("conv_transpose_gemm_f32", arrange=_channels_last),
+        summary="a matrix product, whose columns each row of y then gathers",
+    ),
+    Kernel(
+        "conv_transpose_direct_nchw_f32_simd",
+        "conv_transpose",
+        _only("float32"),
+        _float("conv_transpose_direct_f32"),
+        summary="the definition, row by row",
+    ),
+    Kernel(
+        "conv_transpose_direct_nchw_f64_simd",
+        "conv_transpose",
+        _only("float64"),
+        _double("conv_transpose_direct_f64"),
+        summary="the definition, row by row",
+    ),
+    Kernel(
+        "conv_transpose_widened_nchw_f16_simd",
+        "conv_transpose",
+        _only("float16"),
+        _prepare_half,
+        summary="converted to float32 and back around the float32 kernels",
+    ),
+    Kernel(
+        "conv_integer_direct_nchw_i8_simd",
+        "conv_integer",
+        _only("uint8", "int8"),
+        _integer("conv_direct_integer"),
+        summary="the definition, row by row, exact",
+    ),
+    Kernel(
+        "qlinear_conv_direct_nchw_i8_simd",
+        "qlinear_conv",
+        _only("uint8", "int8"),
+        _quantized("conv_direct_integer"),
+        summary="the definition, row by row, exact, requantised row by row",
+    ),
+]

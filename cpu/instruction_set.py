@@ -1,0 +1,61 @@
+"""Which build of the native kernels runs: the best instruction set of this processor, or the one that is forced.
+
+Every source in cpu/src is compiled once per instruction set; native calls take the set as a number.
+QUATREFOIL_CPU_ISA=portable|v2|v3|v4 (the x86-64 levels) forces one, for tests and comparisons.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from platform import machine, processor
+
+from quatrefoil.errors import BackendUnavailable
+
+VARIABLE = "QUATREFOIL_CPU_ISA"
+
+
+@cache
+def supported() -> tuple[str, ...]:
+    """The instruction sets that were built and that this processor has, the best one last."""
+    from quatrefoil.cpu import _instruction_set
+
+    return tuple(name for number, name in enumerate(_instruction_set.names()) if _instruction_set.supported(number))
+
+
+def choose(forced: str | None) -> int:
+    """The number of the instruction set called ``forced``, or of the best one for None."""
+    known = supported()
+    if forced is None:
+        return len(known) - 1
+    if forced not in known:
+        raise BackendUnavailable(
+            f"{VARIABLE} is {forced!r}; this processor and this build can run {', '.join(known)}: "
+            f"set one of these, or unset {VARIABLE} for {known[-1]}"
+        )
+    return known.index(forced)
+
+
+@cache
+def index() -> int:
+    """The number that native calls take; settled at the first call. Raises BackendUnavailable for a forced
+    instruction set that is misspelt, empty or not supported here."""
+    return choose(os.environ.get(VARIABLE))
+
+
+def name() -> str:
+    """The instruction set in use: portable, v2, v3 or v4."""
+    return supported()[index()]
+
+
+@cache
+def processor_name() -> str:
+    """The processor as its maker calls it."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return processor() or machine()

@@ -1,0 +1,35 @@
+// How a convolution's sums become outputs: activation(sum + bias + residual), on vectors of one output channel.
+#pragma once
+
+#include "conv_arguments.h"
+#include "simd.h"
+
+namespace {
+
+// Identity, Relu and Clip are one clamp, done in registers; the other functions run over the stored values while they
+// are in the cache.
+struct Epilogue {
+  vfloat low, high;
+  bool clamps, later;
+  int activation;
+  float alpha, beta;
+
+  QF_INLINE explicit Epilogue(const ConvShape& s) : activation(s.activation), alpha(s.alpha), beta(s.beta) {
+    clamps = activation == QF_RELU || activation == QF_CLIP;
+    later = !clamps && activation != QF_IDENTITY;
+    low = broadcast(activation == QF_RELU ? 0.0f : activation == QF_CLIP ? alpha : -__builtin_inff());
+    high = broadcast(activation == QF_CLIP ? beta : __builtin_inff());
+  }
+
+  QF_INLINE vfloat clamp(vfloat x) const { return at_most(at_least(x, low), high); }
+
+  // The activations that are not clamps, over count values of y.
+  __attribute__((noinline)) void activate_row(float* y, int64_t count) const {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(y + i, activate(activation, alpha, beta, load(y + i)));
+    if (i < count)
+      store_first(y + i, activate(activation, alpha, beta, load_first(y + i, int(count - i))), int(count - i));
+  }
+};
+
+}  // namespace

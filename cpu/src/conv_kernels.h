@@ -1,0 +1,23 @@
+// Every convolution kernel by the name of its algorithm, to be picked by instruction set. For _conv.pyx alone.
+#pragma once
+
+#include "conv_arguments.h"
+#include "instruction_sets.h"
+
+typedef void (*ConvNeedsFunction)(const ConvShape*, ConvNeeds*);
+typedef void (*ConvPackFunction)(const ConvShape*, const float* weights, float* packed);
+typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
+
+QF_DECLARE(void, conv_gemm_f32_needs, (const ConvShape*, ConvNeeds*))
+QF_DECLARE(void, conv_gemm_f32_pack, (const ConvShape*, const float*, float*))
+QF_DECLARE(void, conv_gemm_f32, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_depthwise_f32, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_direct_f32, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_direct_f64, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_transpose_gemm_f32_needs, (const ConvShape*, ConvNeeds*))
+QF_DECLARE(void, conv_transpose_gemm_f32_pack, (const ConvShape*, const float*, float*))
+QF_DECLARE(void, conv_transpose_gemm_f32, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_transpose_direct_f32, (const ConvShape*, const ConvCall*))
+QF_DECLARE(void, conv_transpose_direct_f64, (const ConvShape*, const ConvCall*))
+typedef void (*ConvIntegerFunction)(const ConvShape*, const ConvQuantization*, const ConvCall*);
+QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))

@@ -1,0 +1,178 @@
+// What the vectorised pooling kernels have in common: the reductions, the watch for NaN, loads that may hang over a
+// row's ends, and the shuffles of a window that slides along a row.
+//
+// The maximum instructions of x86 drop a NaN in one of their operands. Instead of paying for it in every maximum, a
+// kernel takes the plain maximum and watches whether a NaN passed by (half an instruction a vector); rows where one
+// did are computed again by the definition.
+#pragma once
+
+#include "pool_rows.h"
+
+namespace {
+
+// a where it is greater, else b; some operand where one is NaN.
+QF_INLINE vfloat larger(vfloat a, vfloat b) {
+#if defined(QF_ISA_V4)
+  return (vfloat)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(QF_ISA_V3)
+  return (vfloat)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__SSE2__)
+  return (vfloat)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// Remembers whether a NaN was seen.
+struct NanWatch {
+#if defined(QF_ISA_V4)
+  __mmask16 seen = 0;
+  QF_INLINE void see(vfloat a, vfloat b) { seen |= _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q); }
+  QF_INLINE bool any() const { return seen != 0; }
+#elif defined(QF_ISA_V3)
+  __m256 seen = _mm256_setzero_ps();
+  QF_INLINE void see(vfloat a, vfloat b) {
+    seen = _mm256_or_ps(seen, _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q));
+  }
+  QF_INLINE bool any() const { return _mm256_movemask_ps(seen) != 0; }
+#elif defined(__SSE2__)
+  __m128 seen = _mm_setzero_ps();
+  QF_INLINE void see(vfloat a, vfloat b) { seen = _mm_or_ps(seen, _mm_cmpunord_ps((__m128)a, (__m128)b)); }
+  QF_INLINE bool any() const { return _mm_movemask_ps(seen) != 0; }
+#else
+  vint seen = {};
+  QF_INLINE void see(vfloat a, vfloat b) { seen |= (a != a) | (b != b); }
+  QF_INLINE bool any() const {
+    int32_t all = 0;
+    for (int lane = 0; lane < LANES; lane++) all |= seen[lane];
+    return all != 0;
+  }
+#endif
+};
+
+// A reduction: identity, what it makes of a value that was read, how two combine, and whether the rows have to be
+// computed again.
+struct MaxReduction {
+  NanWatch nans;
+  static constexpr bool scaled = false;
+  static QF_INLINE float identity() { return -__builtin_inff(); }
+  static QF_INLINE vfloat value(vfloat x) { return x; }
+  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return larger(a, b); }
+  static QF_INLINE vfloat finish(vfloat x) { return x; }
+  QF_INLINE void see(vfloat a, vfloat b) { nans.see(a, b); }
+  QF_INLINE bool again() const { return nans.any(); }
+};
+
+struct SumReduction {
+  static constexpr bool scaled = true;
+  static QF_INLINE float identity() { return 0.0f; }
+  static QF_INLINE vfloat value(vfloat x) { return x; }
+  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return a + b; }
+  static QF_INLINE vfloat finish(vfloat x) { return x; }
+  QF_INLINE void see(vfloat, vfloat) {}
+  QF_INLINE bool again() const { return false; }
+};
+
+struct MagnitudeReduction : SumReduction {
+  static constexpr bool scaled = false;
+  static QF_INLINE vfloat value(vfloat x) { return (vfloat)((vint)x & 0x7FFFFFFF); }
+};
+
+struct SquareReduction : SumReduction {
+  static constexpr bool scaled = false;
+  static QF_INLINE vfloat value(vfloat x) { return x * x; }
+  static QF_INLINE vfloat finish(vfloat x) {
+#if defined(QF_ISA_V4)
+    return (vfloat)_mm512_sqrt_ps((__m512)x);
+#elif defined(QF_ISA_V3)
+    return (vfloat)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (vfloat)_mm_sqrt_ps((__m128)x);
+#else
+    for (int lane = 0; lane < LANES; lane++) x[lane] = sqrtf(x[lane]);
+    return x;
+#endif
+  }
+};
+
+// Columns [column, column + LANES) of rows of `width` elements: lanes outside a row become a filler.
+struct Span {
+  int64_t column;
+#if defined(QF_ISA_V4)
+  __mmask16 inside;
+#elif defined(QF_ISA_V3)
+  __m256i inside;
+#else
+  int first, last;
+#endif
+};
+
+QF_INLINE int clamp_lane(int64_t lane) { return lane < 0 ? 0 : lane > LANES ? LANES : (int)lane; }
+
+QF_INLINE Span span_at(int64_t column, int64_t width) {
+  const int first = clamp_lane(-column), last = clamp_lane(width - column);
+  Span span;
+  span.column = column;
+#if defined(QF_ISA_V4)
+  span.inside = (__mmask16)(((1u << last) - 1u) & ~((1u << first) - 1u));
+#elif defined(QF_ISA_V3)
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  span.inside = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane),
+                                    _mm256_cmpgt_epi32(_mm256_set1_epi32(last), lane));
+#else
+  span.first = first;
+  span.last = last;
+#endif
+  return span;
+}
+
+QF_INLINE vfloat load_span(const float* row, const Span& span, float filler) {
+#if defined(QF_ISA_V4)
+  return (vfloat)_mm512_mask_loadu_ps(_mm512_set1_ps(filler), span.inside, row + span.column);
+#elif defined(QF_ISA_V3)
+  return (vfloat)_mm256_blendv_ps(_mm256_set1_ps(filler), _mm256_maskload_ps(row + span.column, span.inside),
+                                  _mm256_castsi256_ps(span.inside));
+#else
+  if (span.first == 0 && span.last == LANES) return load(row + span.column);
+  vfloat v = broadcast(filler);
+  for (int lane = 0; lane < LANES; lane++)
+    if (lane >= span.first && lane < span.last) v[lane] = row[span.column + lane];
+  return v;
+#endif
+}
+
+// Lanes K to K + LANES - 1 of a followed by b.
+template <int K>
+QF_INLINE vfloat shifted(vfloat a, vfloat b) {
+  if constexpr (K == 0) return a;
+  else if constexpr (K == LANES) return b;
+#if defined(QF_ISA_V4)
+  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3, K + 4, K + 5, K + 6, K + 7, K + 8, K + 9, K + 10,
+                                      K + 11, K + 12, K + 13, K + 14, K + 15);
+#elif defined(QF_ISA_V3)
+  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3, K + 4, K + 5, K + 6, K + 7);
+#else
+  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3);
+#endif
+}
+
+// The even and the odd lanes of a followed by b.
+template <int PHASE>
+QF_INLINE vfloat every_second(vfloat a, vfloat b) {
+  constexpr int P = PHASE;
+#if defined(QF_ISA_V4)
+  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6, P + 8, P + 10, P + 12, P + 14, P + 16, P + 18, P + 20,
+                                 P + 22, P + 24, P + 26, P + 28, P + 30);
+#elif defined(QF_ISA_V3)
+  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6, P + 8, P + 10, P + 12, P + 14);
+#else
+  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6);
+#endif
+}
+
+// What an average's row is multiplied by, apart from the column's weight.
+QF_INLINE float row_weight(const PoolArguments& a, int64_t row) {
+  return 1.0f / (float)(counted_taps(a, 0, row / a.output[1]) * counted_taps(a, 1, row % a.output[1]));
+}
+
+}  // namespace

@@ -1,0 +1,64 @@
+// What the Cython door and the recurrent kernels share: the arguments of one call, and the exported kernels.
+//
+// Sizes are those of ops/rnn.py: x (steps, batch, inputs), y (steps, directions, batch, hidden), weights with the
+// gates of one direction behind each other in ONNX's order (lstm i, o, f, c; gru z, r, h).
+#pragma once
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include <cstdint>
+
+#include "instruction_sets.h"
+
+enum RnnKind { RNN_PLAIN = 0, RNN_LSTM = 1, RNN_GRU = 2 };
+
+struct RnnFunction {
+  double alpha, beta;
+  int32_t code;
+};
+
+struct RnnArguments {
+  int64_t steps, batch, inputs, hidden;
+  int32_t directions, kind, threads;
+  int32_t reverse[2];
+  RnnFunction functions[2][3];  // f, g, h of each direction
+  double clip;                  // infinity when there is none
+  int32_t linear_before_reset, input_forget;
+  int32_t finite;     // what rnn_finite_f32 said
+  int32_t downwards;  // 1: the first step takes the blocks of units from the last to the first
+
+  const void *w, *r, *b, *p;  // as the operator has them; b and p may be null. rnn_packed_f32 reads them in pack alone
+  const float* packed;        // what rnn_pack_f32 made of them
+
+  const void* x;
+  const int32_t* lengths;                  // or null
+  const void *initial_h, *initial_c;       // or null
+  void *y, *y_h, *y_c;                     // y_c of lstm
+  void* workspace;
+};
+
+struct RnnNeeds {
+  int64_t packed_floats, workspace_floats;
+};
+
+QF_DECLARE(void, rnn_needs_f32, (const RnnArguments*, RnnNeeds*))
+QF_DECLARE(int, rnn_finite_f32, (const RnnArguments*))
+QF_DECLARE(void, rnn_pack_f32, (const RnnArguments*, float*))
+QF_DECLARE(void, rnn_packed_f32, (const RnnArguments*))
+QF_DECLARE(void, rnn_general_f64, (const RnnArguments*))
+
+// Memory for packed weights, aligned to a cache line; to be freed with free(). Large ones ask for large pages, since
+// each step walks through all of them and would miss the translation buffer all along.
+static inline float* rnn_allocate_weights(int64_t floats) {
+  constexpr size_t LARGE_PAGE = size_t(1) << 21;
+  size_t bytes = (size_t)floats * sizeof(float);
+  const bool large = bytes >= LARGE_PAGE / 2;
+  if (large) bytes = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, large ? LARGE_PAGE : 64, bytes ? bytes : 64)) return nullptr;
+#if defined(MADV_HUGEPAGE)
+  if (large) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: where it is not taken, nothing is lost
+#endif
+  return static_cast<float*>(memory);
+}

@@ -1,0 +1,488 @@
+// rnn, lstm and gru in float32 with packed weights.
+//
+// The hidden units are cut into blocks of one vector. A block's weights lie together as [k][gate][lane], so that one
+// pass over them, in order, gives all gates of its units, ready for the fused activations. The products with the
+// inputs do not depend on the state: they are taken for a chunk of steps at once, a block's panel of weights against
+// groups of rows held in registers. Then the steps run one after the other: the products with the state, again a
+// panel against a group of rows (one row for batch 1, where several accumulators hide the latency instead), and the
+// cell. (The split is that of Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016.)
+//
+// gru without linear_before_reset needs the reset gate of all units before its candidate: two passes a step.
+// Every second step takes the blocks in the opposite order, over calls too: it begins with the weights that the step
+// before left in the cache. Threads take blocks, and meet once (such a gru twice) a step; the two directions of a bidirectional layer are
+// independent, so that two threads take one each and never meet.
+// Steps from sequence_lens on keep the state and give 0; time is aligned at the first step in both directions.
+// Accepts every option; hidden sizes are padded up to whole blocks, and what is in the padding is never read.
+#include <omp.h>
+
+#include "rnn.h"
+#include "simd.h"
+
+namespace {
+
+constexpr int64_t CHUNK_ROWS = 48;  // rows whose input products are taken at once
+constexpr int64_t WORTH_THREADS = 1 << 18;  // multiply-accumulates between two barriers that pay for them
+constexpr int64_t WORTH_TWO = 1 << 18;      // multiply-accumulates of a direction that pay for a thread of its own
+
+// Rows of a register block: with G gates, that many accumulators and the weights fit into the registers.
+template <int G>
+constexpr int group_rows() {
+  constexpr int fit = (REGISTERS - (REGISTERS == 32 ? 2 : 1) - G) / G;
+  return fit > 8 ? 8 : fit;
+}
+
+// Where things are in the packed weights of one direction, in floats.
+struct Layout {
+  int64_t blocks, gates, slots, w, r, candidate, bias, peepholes, size;
+};
+
+QF_INLINE Layout layout_of(const RnnArguments& a) {
+  Layout l;
+  l.blocks = (a.hidden + LANES - 1) / LANES;
+  l.gates = a.kind == RNN_LSTM ? 4 : a.kind == RNN_GRU ? 3 : 1;
+  l.slots = a.kind == RNN_PLAIN ? 1 : 4;
+  const int64_t lanes = l.blocks * LANES;
+  l.w = 0;
+  l.r = l.w + lanes * a.inputs * l.gates;
+  // the candidate's recurrent weights follow in a panel of their own where gru takes a second pass
+  const bool apart = a.kind == RNN_GRU && !a.linear_before_reset;
+  l.candidate = l.r + lanes * a.hidden * (apart ? 2 : l.gates);
+  l.bias = l.candidate + (apart ? lanes * a.hidden : 0);
+  l.peepholes = l.bias + lanes * l.slots;
+  l.size = l.peepholes + (a.p ? lanes * 3 : 0);
+  return l;
+}
+
+// Floats of one direction's workspace: two states, cells, reset states, and the sums of a chunk.
+struct Workspace {
+  int64_t chunk_steps, state, sums, size;
+};
+
+QF_INLINE Workspace workspace_of(const RnnArguments& a, const Layout& l) {
+  Workspace w;
+  w.chunk_steps = a.batch ? (CHUNK_ROWS + a.batch - 1) / a.batch : 1;
+  if (w.chunk_steps > a.steps) w.chunk_steps = a.steps;
+  w.state = a.batch * l.blocks * LANES;
+  w.sums = 4 * w.state;
+  w.size = w.sums + w.chunk_steps * a.batch * l.blocks * l.slots * LANES;
+  return w;
+}
+
+// out[row][gate] = from[row][gate] + sum over k of x[row][k] panel[k][gate], P rows at once. The last gate's place in
+// `from` and `out` is the slot `last`. U sets of accumulators take the k in turn.
+template <int G, int P>
+__attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t count, const float* panel,
+                                       const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
+  constexpr int U = G * P >= 8 ? 1 : 8 / (G * P);
+  vfloat sums[U][P][G];
+  QF_UNROLL for (int u = 0; u < U; u++)
+    QF_UNROLL for (int p = 0; p < P; p++)
+      QF_UNROLL for (int g = 0; g < G; g++)
+        sums[u][p][g] = u ? (vfloat){} : load(from + p * from_row + (g == G - 1 ? last : g) * LANES);
+  int64_t k = 0;
+  for (; k + U <= count; k += U)
+    QF_UNROLL for (int u = 0; u < U; u++, panel += G * LANES) {
+      vfloat weights[G];
+      QF_UNROLL for (int g = 0; g < G; g++) weights[g] = load(panel + g * LANES);
+      QF_UNROLL for (int p = 0; p < P; p++)
+        QF_UNROLL for (int g = 0; g < G; g++) sums[u][p][g] += x[p * x_row + k + u] * weights[g];
+    }
+  for (; k < count; k++, panel += G * LANES)
+    QF_UNROLL for (int p = 0; p < P; p++)
+      QF_UNROLL for (int g = 0; g < G; g++) sums[0][p][g] += x[p * x_row + k] * load(panel + g * LANES);
+  QF_UNROLL for (int u = 1; u < U; u++)
+    QF_UNROLL for (int p = 0; p < P; p++)
+      QF_UNROLL for (int g = 0; g < G; g++) sums[0][p][g] += sums[u][p][g];
+  QF_UNROLL for (int p = 0; p < P; p++)
+    QF_UNROLL for (int g = 0; g < G; g++) store(out + p * out_row + (g == G - 1 ? last : g) * LANES, sums[0][p][g]);
+}
+
+// The product for any number of rows.
+template <int G, int P = group_rows<G>()>
+void products(int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel, const float* from,
+              int64_t from_row, float* out, int64_t out_row, int last) {
+  for (; rows >= P; rows -= P, x += P * x_row, from += P * from_row, out += P * out_row)
+    product<G, P>(x, x_row, count, panel, from, from_row, out, out_row, last);
+  if constexpr (P > 1) {
+    if (rows) products<G, P - 1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
+  }
+}
+
+void products_of(int gates, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
+                 const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
+  switch (gates) {
+    case 1: products<1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
+    case 2: products<2>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
+    case 3: products<3>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
+    default: products<4>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
+  }
+}
+
+struct Function {
+  int code;
+  float alpha, beta;
+};
+
+__attribute__((noinline)) vfloat apply_any(const Function& f, vfloat x) { return activate(f.code, f.alpha, f.beta, x); }
+
+// One direction of one call.
+struct Direction {
+  const float *w, *r, *candidate, *bias, *peepholes;
+  Function f, g, h;
+  float clip;
+  bool input_forget, reverse, standard;
+  float *states[2], *cells, *resets, *sums;
+  int64_t index;
+};
+
+// The standard activations without clip, or any.
+template <bool STANDARD>
+struct Gates {
+  const Direction& d;
+  QF_INLINE vfloat clipped(vfloat x) const {
+    return STANDARD ? x : at_most(at_least(x, broadcast(-d.clip)), broadcast(d.clip));
+  }
+  QF_INLINE vfloat f(vfloat x) const { return STANDARD ? sigmoid(x) : apply_any(d.f, clipped(x)); }
+  QF_INLINE vfloat g(vfloat x) const { return STANDARD ? tangent_hyperbolic(x) : apply_any(d.g, clipped(x)); }
+  QF_INLINE vfloat h(vfloat x) const { return STANDARD ? tangent_hyperbolic(x) : apply_any(d.h, x); }
+};
+
+// h' of one block from the sums of its gates; c is the cell's place.
+template <bool STANDARD>
+QF_INLINE vfloat lstm_cell(const Direction& d, int64_t block, const float* sums, float* c) {
+  const Gates<STANDARD> gates{d};
+  const vfloat cell = load(c);
+  vfloat i = load(sums), o = load(sums + LANES), f = load(sums + 2 * LANES);
+  const bool peeps = !STANDARD && d.peepholes;
+  const float* p = peeps ? d.peepholes + block * 3 * LANES : nullptr;
+  if (peeps) {
+    i += load(p) * cell;
+    f += load(p + 2 * LANES) * cell;
+  }
+  i = gates.f(i);
+  f = !STANDARD && d.input_forget ? 1.0f - i : gates.f(f);
+  const vfloat next = f * cell + i * gates.g(load(sums + 3 * LANES));
+  store(c, next);
+  if (peeps) o += load(p + LANES) * next;
+  return gates.f(o) * gates.h(next);
+}
+
+QF_INLINE vfloat between(vfloat z, vfloat candidate, vfloat h) { return (1.0f - z) * candidate + z * h; }
+
+template <bool STANDARD>
+QF_INLINE vfloat gru_cell_linear(const Direction& d, const float* sums, vfloat h) {
+  const Gates<STANDARD> gates{d};
+  const vfloat z = gates.f(load(sums)), r = gates.f(load(sums + LANES));
+  return between(z, gates.g(load(sums + 2 * LANES) + r * load(sums + 3 * LANES)), h);
+}
+
+// A layer as a thread sees it.
+struct Layer {
+  const RnnArguments& a;
+  Layout l;
+  Workspace w;
+  int64_t longest;  // steps until every sequence has ended
+
+  int64_t padded() const { return l.blocks * LANES; }
+  int64_t row_sums() const { return l.slots * LANES; }
+  bool active(int64_t t, int64_t n) const { return !a.lengths || t < a.lengths[n]; }
+
+  // The i-th block of a step: up and down in turn.
+  int64_t block_of(int64_t i, int64_t begin, int64_t end, int phase) const {
+    return (phase ^ a.downwards) ? end - 1 - (i - begin) : i;
+  }
+
+  // A block's sums of the chunk's first row, and from one row to the next.
+  float* block_sums(const Direction& d, int64_t block) const {
+    return d.sums + block * w.chunk_steps * a.batch * row_sums();
+  }
+
+  void initial_state(const Direction& d, int64_t begin, int64_t end) const {
+    for (int64_t n = 0; n < a.batch; n++)
+      for (int64_t block = begin; block < end; block++) {
+        const int64_t at = (d.index * a.batch + n) * a.hidden + block * LANES, to = n * padded() + block * LANES;
+        const int lanes = lanes_of(block);
+        const float* h = static_cast<const float*>(a.initial_h);
+        const float* c = static_cast<const float*>(a.initial_c);
+        store(d.states[0] + to, h ? load_first(h + at, lanes) : (vfloat){});
+        store(d.cells + to, c ? load_first(c + at, lanes) : (vfloat){});
+      }
+  }
+
+  int lanes_of(int64_t block) const {
+    const int64_t left = a.hidden - block * LANES;
+    return left < LANES ? (int)left : LANES;
+  }
+
+  // A block's products with the inputs of some steps, all rows.
+  void input_product(const Direction& d, int64_t block, int64_t first_step, int64_t steps) const {
+    const float* x = static_cast<const float*>(a.x) + first_step * a.batch * a.inputs;
+    const float* bias = d.bias + block * row_sums();
+    float* sums = block_sums(d, block);
+    const int64_t rows = steps * a.batch;
+    const int gates = (int)l.gates;
+    products_of(gates, rows, x, a.inputs, a.inputs, d.w + block * a.inputs * gates * LANES, bias, 0, sums, row_sums(),
+                gates - 1);
+    if (a.linear_before_reset)
+      for (int64_t row = 0; row < rows; row++) store(sums + row * row_sums() + 3 * LANES, load(bias + 3 * LANES));
+  }
+
+  // The new state of a row's block, into the state, and into y.
+  QF_INLINE void put(const Direction& d, int64_t t, int64_t n, int64_t block, vfloat h, bool ended, float* next) const {
+    store(next + n * padded() + block * LANES, h);
+    float* y = static_cast<float*>(a.y) + ((t * a.directions + d.index) * a.batch + n) * a.hidden + block * LANES;
+    const int lanes = lanes_of(block);
+    if (ended) h = (vfloat){};
+    if (lanes == LANES) store(y, h);
+    else store_first(y, h, lanes);
+  }
+
+  // The step t, whose sums are the chunk's from `row` on: everything up to the first (or only) meeting of threads.
+  // With `alone` the step is the only one of its chunk and takes its input products itself; with `still` the state is
+  // zero and its products are left out.
+  template <bool STANDARD>
+  void first_pass(const Direction& d, int64_t begin, int64_t end, int64_t t, int64_t row, int phase, bool alone, bool still) const {
+    const float* now = d.states[phase];
+    float* next = d.states[phase ^ 1];
+    const bool two_passes = a.kind == RNN_GRU && !a.linear_before_reset;
+    const int gates = two_passes ? 2 : (int)l.gates, last = a.kind == RNN_GRU && !two_passes ? 3 : gates - 1;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t block = block_of(i, begin, end, phase);
+      float* sums = block_sums(d, block) + row * row_sums();
+      if (alone) input_product(d, block, t, 1);
+      if (!still)
+        products_of(gates, a.batch, now, padded(), a.hidden, d.r + block * a.hidden * gates * LANES, sums, row_sums(),
+                    sums, row_sums(), last);
+      for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
+        const int64_t at = n * padded() + block * LANES;
+        const vfloat h = load(now + at);
+        const bool ended = !active(t, n);
+        const Gates<STANDARD> functions{d};
+        if (two_passes) {
+          store(sums, functions.f(load(sums)));
+          store(d.resets + at, functions.f(load(sums + LANES)) * h);
+        } else if (ended) {
+          put(d, t, n, block, h, true, next);
+        } else if (a.kind == RNN_LSTM) {
+          put(d, t, n, block, lstm_cell<STANDARD>(d, block, sums, d.cells + at), false, next);
+        } else if (a.kind == RNN_GRU) {
+          put(d, t, n, block, gru_cell_linear<STANDARD>(d, sums, h), false, next);
+        } else {
+          const vfloat sum = load(sums);
+          put(d, t, n, block, STANDARD ? tangent_hyperbolic(sum) : functions.f(sum), false, next);
+        }
+      }
+    }
+  }
+
+  // The candidate of gru without linear_before_reset, from the reset states of all units.
+  template <bool STANDARD>
+  void second_pass(const Direction& d, int64_t begin, int64_t end, int64_t t, int64_t row, int phase, bool still) const {
+    const float* now = d.states[phase];
+    float* next = d.states[phase ^ 1];
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t block = block_of(i, begin, end, phase);
+      float* sums = block_sums(d, block) + row * row_sums();
+      if (!still)
+        products<1>(a.batch, d.resets, padded(), a.hidden, d.candidate + block * a.hidden * LANES, sums, row_sums(), sums,
+                    row_sums(), 2);
+      for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
+        const vfloat h = load(now + n * padded() + block * LANES);
+        const bool ended = !active(t, n);
+        const Gates<STANDARD> functions{d};
+        put(d, t, n, block, ended ? h : between(load(sums), functions.g(load(sums + 2 * LANES)), h), ended, next);
+      }
+    }
+  }
+
+  void final_state(const Direction& d, int64_t begin, int64_t end, const float* state) const {
+    for (int64_t n = 0; n < a.batch; n++)
+      for (int64_t block = begin; block < end; block++) {
+        const int64_t to = (d.index * a.batch + n) * a.hidden + block * LANES, at = n * padded() + block * LANES;
+        store_first(static_cast<float*>(a.y_h) + to, load(state + at), lanes_of(block));
+        if (a.kind == RNN_LSTM) store_first(static_cast<float*>(a.y_c) + to, load(d.cells + at), lanes_of(block));
+      }
+  }
+
+  // All steps of `count` directions, of their blocks begin to end. `meet` waits for the other threads of these.
+  template <bool STANDARD, class Meet>
+  void run(const Direction* directions, int count, int64_t begin, int64_t end, Meet meet) const {
+    const bool two_passes = a.kind == RNN_GRU && !a.linear_before_reset;
+    for (int i = 0; i < count; i++) initial_state(directions[i], begin, end);
+    meet();
+    int now = 0;  // which of the two states holds the present one
+    for (int64_t done = 0; done < longest; done += w.chunk_steps) {
+      const int64_t steps = longest - done < w.chunk_steps ? longest - done : w.chunk_steps;
+      const bool alone = steps == 1;
+      for (int i = 0; i < count && !alone; i++)
+        for (int64_t block = begin; block < end; block++)
+          input_product(directions[i], block, directions[i].reverse ? longest - done - steps : done, steps);
+      for (int64_t s = 0; s < steps; s++, now ^= 1) {
+        const bool still = done + s == 0 && !a.initial_h && a.finite;
+        for (int i = 0; i < count; i++) {
+          const Direction& d = directions[i];
+          first_pass<STANDARD>(d, begin, end, d.reverse ? longest - 1 - done - s : done + s,
+                               (d.reverse ? steps - 1 - s : s) * a.batch, now, alone, still);
+        }
+        meet();
+        if (!two_passes) continue;
+        for (int i = 0; i < count; i++) {
+          const Direction& d = directions[i];
+          second_pass<STANDARD>(d, begin, end, d.reverse ? longest - 1 - done - s : done + s,
+                                (d.reverse ? steps - 1 - s : s) * a.batch, now, still);
+        }
+        meet();
+      }
+    }
+    for (int i = 0; i < count; i++) final_state(directions[i], begin, end, directions[i].states[now]);
+  }
+};
+
+bool is_standard(const RnnArguments& a) {
+  const bool gated = a.kind != RNN_PLAIN;
+  if (a.p || a.input_forget || a.clip < (double)__builtin_inff()) return false;
+  for (int i = 0; i < a.directions; i++) {
+    const RnnFunction* f = a.functions[i];
+    if (f[0].code != (gated ? QF_SIGMOID : QF_TANH_FUNCTION)) return false;
+    if (gated && f[1].code != QF_TANH_FUNCTION) return false;
+    if (a.kind == RNN_LSTM && f[2].code != QF_TANH_FUNCTION) return false;
+  }
+  return true;
+}
+
+Function narrowed(const RnnFunction& f) { return {f.code, (float)f.alpha, (float)f.beta}; }
+
+Direction direction_of(const RnnArguments& a, const Layout& l, const Workspace& w, int index) {
+  const float* packed = a.packed + index * l.size;
+  float* memory = static_cast<float*>(a.workspace) + index * w.size;
+  Direction d;
+  d.w = packed + l.w;
+  d.r = packed + l.r;
+  d.candidate = packed + l.candidate;
+  d.bias = packed + l.bias;
+  d.peepholes = a.p ? packed + l.peepholes : nullptr;
+  d.f = narrowed(a.functions[index][0]);
+  d.g = narrowed(a.functions[index][1]);
+  d.h = narrowed(a.functions[index][2]);
+  d.clip = (float)a.clip;
+  d.input_forget = a.input_forget;
+  d.reverse = a.reverse[index];
+  d.states[0] = memory;
+  d.states[1] = memory + w.state;
+  d.cells = memory + 2 * w.state;
+  d.resets = memory + 3 * w.state;
+  d.sums = memory + w.sums;
+  d.index = index;
+  return d;
+}
+
+// How many threads are worth it.
+int team_of(const RnnArguments& a, const Layout& l) {
+  const int64_t step = a.batch * l.gates * a.hidden * a.hidden;
+  int64_t team = 1;
+  if (step >= WORTH_THREADS) team = a.threads < l.blocks * a.directions ? a.threads : l.blocks * a.directions;
+  else if (a.directions == 2 && step * a.steps >= WORTH_TWO) team = a.threads < 2 ? 1 : 2;
+  return a.directions == 2 && team > 1 ? (int)(team / 2 * 2) : (int)team;
+}
+
+template <bool STANDARD>
+void layer(const RnnArguments& a) {
+  const Layout l = layout_of(a);
+  int64_t longest = a.lengths ? 0 : a.steps;
+  if (a.lengths)
+    for (int64_t n = 0; n < a.batch; n++) longest = a.lengths[n] > longest ? a.lengths[n] : longest;
+  const Layer layer{a, l, workspace_of(a, l), longest};
+  Direction directions[2];
+  for (int i = 0; i < a.directions; i++) directions[i] = direction_of(a, l, layer.w, i);
+  const int64_t written = longest * a.directions * a.batch * a.hidden;
+  memset(static_cast<float*>(a.y) + written, 0,
+         sizeof(float) * ((a.steps - longest) * a.directions * a.batch * a.hidden));
+  const int team = team_of(a, l);
+  if (team == 1) {
+    layer.template run<STANDARD>(directions, a.directions, 0, l.blocks, [] {});
+    return;
+  }
+#pragma omp parallel num_threads(team)
+  {
+    const int got = omp_get_num_threads(), me = omp_get_thread_num();
+    if (got == team && a.directions == 2) {
+      const int half = team / 2, place = me % half;
+      const auto meet = [half] {
+        if (half > 1) {
+#pragma omp barrier
+        }
+      };
+      layer.template run<STANDARD>(directions + me / half, 1, l.blocks * place / half, l.blocks * (place + 1) / half, meet);
+    } else {
+      const auto meet = [] {
+#pragma omp barrier
+      };
+      layer.template run<STANDARD>(directions, a.directions, l.blocks * me / got, l.blocks * (me + 1) / got, meet);
+    }
+  }
+}
+
+// to[block][k][gate][lane] = from[gate][unit][k], units beyond the hidden size 0.
+void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, float* to) {
+  for (int64_t block = 0; block * LANES < hidden; block++)
+    for (int64_t k = 0; k < count; k++)
+      for (int64_t gate = 0; gate < gates; gate++)
+        for (int64_t unit = block * LANES; unit < (block + 1) * LANES; unit++)
+          *to++ = unit < hidden ? from[(gate * hidden + unit) * count + k] : 0.0f;
+}
+
+}  // namespace
+
+extern "C" void QF_EXPORT(rnn_needs_f32)(const RnnArguments* a, RnnNeeds* needs) {
+  const Layout l = layout_of(*a);
+  needs->packed_floats = l.size * a->directions;
+  needs->workspace_floats = workspace_of(*a, l).size * a->directions;
+}
+
+// Whether no weight of r is infinite or NaN, so that its product with a zero state is zero.
+extern "C" int QF_EXPORT(rnn_finite_f32)(const RnnArguments* a) {
+  const float* r = static_cast<const float*>(a->r);
+  const int64_t count = a->directions * layout_of(*a).gates * a->hidden * a->hidden;
+  float sum = 0.0f;
+  for (int64_t i = 0; i < count; i++) sum += r[i] * 0.0f;
+  return sum == 0.0f;
+}
+
+extern "C" void QF_EXPORT(rnn_pack_f32)(const RnnArguments* a, float* packed) {
+  const Layout l = layout_of(*a);
+  const int64_t hidden = a->hidden, rows = l.gates * hidden;
+  for (int64_t index = 0; index < a->directions; index++, packed += l.size) {
+    const float* r = static_cast<const float*>(a->r) + index * rows * hidden;
+    pack_panels(static_cast<const float*>(a->w) + index * rows * a->inputs, hidden, a->inputs, l.gates, packed + l.w);
+    if (l.candidate == l.bias) {
+      pack_panels(r, hidden, hidden, l.gates, packed + l.r);
+    } else {
+      pack_panels(r, hidden, hidden, 2, packed + l.r);
+      pack_panels(r + 2 * hidden * hidden, hidden, hidden, 1, packed + l.candidate);
+    }
+    // the biases of W and R are added up, but for gru's candidate where the reset gate stands between them
+    const float* b = a->b ? static_cast<const float*>(a->b) + index * 2 * rows : nullptr;
+    const float* p = a->p ? static_cast<const float*>(a->p) + index * 3 * hidden : nullptr;
+    for (int64_t unit = 0; unit < l.blocks * LANES; unit++) {
+      const int64_t block = unit / LANES, lane = unit % LANES;
+      float* bias = packed + l.bias + block * l.slots * LANES + lane;
+      for (int64_t gate = 0; gate < l.slots; gate++) {
+        const bool candidate = a->linear_before_reset && gate >= 2;
+        float value = 0.0f;
+        if (b && unit < hidden) {
+          if (candidate) value = b[(gate - 2) * rows + 2 * hidden + unit];
+          else if (gate < l.gates) value = b[gate * hidden + unit] + b[rows + gate * hidden + unit];
+        }
+        bias[gate * LANES] = value;
+      }
+      if (p)
+        for (int64_t gate = 0; gate < 3; gate++)
+          packed[l.peepholes + (block * 3 + gate) * LANES + lane] = unit < hidden ? p[gate * hidden + unit] : 0.0f;
+    }
+  }
+}
+
+extern "C" void QF_EXPORT(rnn_packed_f32)(const RnnArguments* a) {
+  if (is_standard(*a)) layer<true>(*a);
+  else layer<false>(*a);
+}

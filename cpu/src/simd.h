@@ -1,0 +1,202 @@
+// The vectors of one instruction set, and the float functions that kernels need on them.
+//
+// Every source in this folder is compiled once per instruction set (setup.py: INSTRUCTION_SETS); QF_ISA names the
+// set: portable, v2, v3 or v4 (the x86-64 levels). One algorithm body serves all of them: it is written against
+// vfloat (LANES floats, GCC vector extensions) and the register budget below.
+//
+// Everything here and in the kernels lives in an anonymous namespace and no standard-library template is used:
+// otherwise the linker could merge an inline function compiled for AVX-512 into the portable kernels.
+#pragma once
+
+#include <math.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "quatrefoil/activation.h"
+
+#define QF_INLINE inline __attribute__((always_inline))
+#define QF_UNROLL _Pragma("GCC unroll 64")
+#define QF_JOIN_(a, b) a##_##b
+#define QF_JOIN(a, b) QF_JOIN_(a, b)
+// The exported name of a kernel: conv_direct becomes conv_direct_v3 in the v3 objects.
+#define QF_EXPORT(name) QF_JOIN(name, QF_ISA)
+
+namespace {
+
+#if defined(QF_ISA_V4)
+constexpr int LANES = 16;
+constexpr int REGISTERS = 32;
+#elif defined(QF_ISA_V3)
+constexpr int LANES = 8;
+constexpr int REGISTERS = 16;
+#else
+constexpr int LANES = 4;
+constexpr int REGISTERS = 16;
+#endif
+
+// Of whole numbers: a / b rounded up, for a from 0 and b from 1.
+QF_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+QF_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+typedef float vfloat __attribute__((vector_size(LANES * 4)));
+typedef int32_t vint __attribute__((vector_size(LANES * 4)));
+typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+QF_INLINE vfloat broadcast(float x) { return x - (vfloat){}; }
+QF_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_unaligned*>(p); }
+QF_INLINE void store(float* p, vfloat v) { *reinterpret_cast<vfloat_unaligned*>(p) = v; }
+
+// Which lanes of a vector in memory may be touched.
+#if defined(QF_ISA_V4)
+typedef __mmask16 lanemask;
+QF_INLINE lanemask lanes_between(int first, int last) { return (__mmask16)((1u << last) - (1u << first)); }
+#else
+typedef vint lanemask;
+QF_INLINE lanemask lanes_between(int first, int last) {
+  vint lane;
+  QF_UNROLL for (int i = 0; i < LANES; i++) lane[i] = i;
+  return (lane >= first) & (lane < last);
+}
+#endif
+
+// The lanes of the mask from memory, the others 0; only the mask's lanes are touched.
+QF_INLINE vfloat load_masked(const float* p, lanemask mask) {
+#if defined(QF_ISA_V4)
+  return (vfloat)_mm512_maskz_loadu_ps(mask, p);
+#elif defined(QF_ISA_V3)
+  return (vfloat)_mm256_maskload_ps(p, (__m256i)mask);
+#else
+  vfloat v = {};
+  for (int i = 0; i < LANES; i++)
+    if (mask[i]) v[i] = p[i];
+  return v;
+#endif
+}
+
+// Lanes first to last (0 <= first <= last <= LANES) from p + lane, the others 0.
+QF_INLINE vfloat load_between(const float* p, int first, int last) { return load_masked(p, lanes_between(first, last)); }
+
+// The first n lanes from memory, the others 0; memory behind them is not touched.
+QF_INLINE vfloat load_first(const float* p, int n) { return load_between(p, 0, n); }
+
+QF_INLINE void store_first(float* p, vfloat v, int n) {
+#if defined(QF_ISA_V4)
+  _mm512_mask_storeu_ps(p, lanes_between(0, n), (__m512)v);
+#elif defined(QF_ISA_V3)
+  _mm256_maskstore_ps(p, (__m256i)lanes_between(0, n), (__m256)v);
+#else
+  for (int i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+// Every second element of the 2 * LANES in a, b: those at even and at odd places.
+QF_INLINE vfloat even_lanes(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = 2 * i;
+  return __builtin_shuffle(a, b, places);
+}
+QF_INLINE vfloat odd_lanes(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = 2 * i + 1;
+  return __builtin_shuffle(a, b, places);
+}
+
+// Transposes LANES vectors: rows[i][j] becomes rows[j][i]. log2(LANES) rounds swap blocks of 1, 2, 4, … elements.
+QF_INLINE void transpose(vfloat (&rows)[LANES]) {
+  QF_UNROLL for (int block = 1; block < LANES; block *= 2) {
+    vint low, high;
+    QF_UNROLL for (int i = 0; i < LANES; i++) {
+      low[i] = i & block ? LANES + i - block : i;
+      high[i] = i & block ? LANES + i : i + block;
+    }
+    QF_UNROLL for (int i = 0; i < LANES; i++) {
+      if (i & block) continue;
+      const vfloat a = rows[i], b = rows[i + block];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + block] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
+QF_INLINE vfloat select(vint mask, vfloat yes, vfloat no) { return mask ? yes : no; }
+
+// max and min that let a NaN in x through, as the scalar functions of activation.h do. The instructions return their
+// second operand when one of the two is NaN. (GCC 12 warns about its own header for the forms without a mask.)
+QF_INLINE vfloat at_least(vfloat x, vfloat low) {
+#if defined(QF_ISA_V4)
+  return (vfloat)_mm512_maskz_max_ps(0xFFFF, (__m512)low, (__m512)x);
+#elif defined(QF_ISA_V3)
+  return (vfloat)_mm256_max_ps((__m256)low, (__m256)x);
+#else
+  return x < low ? low : x;
+#endif
+}
+QF_INLINE vfloat at_most(vfloat x, vfloat high) {
+#if defined(QF_ISA_V4)
+  return (vfloat)_mm512_maskz_min_ps(0xFFFF, (__m512)high, (__m512)x);
+#elif defined(QF_ISA_V3)
+  return (vfloat)_mm256_min_ps((__m256)high, (__m256)x);
+#else
+  return x > high ? high : x;
+#endif
+}
+
+// e^x with an error below 2 units in the last place on [-87, 88]; below it 0 to 1e-38, above it infinity; NaN stays.
+// Cody-Waite reduction to [-ln 2 / 2, ln 2 / 2] and the polynomial of Cephes' expf (Moshier).
+QF_INLINE vfloat exponential(vfloat x) {
+  const vfloat inside = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.0f));
+  const vfloat shifted = inside * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer in the low bits
+  const vfloat n = shifted - 12582912.0f;
+  const vint exponent = ((vint)shifted - 0x4B400000) << 23;
+  const vfloat r = inside - n * 0.693359375f + n * 2.12194440e-4f;
+  vfloat p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const vfloat result = (vfloat)((vint)p + exponent);
+  return x > broadcast(88.0f) ? broadcast(__builtin_inff()) : result;
+}
+
+QF_INLINE vfloat sigmoid(vfloat x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// tanh: a rational minimax-like form near 0 is not needed, since (e^2x - 1) / (e^2x + 1) loses relative accuracy only
+// where |x| is small; there the odd Taylor polynomial takes over.
+QF_INLINE vfloat tangent_hyperbolic(vfloat x) {
+  const vfloat far = 1.0f - 2.0f / (1.0f + exponential(x + x));
+  const vfloat s = x * x;
+  const vfloat near = x * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * (-0.0539682540f + s * 0.0218694885f))));
+  return s < broadcast(0.04f) ? near : far;
+}
+
+// qf_activation on a vector; functions that are rare go lane by lane through the scalar definition.
+QF_INLINE vfloat activate(int code, float alpha, float beta, vfloat x) {
+  switch (code) {
+    case QF_IDENTITY: return x;
+    case QF_RELU: return at_least(x, (vfloat){});
+    case QF_LEAKY_RELU: return x < (vfloat){} ? alpha * x : x;
+    case QF_CLIP: return at_most(at_least(x, broadcast(alpha)), broadcast(beta));
+    case QF_SIGMOID: return sigmoid(x);
+    case QF_TANH_FUNCTION: return tangent_hyperbolic(x);
+    case QF_HARD_SIGMOID: return at_most(at_least(alpha * x + beta, (vfloat){}), broadcast(1.0f));
+    case QF_HARD_SWISH: return x * at_most(at_least(x * (1.0f / 6.0f) + 0.5f, (vfloat){}), broadcast(1.0f));
+    case QF_AFFINE: return alpha * x + beta;
+    case QF_SCALED_TANH: return alpha * tangent_hyperbolic(beta * x);
+    case QF_SWISH: return x * sigmoid(alpha * x);
+    default: {
+      vfloat y = x;
+      for (int lane = 0; lane < LANES; lane++) y[lane] = qf_activation(code, alpha, beta, x[lane]);
+      return y;
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,52 @@
+"""The FPGA backend: OpenCL C kernels in the style that FPGA compilers want, run on PoCL unless another device is named.
+
+Every kernel is a single work-item whose loops are the hardware's pipelines; convolution and pooling stream pixels
+through line buffers built as shift registers wherever a window's rows fit on the chip. Arrays live on the host
+(NumPy); what ``prepare`` packs stays on the device. pyopencl is loaded by the first probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from quatrefoil.fpga import conv, opencl, pool, rnn
+from quatrefoil.registry import Availability, Kernel
+
+KERNELS = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+
+
+class FpgaBackend:
+    """``registry.Backend`` over one OpenCL device."""
+
+    name = "fpga"
+    simulated = False
+
+    @property
+    def timing_note(self) -> str:
+        found = opencl.availability()
+        if found.ready and opencl.runtime().is_fpga:
+            return ""
+        return f"OpenCL on {found.detail}: proves function; not an FPGA's time" if found.ready else ""
+
+    def probe(self) -> Availability:
+        return opencl.availability()
+
+    def kernels(self) -> Sequence[Kernel]:
+        return KERNELS
+
+    def device(self) -> str:
+        return opencl.runtime().name
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, np.ndarray)
+
+    def put(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+
+BACKEND = FpgaBackend()

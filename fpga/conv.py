@@ -1,0 +1,255 @@
+"""Convolution kernels of the FPGA backend: line buffers first, then the direct kernel for every shape.
+
+Both kernels serve conv, conv_integer and qlinear_conv; conv_transpose has the direct one. Host arrays of the
+line-buffer kernel travel with channels innermost, since the stream delivers a pixel of all channels at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from quatrefoil.fpga import opencl
+from quatrefoil.fpga.limits import LANES, LINE_BUFFER_WORDS, OPENCL_TYPES, WEIGHT_WORDS, too_large, unsuited
+from quatrefoil.numerics import integer_range, requantize_multiplier
+from quatrefoil.ops import conv as semantics
+from quatrefoil.ops.conv import ConvGeometry
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Array, Kernel, Reject, Run
+
+OUTPUT_KINDS = {
+    "conv": "OUTPUT_FLOAT",
+    "conv_transpose": "OUTPUT_FLOAT",
+    "conv_integer": "OUTPUT_INTEGER",
+    "qlinear_conv": "OUTPUT_QUANTIZED",
+}
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a run of any of the four operators needs beside x and the residual.
+
+    weight: float32, or int16 with the zero points taken off. scalars: x_zero, y_zero, activation code, alpha, beta.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    multiplier: np.ndarray | None
+    scalars: tuple[np.generic, ...]
+
+
+def _constants(problem: Problem, parameters: Mapping[int, Array]) -> Constants:
+    bias: np.ndarray | None
+    if problem.op == "conv_integer":
+        weight, bias, multiplier = parameters[semantics.W], None, None
+        x_zero, y_zero = parameters.get(semantics.X_ZERO_POINT, 0), 0
+        w_zero = parameters.get(semantics.W_ZERO_POINT, 0)
+    elif problem.op == "qlinear_conv":
+        weight, bias = parameters[semantics.Q_W], parameters.get(semantics.Q_BIAS)
+        x_zero, y_zero = parameters[semantics.Q_X_ZERO], parameters[semantics.Q_Y_ZERO]
+        w_zero = parameters[semantics.Q_W_ZERO]
+        scales = (parameters[i] for i in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE))
+        multiplier = np.array(np.broadcast_to(requantize_multiplier(*scales), problem.outputs[0].shape[1:2]))
+    else:
+        weight, bias, multiplier = parameters[semantics.W], parameters.get(semantics.BIAS), None
+        x_zero, y_zero, w_zero = 0, 0, None
+    if w_zero is not None:
+        per_channel = np.asarray(w_zero, np.int16).reshape(-1, *(1,) * (weight.ndim - 1))
+        weight = weight.astype(np.int16) - per_channel
+    activation = semantics.fused_activation(problem)
+    integers = (np.asarray(value).item() for value in (x_zero, y_zero, activation.code))
+    scalars = (*map(np.int32, integers), np.float32(activation.alpha), np.float32(activation.beta))
+    return Constants(weight, bias, multiplier, scalars)
+
+
+def _types(problem: Problem) -> dict[str, opencl.Define]:
+    y = problem.outputs[0].dtype
+    defines: dict[str, opencl.Define] = {
+        OUTPUT_KINDS[problem.op]: 1,
+        "X_T": OPENCL_TYPES[problem.dtype],
+        "W_T": "float" if y == "float32" else "short",
+        "Y_T": OPENCL_TYPES[y],
+    }
+    if problem.op == "qlinear_conv":
+        defines["Y_LOW"], defines["Y_HIGH"] = integer_range(y)
+    return defines
+
+
+def _residual(problem: Problem, inputs: Sequence[Array | None]) -> np.ndarray | None:
+    fused = problem.op in ("conv", "conv_transpose") and problem.has(semantics.RESIDUAL)
+    return inputs[semantics.RESIDUAL] if fused else None
+
+
+def _empty(problem: Problem) -> Run:
+    """A batch of nothing reaches no device."""
+    return lambda inputs: (np.empty(problem.outputs[0].shape, problem.outputs[0].numpy_dtype),)
+
+
+def _is_depthwise(g: ConvGeometry) -> bool:
+    return g.groups > 1 and g.in_per_group == 1 and g.out_per_group == 1
+
+
+def _line_buffer_words(g: ConvGeometry) -> int:
+    w = g.window
+    extent_h, extent_w = ((w.kernel[a] - 1) * w.dilations[a] + 1 for a in (1, 2))
+    columns = (w.output[2] - 1) * w.strides[2] + extent_w
+    return ((extent_h - 1) * columns + extent_w) * g.in_channels
+
+
+def accepts_line_buffer(problem: Problem) -> Reject | None:
+    rejected = unsuited(problem)
+    if rejected is not None:
+        return rejected
+    g = semantics.geometry(problem)
+    if g.window.input[0] != 1 or g.window.output[0] != 1 or g.window.kernel[0] != 1:
+        return Reject("the line buffer streams one or two spatial axes, not three")
+    words = _line_buffer_words(g)
+    if words > LINE_BUFFER_WORDS:
+        return Reject(
+            f"the window's rows of all channels are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"
+        )
+    weights = g.out_channels * g.in_per_group * g.window.taps
+    if weights > WEIGHT_WORDS:
+        return Reject(f"there are {weights} weights; the kernel keeps {WEIGHT_WORDS} on the chip")
+    return None
+
+
+def pack_blocks(weight: np.ndarray, groups: int, depthwise: bool, lanes: int) -> np.ndarray:
+    """(M, C / groups, taps...) to (blocks, taps..., C / groups, lanes), a group's last block filled up with zeros.
+
+    Depthwise weights (C, 1, taps...) are packed as one group of C outputs.
+    """
+    groups = 1 if depthwise else groups
+    outputs = weight.shape[0] // groups
+    blocks = -(-outputs // lanes)
+    grouped = weight.reshape(groups, outputs, *weight.shape[1:])
+    padded = np.pad(grouped, ((0, 0), (0, blocks * lanes - outputs), *((0, 0),) * (weight.ndim - 1)))
+    split = padded.reshape(groups * blocks, lanes, *weight.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(split, (1, 2), (-1, -2)))
+
+
+def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = semantics.geometry(problem)
+    if g.batch == 0:
+        return _empty(problem)
+    constants = _constants(problem, parameters)
+    depthwise = _is_depthwise(g)
+    group_out = g.out_channels if depthwise else g.out_per_group
+    lanes = min(LANES, group_out)
+    blocks_per_group = -(-group_out // lanes)
+    window = g.window
+    defines = _types(problem) | {
+        "CHANNELS": g.in_channels,
+        "OUT_CHANNELS": g.out_channels,
+        "GROUP_IN": g.in_per_group,
+        "GROUP_OUT": group_out,
+        "GROUP_BLOCKS": blocks_per_group,
+        "BLOCKS": blocks_per_group * (1 if depthwise else g.groups),
+        "LANES": lanes,
+    }
+    if depthwise:
+        defines["DEPTHWISE"] = 1
+    for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
+        defines |= {
+            extent: window.input[axis],
+            f"OUT_{letter}": window.output[axis],
+            f"KERNEL_{letter}": window.kernel[axis],
+            f"STRIDE_{letter}": window.strides[axis],
+            f"DILATION_{letter}": window.dilations[axis],
+            f"PAD_{letter}": window.pads[axis],
+        }
+    runtime = opencl.runtime()
+    program = runtime.program("conv_line_buffer", defines)
+    taps = constants.weight.reshape(*constants.weight.shape[:2], *window.kernel[1:])
+    weight = runtime.upload(pack_blocks(taps, g.groups, depthwise, lanes))
+    bias = None if constants.bias is None else runtime.upload(constants.bias)
+    multiplier = None if constants.multiplier is None else runtime.upload(constants.multiplier)
+    y = problem.outputs[0]
+    streamed = Tensor(y.dtype, (y.shape[0], *y.shape[2:], y.shape[1]))
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        x, residual = inputs[0], _residual(problem, inputs)
+        assert x is not None
+        pixels = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+        added = None if residual is None else np.ascontiguousarray(np.moveaxis(residual, 1, -1))
+        arguments = (pixels, weight, bias, multiplier, added, np.int32(g.batch), *constants.scalars)
+        (result,) = program(arguments, (streamed,))
+        return (np.ascontiguousarray(np.moveaxis(result, -1, 1)),)
+
+    return run
+
+
+def accepts_direct(problem: Problem) -> Reject | None:
+    return unsuited(problem) or too_large(problem)
+
+
+def _direct_sizes(problem: Problem, g: ConvGeometry) -> np.ndarray:
+    """The sizes in the order of conv_direct.cl; for conv_transpose the window slides over y."""
+    w = g.window
+    transposed = problem.op == "conv_transpose"
+    x_extent, y_extent = (w.output, w.input) if transposed else (w.input, w.output)
+    sizes = (g.batch, g.groups, g.in_channels, g.out_channels, *x_extent, *y_extent, *w.kernel)
+    if w.taps == 1 and x_extent == y_extent and set(w.strides) == {1} and not any(w.pads):
+        # a pointwise convolution takes the whole plane as one row
+        plane = (1, 1, w.input_size)
+        sizes = (*sizes[:4], *plane, *plane, 1, 1, 1)
+    return np.array((*sizes, *w.strides, *w.dilations, *w.pads), np.int32)
+
+
+def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = semantics.geometry(problem)
+    if g.batch == 0:
+        return _empty(problem)
+    constants = _constants(problem, parameters)
+    transposed: dict[str, opencl.Define] = {"TRANSPOSED": 1} if problem.op == "conv_transpose" else {}
+    runtime = opencl.runtime()
+    program = runtime.program("conv_direct", _types(problem) | transposed)
+    weight = runtime.upload(constants.weight)
+    bias = None if constants.bias is None else runtime.upload(constants.bias)
+    multiplier = None if constants.multiplier is None else runtime.upload(constants.multiplier)
+    sizes = runtime.upload(_direct_sizes(problem, g))
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        arguments = (inputs[0], weight, bias, multiplier, _residual(problem, inputs), sizes, *constants.scalars)
+        return program(arguments, problem.outputs)
+
+    return run
+
+
+def _kernel(
+    op: str,
+    algorithm: str,
+    layout: str,
+    accepts: Callable[[Problem], Reject | None],
+    prepare: Callable[[Problem, Mapping[int, Any]], Run],
+    summary: str,
+) -> Kernel:
+    dtype = "f32" if OUTPUT_KINDS[op] == "OUTPUT_FLOAT" else "i8"
+    return Kernel(f"{op}_{algorithm}_{layout}_{dtype}_opencl", op, accepts, prepare, summary=summary)
+
+
+_line_buffer = partial(
+    _kernel,
+    algorithm="line_buffer",
+    layout="nhwc",
+    accepts=accepts_line_buffer,
+    prepare=prepare_line_buffer,
+    summary="pixels stream through a shift register; weights on the chip",
+)
+_direct = partial(
+    _kernel,
+    algorithm="direct",
+    layout="nchw",
+    accepts=accepts_direct,
+    prepare=prepare_direct,
+    summary="a tile of one output row on the chip, weights and inputs streamed; any shape",
+)
+
+KERNELS = (
+    *(_line_buffer(op) for op in ("conv", "conv_integer", "qlinear_conv")),
+    *(_direct(op) for op in ("conv", "conv_integer", "qlinear_conv", "conv_transpose")),
+)

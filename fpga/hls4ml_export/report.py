@@ -1,0 +1,88 @@
+"""What an export made and how near its C simulation came to the float model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLayer:
+    """One layer of the design: its name there, the model's node behind it, and the C++ function that is called."""
+
+    name: str
+    node: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """One output of the C simulation against the float model, over all samples.
+
+    max_error   the largest absolute difference
+    scale       the largest absolute value of the float model's output
+    agreement   the share of samples whose largest element is at the same place; None for a single element
+    """
+
+    name: str
+    samples: int
+    max_error: float
+    scale: float
+    agreement: float | None
+
+    @classmethod
+    def of(cls, name: str, simulated: np.ndarray, wanted: np.ndarray) -> OutputCheck:
+        """Both (samples, elements)."""
+        agreement = None
+        if wanted.shape[1] > 1:
+            agreement = float(np.mean(simulated.argmax(1) == wanted.argmax(1)))
+        difference = np.abs(simulated.astype(np.float64) - wanted)
+        return cls(name, len(wanted), float(difference.max()), float(np.abs(wanted).max()), agreement)
+
+    def __str__(self) -> str:
+        text = f"{self.name}: max error {self.max_error:.4g} (values up to {self.scale:.4g})"
+        return (
+            text if self.agreement is None else f"{text}, same argmax on {self.agreement:.1%} of {self.samples} samples"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """An exported HLS project.
+
+    ``outputs`` is empty when no samples were given to check with. The design takes and gives feature maps with
+    channels last.
+    """
+
+    directory: Path
+    project: str
+    backend: str
+    part: str
+    io: str
+    precision: str
+    reuse_factor: int
+    layers: tuple[ExportedLayer, ...]
+    outputs: tuple[OutputCheck, ...] = ()
+    simulation_seconds: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def top_function(self) -> Path:
+        """The generated C++ file of the top function."""
+        return self.directory / "firmware" / f"{self.project}.cpp"
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.backend} project {self.project} in {self.directory}",
+            f"part {self.part}, {self.io}, {self.precision}, reuse factor {self.reuse_factor}",
+        ]
+        width = max(len(layer.name) for layer in self.layers)
+        lines += [f"  {layer.name:<{width}}  {layer.function}  {layer.node}" for layer in self.layers]
+        if self.outputs:
+            lines.append(f"C simulation against the float model ({self.simulation_seconds:.1f} s):")
+            lines += [f"  {output}" for output in self.outputs]
+        else:
+            lines.append("not simulated: no samples were given")
+        return "\n".join((*lines, *self.notes))

@@ -1,0 +1,163 @@
+"""Pooling kernels of the FPGA backend: line buffers for max, average and lp pooling over two axes, the direct kernel
+for every shape, and max unpooling.
+
+The line-buffer kernel takes planes (channels of any sample) in groups of LANES, the plane innermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from quatrefoil.fpga import opencl
+from quatrefoil.fpga.limits import LANES, LINE_BUFFER_WORDS, OPENCL_TYPES, too_large, unsuited
+from quatrefoil.ops import pool as semantics
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Array, Kernel, Reject, Run
+
+MODES = {"max_pool": "MODE_MAX", "average_pool": "MODE_AVERAGE", "lp_pool": "MODE_LP"}
+LOWEST = {"float32": "-INFINITY", "int8": "CHAR_MIN", "uint8": "0"}
+
+
+def _with_indices(problem: Problem) -> bool:
+    return len(problem.outputs) == 2
+
+
+def _defines(problem: Problem) -> dict[str, opencl.Define]:
+    defines: dict[str, opencl.Define] = {
+        "MODE": MODES[problem.op],
+        "X_T": OPENCL_TYPES[problem.dtype],
+        "LOWEST": LOWEST[problem.dtype],
+    }
+    if problem.dtype != "float32":
+        defines["INTEGERS"] = 1
+    if _with_indices(problem):
+        defines["WITH_INDICES"] = 1
+    return defines
+
+
+def _scalars(problem: Problem) -> tuple[np.int32, ...]:
+    """The arguments p, count_pads, column_major, whichever of them the operator has."""
+    attributes = dict(problem.attributes)
+    names = ("p", "count_include_pad", "storage_order")
+    return tuple(np.int32(int(attributes.get(name, 0))) for name in names)  # type: ignore[arg-type]
+
+
+def _empty(problem: Problem) -> Run:
+    """A batch of nothing reaches no device."""
+    return lambda inputs: tuple(np.empty(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs)
+
+
+def accepts_line_buffer(problem: Problem) -> Reject | None:
+    rejected = unsuited(problem)
+    if rejected is not None:
+        return rejected
+    w = semantics.geometry(problem).window
+    if w.input[0] != 1 or w.kernel[0] != 1 or w.output[0] != 1:
+        return Reject("the line buffer streams one or two spatial axes, not three")
+    if w.kernel[1:] == w.input[1:] or w.output_size == 1:
+        return Reject("the window is the whole plane; there is nothing to slide")
+    extent_h, extent_w = ((w.kernel[a] - 1) * w.dilations[a] + 1 for a in (1, 2))
+    words = ((extent_h - 1) * ((w.output[2] - 1) * w.strides[2] + extent_w) + extent_w) * LANES
+    if words > LINE_BUFFER_WORDS:
+        return Reject(
+            f"the window's rows of {LANES} planes are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"
+        )
+    return None
+
+
+def interleave(planes: np.ndarray, lanes: int) -> np.ndarray:
+    """(P, H, W) to (ceil(P / lanes), H, W, lanes), filled up with zeros."""
+    count, *extents = planes.shape
+    padded = np.pad(planes, ((0, -count % lanes), (0, 0), (0, 0)))
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(-1, lanes, *extents), 1, -1))
+
+
+def separate(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of ``interleave``, with the planes' own shape (N, C, ...)."""
+    planes = np.moveaxis(blocks, -1, 1).reshape(-1, *blocks.shape[1:-1])
+    return np.ascontiguousarray(planes[: shape[0] * shape[1]].reshape(shape))
+
+
+def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = semantics.geometry(problem)
+    if g.planes == 0:
+        return _empty(problem)
+    window = g.window
+    defines = _defines(problem) | {"LANES": LANES}
+    for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
+        defines |= {
+            extent: window.input[axis],
+            f"OUT_{letter}": window.output[axis],
+            f"KERNEL_{letter}": window.kernel[axis],
+            f"STRIDE_{letter}": window.strides[axis],
+            f"DILATION_{letter}": window.dilations[axis],
+            f"PAD_{letter}": window.pads[axis],
+            f"PAD_END_{letter}": g.pads_end[axis],
+        }
+    program = opencl.runtime().program("pool_line_buffer", defines)
+    blocks = -(-g.planes // LANES)
+    outputs = tuple(Tensor(y.dtype, (blocks, *window.output[1:], LANES)) for y in problem.outputs)
+    scalars = (np.int32(blocks), *_scalars(problem))
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        x = inputs[0]
+        assert x is not None
+        results = program((interleave(x.reshape(g.planes, *window.input[1:]), LANES), *scalars), outputs)
+        return tuple(separate(result, y.shape) for result, y in zip(results, problem.outputs))
+
+    return run
+
+
+def accepts_direct(problem: Problem) -> Reject | None:
+    return unsuited(problem)
+
+
+def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = semantics.geometry(problem)
+    if g.planes == 0:
+        return _empty(problem)
+    w = g.window
+    sizes = (g.planes, *w.input, *w.output, *w.kernel, *w.strides, *w.dilations, *w.pads, *g.pads_end)
+    runtime = opencl.runtime()
+    program = runtime.program("pool_direct", _defines(problem))
+    uploaded = runtime.upload(np.array(sizes, np.int32))
+    scalars = _scalars(problem)
+    return lambda inputs: program((inputs[0], uploaded, *scalars), problem.outputs)
+
+
+WORDS = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}
+
+
+def prepare_unpool(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    g = semantics.unpool_geometry(problem)
+    x, y = problem.input(0), problem.outputs[0]
+    if x.size == 0 or y.size == 0:
+        return lambda inputs: (np.zeros(y.shape, y.numpy_dtype),)
+    runtime = opencl.runtime()
+    program = runtime.program("max_unpool", {"WORD_T": WORDS[x.numpy_dtype.itemsize]})
+    sizes = runtime.upload(np.array((x.size, y.size, *g.indexed, *g.output), np.int32))
+    return lambda inputs: program((inputs[0], inputs[1], sizes), problem.outputs)
+
+
+KERNELS = (
+    *(
+        Kernel(
+            f"{op}_line_buffer_nchwc_any_opencl", op, accepts_line_buffer, prepare_line_buffer,
+            summary="pixels stream through a shift register",
+        )
+        for op in MODES
+    ),
+    *(
+        Kernel(
+            f"{op}_direct_nchw_any_opencl", op, accepts_direct, prepare_direct,
+            summary="one window after the other; any shape",
+        )
+        for op in MODES
+    ),
+    Kernel(
+        "max_unpool_direct_nchw_any_opencl", "max_unpool", too_large, prepare_unpool,
+        summary="zeros, then every value to its index",
+    ),
+)  # fmt: skip

@@ -1,0 +1,371 @@
+"""A graph made ready to run on one backend: a flat list of steps over numbered slots.
+
+Each step takes arrays from slots, runs, puts its results into slots and empties those that nobody reads again.
+Operators of the house ask dispatch for a plan the first time they meet inputs of new dtypes and shapes and keep it,
+weights packed, so that shapes may depend on data. Host operators run on NumPy arrays. Where the backend has a memory
+of its own (gpu), arrays stay there between operators of the house and are brought to the host for host operators.
+
+A program may run in several threads at once: a run has slots of its own, and plans are made under a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from quatrefoil import backends, dispatch, ops
+from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
+from quatrefoil.models import control_flow, host
+from quatrefoil.models.graph import Graph, ModelError, Node
+from quatrefoil.ops import pool
+from quatrefoil.ops.activations import IDENTITY, Activation
+from quatrefoil.ops.conv import RESIDUAL
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Array, Backend
+
+PLANS_KEPT: Final = 16
+"""Plans that one node keeps for different shapes; the oldest goes first."""
+
+# What operators, NumPy and onnx.reference say when values do not fit: a person gets it with the node's name.
+MISFITS: Final = (QuatrefoilError, ValueError, TypeError, LookupError, AssertionError, OSError, MemoryError)
+
+HostOperators = Mapping[str, host.HostOperator]
+"""By node name, bodies included."""
+
+Placements = dict[str, "Placement"]
+"""What ``trace`` found, by node name, in the order of the run."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other."""
+
+    node: Node
+    selection: dispatch.Selection | None = None
+    where: str = ""
+
+    def __str__(self) -> str:
+        outputs = ", ".join(name for name in self.node.outputs if name)
+        line = f"{self.node.name} ({self.node.title}) -> {outputs}: "
+        if self.selection is None:
+            return f"{line}host, {self.where}"
+        kernel = self.selection.chosen.id if self.selection.runnable else "no kernel runs"
+        return f"{line}{self.selection.backend}, {kernel}, {self.why}"
+
+    @property
+    def why(self) -> str:
+        """The reason for the kernel, or for there being none."""
+        if self.selection is None:
+            return self.where
+        if not self.selection.availability.ready:
+            return self.selection.availability.detail
+        if not self.selection.runnable:
+            return "; ".join(f"{c.kernel.id}: {c.reject}" for c in self.selection.candidates) or "none is declared"
+        return self.selection.reason
+
+
+class Operation(Protocol):
+    """How a step runs its node; ``trace`` finds the types of the outputs without computing more than it has to."""
+
+    node: Node
+
+    def run(self, inputs: list[Any]) -> Sequence[Any]: ...
+
+    def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]: ...
+
+
+Bound = Callable[[list[Any]], tuple[Array, ...]]
+
+
+class HouseOperation:
+    """A node that is an operator of the house, on one backend."""
+
+    def __init__(self, node: Node, constants: Mapping[str, np.ndarray], backend: str) -> None:
+        assert node.op is not None
+        self.node = node
+        self.op = node.op
+        self.spec = ops.SPECS[node.op]
+        self.backend = backend
+        self.house: Backend = backends.get(backend)
+        self.outputs = 2 if node.op == "max_pool" and any(node.outputs[1:]) else 1
+        self.parameters = {
+            position: constants[name]
+            for position, name in enumerate(node.inputs)
+            if name in constants and position in self.spec.parameters
+        }
+        """Host arrays of the inputs that never change and that kernels pack."""
+        self.repacks = any(
+            name and position in self.spec.parameters and position not in self.parameters
+            for position, name in enumerate(node.inputs)
+        )
+        self._packed = frozenset() if self.repacks else frozenset(self.parameters)
+        self._bound: dict[Any, Bound] = {}
+        self._lock = threading.Lock()
+
+    def run(self, inputs: list[Any]) -> Sequence[Any]:
+        arrays = [
+            None if array is None or position in self._packed else _native(self.house, array)
+            for position, array in enumerate(inputs)
+        ]
+        key: Any = tuple([None if array is None else (array.shape, array.dtype) for array in arrays])
+        if self.op == "max_unpool":
+            key = (key, self._attributes(inputs).get("output_shape"))
+        bound = self._bound.get(key)
+        if bound is None:
+            with self._lock:
+                bound = self._bound.get(key) or self._bind(inputs)
+                while len(self._bound) >= PLANS_KEPT:
+                    del self._bound[next(iter(self._bound))]
+                self._bound[key] = bound
+        return bound(arrays)
+
+    def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
+        problem, shape = self._problem(inputs)
+        placements[self.node.name] = Placement(self.node, dispatch.select(problem, self.backend))
+        outputs = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs]
+        return outputs if shape is None else [np.zeros(shape, outputs[0].dtype)]
+
+    def _attributes(self, inputs: Sequence[Any]) -> Mapping[str, Any]:
+        """The node's attributes, with those that only its inputs tell."""
+        attributes = self.node.attributes
+        if self.node.whole_plane:
+            return pool.global_attributes(Tensor.of(inputs[0]), attributes)
+        if self.op == "max_unpool" and len(inputs) > 2 and inputs[2] is not None:
+            wanted = _on_host(self.house, inputs[2]).reshape(-1)
+            return {**attributes, "output_shape": tuple(int(length) for length in wanted)}
+        return attributes
+
+    def _problem(self, inputs: Sequence[Any]) -> tuple[Problem, tuple[int, ...] | None]:
+        """The canonical problem; where a fused residual has to be broadcast, the problem without it and the shape
+        that the addition gives."""
+        attributes = self._attributes(inputs)
+        given = inputs[:2] if self.op == "max_unpool" else inputs
+        types = [None if array is None else Tensor.of(array) for array in given]
+        if self.op.startswith("conv") and len(types) > RESIDUAL and self.op != "conv_integer":
+            residual = types[RESIDUAL]
+            bare = {name: value for name, value in attributes.items() if name != "activation"}
+            alone = ops.canonical(self.op, types[:RESIDUAL], bare)
+            if residual is not None and residual.shape != alone.outputs[0].shape:
+                return alone, np.broadcast_shapes(residual.shape, alone.outputs[0].shape)
+        return ops.canonical(self.op, types, attributes, self.outputs), None
+
+    def _bind(self, inputs: list[Any]) -> Bound:
+        """The plan for inputs of these types, as a function of the node's inputs."""
+        problem, broadcast = self._problem(inputs)
+        count, validate = len(problem.inputs), self.spec.validate
+        wanted = self.spec.parameters
+        if self.repacks:
+            # weights that another node makes: packed again in each run
+            def run(arrays: list[Any]) -> tuple[Array, ...]:
+                given = arrays[:count]
+                if validate is not None:
+                    validate(problem, given)
+                packed = {i: given[i] for i in wanted if i < count and given[i] is not None}
+                return dispatch.plan_problem(problem, packed, self.backend).run(given)
+        else:
+            parameters = {
+                position: _native(self.house, array) for position, array in self.parameters.items() if position < count
+            }
+            plan = dispatch.plan_problem(problem, parameters, self.backend)
+
+            def run(arrays: list[Any]) -> tuple[Array, ...]:
+                given = arrays[:count]
+                if validate is not None:
+                    validate(problem, given)
+                return plan.run(given)
+
+        if broadcast is None:
+            return run
+        function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))
+
+        def run_and_add(arrays: list[Any]) -> tuple[Array, ...]:
+            return (function(run(arrays)[0] + arrays[RESIDUAL]),)
+
+        return run_and_add
+
+
+class HostOperation:
+    """A node that runs on the host, whatever the backend."""
+
+    def __init__(self, node: Node, operator: host.HostOperator, house: Backend | None) -> None:
+        self.node = node
+        self.operator = operator
+        self.house = house
+        """The backend whose arrays have to be brought to the host; None where they are there."""
+
+    def run(self, inputs: list[Any]) -> Sequence[Any]:
+        if self.house is not None:
+            inputs = [_on_host(self.house, value) for value in inputs]
+        return self.operator.run(inputs)
+
+    def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
+        copied = "" if self.house is None else ", its inputs copied to the host"
+        placements[self.node.name] = Placement(self.node, where=self.operator.name + copied)
+        return self.run(inputs)
+
+
+class BodiesOperation:
+    """If, Loop, Scan or SequenceMap: its bodies are programs on the same backend."""
+
+    def __init__(self, node: Node, backend: str, operators: HostOperators) -> None:
+        self.node = node
+        self.bodies = {name: Program(body, backend, operators) for name, body in node.bodies.items()}
+        self.execute = control_flow.prepare(node)
+
+    def run(self, inputs: list[Any]) -> Sequence[Any]:
+        return self.execute(lambda name, values: self.bodies[name].run(values), inputs)
+
+    def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
+        placements[self.node.name] = Placement(self.node, where="runs its bodies")
+        return self.execute(lambda name, values: self.bodies[name].trace(values, placements), inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An operation with the slots that it reads, writes (-1: not wanted) and leaves empty."""
+
+    operation: Operation
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    dead: tuple[int, ...]
+
+
+Around = Callable[[Step, Callable[[], Sequence[Any]]], Sequence[Any]]
+"""Runs a step's work for an observer, who may measure it."""
+
+
+class Program:
+    """A graph on a backend."""
+
+    def __init__(self, graph: Graph, backend: str, operators: HostOperators) -> None:
+        self.graph = graph
+        self.backend = backend
+        house = backends.get(backend)
+        # a probe of the backend's home: where NumPy arrays are at home, nothing ever has to be copied
+        remote = None if house.owns(np.zeros(1, np.float32)) else house
+        self.remote = remote
+        """The backend, where its arrays are not the host's."""
+        slots: dict[str, int] = {"": 0}
+        initial: list[Any] = [None]
+
+        def slot(name: str, value: Any = None) -> int:
+            if name not in slots:
+                slots[name] = len(initial)
+                initial.append(value)
+            return slots[name]
+
+        # a constant is an input only where the caller wants to give another value for it
+        self._inputs = [slot(value.name) for value in graph.inputs]
+        for name, array in graph.constants.items():
+            if name not in slots:
+                slot(name, array)
+        constant_slots = {index for index, value in enumerate(initial) if value is not None}
+        last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+        kept = graph.output_names
+        self.steps: list[Step] = []
+        for index, node in enumerate(graph.nodes):
+            for name in node.outputs:
+                slot(name)
+            finished = {n for n in (*node.inputs, *node.outputs) if n and last.get(n, index) == index and n not in kept}
+            self.steps.append(
+                Step(
+                    self._operation(node, operators, remote),
+                    tuple(slots[name] for name in node.inputs),
+                    tuple(slots[name] if name else -1 for name in node.outputs),
+                    tuple(slots[name] for name in finished if slots[name] not in constant_slots),
+                )
+            )
+        self._outputs = [slots[value.name] for value in graph.outputs]
+        self._initial = initial
+
+    def _operation(self, node: Node, operators: HostOperators, remote: Backend | None) -> Operation:
+        if node.op is not None:
+            return HouseOperation(node, self.graph.constants, self.backend)
+        if node.bodies:
+            return BodiesOperation(node, self.backend, operators)
+        return HostOperation(node, operators[node.name], remote)
+
+    def run(self, inputs: Sequence[Any], around: Around | None = None) -> list[Any]:
+        """Run on inputs in the graph's order; gives the outputs in the graph's order, wherever they are.
+
+        Raises ModelError that names the node whose inputs do not fit it, NoKernelError where no kernel takes it.
+        """
+        values = self._initial.copy()
+        for slot, value in zip(self._inputs, inputs):
+            values[slot] = value
+        for step in self.steps:
+            given = [values[slot] for slot in step.inputs]
+            try:
+                if around is None:
+                    results = step.operation.run(given)
+                else:
+                    results = around(step, partial(step.operation.run, given))
+            except MISFITS as error:
+                raise _named(step.operation.node, error) from error
+            for slot, value in zip(step.outputs, results):
+                if slot >= 0:
+                    values[slot] = value
+            for slot in step.dead:
+                values[slot] = None
+        return [values[slot] for slot in self._outputs]
+
+    def trace(self, inputs: Sequence[Any], placements: Placements) -> list[Any]:
+        """Fills in where every node would run for inputs of these types. Operators of the house are not computed;
+        their outputs count as zeros for what depends on values."""
+        values = self._initial.copy()
+        for slot, value in zip(self._inputs, inputs):
+            values[slot] = value
+        for step in self.steps:
+            given = [values[slot] for slot in step.inputs]
+            try:
+                results = step.operation.trace(given, placements)
+            except MISFITS as error:
+                raise _named(step.operation.node, error) from error
+            for slot, value in zip(step.outputs, results):
+                if slot >= 0:
+                    values[slot] = value
+        return [values[slot] for slot in self._outputs]
+
+    def to_host(self, value: Any) -> Any:
+        """An output as a NumPy array (or a list of them)."""
+        return value if self.remote is None else _on_host(self.remote, value)
+
+    def wait(self, results: Sequence[Any]) -> None:
+        """Return when results are complete; device work goes on after a call has returned."""
+        if self.remote is not None:
+            for value in results:
+                if not isinstance(value, (np.ndarray, list)) and value is not None and value.size:
+                    self.remote.get(value.reshape(-1)[:1])
+
+
+def _named(node: Node, error: Exception) -> Exception:
+    """The error again, with the node's name; what does not fit an operator becomes a ModelError."""
+    if isinstance(error, NoKernelError):
+        return NoKernelError(f"{node}: {error}")
+    if isinstance(error, OperatorError):
+        return ModelError(f"{node}: {error}")
+    if isinstance(error, QuatrefoilError) or node.op is not None:
+        return error  # said already, or nothing of the model's: a kernel that failed
+    return ModelError(f"{node} cannot take its inputs: {type(error).__name__}: {error}")
+
+
+def _native(house: Backend, array: Any) -> Array:
+    """An array in the backend's home, contiguous."""
+    if not house.owns(array):
+        array = house.put(np.ascontiguousarray(array).reshape(array.shape))
+    if not array.flags.c_contiguous:
+        return array.copy(order="C")
+    return array
+
+
+def _on_host(house: Backend, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_on_host(house, item) for item in value]
+    if value is None or isinstance(value, (np.ndarray, dict)):
+        return value
+    return house.get(value)

@@ -1,0 +1,339 @@
+"""``load`` an ONNX model; ``run``, ``profile`` and ``explain`` it on any backend.
+
+Loading imports and checks the file (``importing``), applies the passes (``passes``) and prepares what runs on the
+host. A program for a backend (``execution``) is made when the backend is first asked for, and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from quatrefoil import arrays, backends, dispatch
+from quatrefoil.models import host
+from quatrefoil.models.execution import HostOperators, Placement, Placements, Program, Step
+from quatrefoil.models.graph import Graph, ModelError, Value
+from quatrefoil.models.importing import load_graph
+from quatrefoil.models.passes import optimize
+from quatrefoil.registry import SimulatedCost, collect_costs
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """What one node took.
+
+    seconds     measured: the least of the repeats. On simulated backends it is None for operators of the house
+    cycles      simulated: cycles of the design's clock, and ``microseconds`` of it; None where nothing was simulated
+    share       of the total: of simulated time on simulated backends, of measured time elsewhere
+    """
+
+    name: str
+    op: str
+    backend: str
+    kernel: str
+    why: str
+    seconds: float | None
+    cycles: int | None = None
+    microseconds: float | None = None
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Explanation(Sequence[Placement]):
+    """Where every node runs and why, in order; as text one line a node."""
+
+    placements: tuple[Placement, ...]
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.placements[index]
+
+    def __len__(self) -> int:
+        return len(self.placements)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.placements))
+
+    __repr__ = __str__
+
+
+def load(source: str | os.PathLike[str] | bytes | ModelProto, strict: bool = False, optimized: bool = True) -> Model:
+    """Load an ONNX model from a path, its bytes, or a ModelProto.
+
+    strict: refuse models with operators that would run on the host instead of a backend.
+    optimized: apply the passes; without them every node runs as the file says.
+    Raises ModelError, in a sentence, for a model that cannot be loaded.
+    """
+    return Model(load_graph(source), strict=strict, optimized=optimized)
+
+
+class Model:
+    """A loaded model. ``inputs`` and ``outputs`` say their names, dtypes and shapes; ``graph`` is what runs."""
+
+    def __init__(self, graph: Graph, strict: bool = False, optimized: bool = True) -> None:
+        self._source = graph
+        self._optimized = optimized
+        self._variants: dict[frozenset[str], tuple[Graph, HostOperators]] = {}
+        self._programs: dict[tuple[str, frozenset[str]], Program] = {}
+        self._lock = threading.Lock()
+        self.inputs = tuple(value for value in graph.inputs if value.name not in graph.defaults)
+        self.all_inputs = graph.inputs
+        """Those that have a weight as their value and may still be given included."""
+        self.outputs = graph.outputs
+        self.graph, operators = self._variant(frozenset())
+        if strict and operators:
+            kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.graph.host_operators().items()))
+            raise ModelError(
+                f"strict: the model has operators that no backend has and that would run on the host: {kinds}; "
+                "load it with strict=False to allow that"
+            )
+
+    def run(self, inputs: Mapping[str, Any] | Any, backend: str | None = None) -> dict[str, Any]:
+        """Compute all outputs by name.
+
+        inputs: arrays by input name, or the array alone where the model has one input. NumPy arrays and scalars,
+        CuPy arrays, torch tensors and anything with DLPack; the outputs are of the first one's library.
+        backend: "cpu", "gpu", "fpga" or "asic"; left out, ``with qf.backend(...)`` or the first array's home decides.
+        Raises ModelError for inputs that are missing, unknown or of a wrong type.
+        """
+        named = self._named(inputs)
+        first = next((value for value in named.values() if hasattr(value, "dtype")), np.zeros(0))
+        chosen, _ = dispatch.chosen_backend(backend, first)
+        program, feeds = self._program(chosen, named)
+        return self._returned(program, program.run(feeds), feeds, first)
+
+    def profile(
+        self, inputs: Mapping[str, Any] | Any, backend: str | None = None, repeats: int = 3
+    ) -> list[NodeProfile]:
+        """What each node took on these inputs, in order: measured seconds, or simulated cycles.
+
+        Runs once to plan and pack, then ``repeats`` times; the least time of each node counts.
+        """
+        if repeats < 1:
+            raise ModelError(f"profile: repeats is {repeats}; give at least 1")
+        named = self._named(inputs)
+        first = next((value for value in named.values() if hasattr(value, "dtype")), np.zeros(0))
+        chosen, _ = dispatch.chosen_backend(backend, first)
+        program, feeds = self._program(chosen, named)
+        placements: Placements = {}
+        program.trace(feeds, placements)
+        house = backends.get(chosen)
+        seconds: dict[str, float] = {}
+        costs: dict[str, list[SimulatedCost]] = {}
+
+        def measure(step: Step, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+            name = step.operation.node.name
+            with collect_costs() as collected:
+                start = time.perf_counter()
+                results = work()
+                program.wait(results)
+                elapsed = time.perf_counter() - start
+            seconds[name] = min(seconds.get(name, float("inf")), elapsed)
+            costs[name] = collected
+            return results
+
+        program.run(feeds)
+        for _ in range(1 if house.simulated else repeats):
+            program.run(feeds, measure)
+        return _profiles(placements, seconds, costs, chosen, house.simulated)
+
+    def explain(self, inputs: Mapping[str, Any] | Any | None = None, backend: str = "cpu") -> Explanation:
+        """Where each node would run: backend, kernel, reason. Operators of the house are chosen, not computed.
+
+        inputs: as for ``run``; left out, zeros of the declared shapes, with a free first axis taken as 1.
+        """
+        backends.get(backend)
+        named = self._named({v.name: _zeros(v) for v in self.inputs} if inputs is None else inputs)
+        program, feeds = self._program(backend, named)
+        placements: Placements = {}
+        program.trace(feeds, placements)
+        return Explanation(tuple(placements.values()))
+
+    def _named(self, inputs: Mapping[str, Any] | Any) -> dict[str, Any]:
+        """Inputs by name, none missing and none unknown."""
+        if not isinstance(inputs, Mapping):
+            if len(self.inputs) != 1:
+                names = ", ".join(value.name for value in self.inputs) or "none"
+                raise ModelError(f"the model has {len(self.inputs)} inputs ({names}); give them by name, in a dict")
+            inputs = {self.inputs[0].name: inputs}
+        known = {value.name for value in self.all_inputs}
+        unknown = [str(name) for name in inputs if name not in known]
+        if unknown:
+            raise ModelError(f"the model has no input {unknown[0]!r}; it has {_listed(self.inputs)}")
+        missing = [v.name for v in self.inputs if v.name not in inputs and v.kind != "optional"]
+        if missing:
+            raise ModelError(f"the input {missing[0]!r} is missing; the model takes {_listed(self.inputs)}")
+        return dict(inputs)
+
+    def _program(self, backend: str, named: Mapping[str, Any]) -> tuple[Program, list[Any]]:
+        """The program for a backend and the values for its inputs."""
+        given = frozenset(self._source.defaults & named.keys())
+        key = backend, given
+        program = self._programs.get(key)
+        if program is None:
+            with self._lock:
+                if key not in self._programs:
+                    self._programs[key] = Program(self._variant(given)[0], backend, self._variant(given)[1])
+                program = self._programs[key]
+        remote = program.remote
+        return program, [_fitting(value, named.get(value.name), remote) for value in program.graph.inputs]
+
+    def _variant(self, given: frozenset[str]) -> tuple[Graph, HostOperators]:
+        """The graph and its host operators where the caller gives values for these weights."""
+        if given not in self._variants:
+            source = self._source
+            graph = replace(
+                source,
+                inputs=tuple(v for v in source.inputs if v.name not in source.defaults or v.name in given),
+                constants={name: array for name, array in source.constants.items() if name not in given},
+                defaults=frozenset(),
+            )
+            if self._optimized:
+                graph = optimize(graph)
+            self._variants[given] = graph, _host_operators(graph)
+        return self._variants[given]
+
+    def _returned(self, program: Program, outputs: list[Any], feeds: list[Any], like: Any) -> dict[str, Any]:
+        """Outputs by name in the caller's library, never sharing memory with inputs or weights."""
+        keep_on_device = program.remote is not None and program.remote.owns(like)
+        restore = arrays.restorer(like)
+        results = {}
+        for value, output in zip(self.outputs, outputs):
+            found = output if keep_on_device else program.to_host(output)
+            if isinstance(found, np.ndarray):
+                if not found.flags.writeable or any(
+                    isinstance(feed, np.ndarray) and np.may_share_memory(found, feed) for feed in feeds
+                ):
+                    found = found.copy()
+                if found.dtype.kind in "biuf":
+                    found = restore(found)
+            results[value.name] = found
+        return results
+
+    def __repr__(self) -> str:
+        return f"Model({self.graph.name!r}, inputs: {_listed(self.inputs)}, outputs: {_listed(self.outputs)})"
+
+
+def _listed(values: Iterable[Value]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+def _host_operators(graph: Graph) -> dict[str, host.HostOperator]:
+    """Everything that runs on the host, made ready. Raises ModelError that names each operator that cannot run."""
+    found: dict[str, host.HostOperator] = {}
+    refused: dict[str, str] = {}
+
+    def visit(part: Graph) -> None:
+        for node in part.nodes:
+            for body in node.bodies.values():
+                visit(body)
+            if node.op is None and not node.bodies:
+                assert node.proto is not None
+                try:
+                    found[node.name] = host.prepare(node.proto, dict(node.opsets), part.constants)
+                except host.UnsupportedOperator as error:
+                    refused.setdefault(node.kind, str(error))
+
+    visit(graph)
+    if refused:
+        raise ModelError("the model has operators that nothing here runs: " + "; ".join(refused.values()))
+    return found
+
+
+def _fitting(value: Value, given: Any, remote: Any) -> Any:
+    """An input checked against what the model declares. Raises ModelError where it does not fit."""
+    if given is None and value.kind == "optional":
+        return None
+    if value.kind != "tensor":
+        if value.kind == "sequence" and not isinstance(given, (list, tuple)):
+            raise ModelError(f"the input {value.name!r} is {type(given).__name__}; give a list of arrays")
+        return list(given) if isinstance(given, tuple) else given
+    array = _as_array(value, given, remote)
+    dtype = "string" if array.dtype.kind in "OUST" else str(array.dtype)
+    if value.dtype is not None and dtype != value.dtype:
+        raise ModelError(f"the input {value.name!r} has dtype {dtype}; the model takes {value}")
+    if value.shape is not None:
+        fits = len(array.shape) == len(value.shape) and all(
+            not isinstance(declared, int) or declared == length for declared, length in zip(value.shape, array.shape)
+        )
+        if not fits:
+            raise ModelError(f"the input {value.name!r} has shape {list(array.shape)}; the model takes {value}")
+    return array
+
+
+def _as_array(value: Value, given: Any, remote: Any) -> Any:
+    """An array on the host, or where it is if that is the program's own device."""
+    if isinstance(given, (bool, int, float, list, tuple)):
+        # plain numbers have no dtype of their own: they take the declared one if it can hold them
+        array = np.asarray(given)
+        if value.dtype not in (None, "string"):
+            declared = np.zeros(0, value.dtype).dtype if value.dtype in np.sctypeDict else None
+            if declared is not None and np.can_cast(array.dtype, declared, "same_kind"):
+                return array.astype(declared)
+        return array
+    if not hasattr(given, "dtype") or not hasattr(given, "shape"):
+        raise ModelError(f"the input {value.name!r} is {type(given).__name__}; give an array ({value})")
+    if remote is not None and remote.owns(given):
+        return given
+    if arrays.home(given) != "cpu":
+        raise ModelError(
+            f"the input {value.name!r} is on the gpu; bring it to the host first, or run with backend='gpu'"
+        )
+    return arrays.to_host(given)
+
+
+def _zeros(value: Value) -> Any:
+    """An input of zeros, for explaining a model without inputs."""
+    if value.kind != "tensor":
+        return [] if value.kind == "sequence" else None
+    shape = []
+    for axis, length in enumerate(value.shape or ()):
+        if not isinstance(length, int) and axis > 0:
+            raise ModelError(f"the input {value} has free axes; give example inputs to explain the model with")
+        shape.append(length if isinstance(length, int) else 1)
+    if value.shape is None or value.dtype is None:
+        raise ModelError(f"the input {value} has no declared type; give example inputs to explain the model with")
+    if value.dtype == "string":
+        return np.full(shape, "", object)
+    return np.zeros(shape, value.dtype)
+
+
+def _profiles(
+    placements: Placements,
+    seconds: Mapping[str, float],
+    costs: Mapping[str, list[SimulatedCost]],
+    backend: str,
+    simulated: bool,
+) -> list[NodeProfile]:
+    records = []
+    for name, placement in placements.items():
+        if name not in seconds:
+            continue  # inside a body: its node is counted as a whole
+        reported = costs.get(name, [])
+        house = placement.selection is not None
+        records.append(
+            NodeProfile(
+                name=name,
+                op=placement.node.title,
+                backend=backend if house else "host",
+                kernel=placement.selection.chosen.id if placement.selection is not None else placement.where,
+                why=placement.why,
+                seconds=None if reported else seconds[name],
+                cycles=sum(cost.cycles for cost in reported) if reported else None,
+                microseconds=sum(cost.microseconds for cost in reported) if reported else None,
+            )
+        )
+
+    def weight(record: NodeProfile) -> float:
+        if simulated:
+            return record.microseconds or 0.0
+        return record.seconds or 0.0
+
+    total = sum(map(weight, records)) or 1.0
+    return [replace(record, share=weight(record) / total) for record in records]

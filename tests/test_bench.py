@@ -1,0 +1,208 @@
+"""The bench: made-up inputs, fair timing, verification that catches wrong results, peers, suites, records, reports."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quatrefoil import bench, ops, reference, settings
+from quatrefoil.bench import inputs, peers, records, report, suites, verify
+from quatrefoil.bench.onnx_node import model_of
+from quatrefoil.bench.timing import Timing, interleaved
+from quatrefoil.errors import OperatorError, QuatrefoilError
+from quatrefoil.registry import Reject
+
+SMALL_CONV = "conv float32[1x4x8x8],float32[6x4x3x3],float32[6] pads=1x1x1x1 activation=Relu"
+LARGE_CONV = "conv float32[1x2x90x80],float32[3x2x5x5],float32[3],float32[1x3x46x39] strides=2x2 pads=3x1x2x0 group=1"
+PEER_PROBLEMS = (
+    SMALL_CONV,
+    "conv float32[1x6x9x9],float32[6x1x3x3] group=6 activation=Clip(0.0,6.0)",
+    "conv float32[1x3x6x6],float32[4x3x1x1],-,float32[1x4x6x6]",
+    "conv_transpose float32[1x4x5x6],float32[4x3x3x3],float32[3] strides=2x2 pads=1x1x1x1 output_padding=1x0",
+    "conv_integer uint8[1x3x6x6],uint8[2x3x3x3],uint8[],uint8[]",
+    "qlinear_conv uint8[1x3x6x6],float32[],uint8[],int8[4x3x3x3],float32[4],int8[4],float32[],uint8[],int32[4]",
+    "max_pool float32[1x3x9x9] kernel_shape=3x3 strides=2x2 ceil_mode=1 with_indices=1",
+    "average_pool float32[1x3x9x9] kernel_shape=3x3 pads=1x1x1x1 count_include_pad=1",
+    "lp_pool float32[1x3x9x9] kernel_shape=2x2 strides=2x2 p=3",
+    "max_unpool float32[1x2x4x4],int64[1x2x4x4] kernel_shape=2x2 strides=2x2",
+    "rnn float32[3x2x4],float32[1x5x4],float32[1x5x5] activations=Affine(0.5,0.1)",
+    "lstm float32[3x2x4],float32[2x20x4],float32[2x20x5],float32[2x40],int32[2] direction=bidirectional clip=0.5",
+    "gru float32[3x2x4],float32[1x15x4],float32[1x15x5],float32[1x30] linear_before_reset=1",
+)
+
+
+@pytest.mark.parametrize("name", suites.names())
+def test_suites_are_readable_and_their_inputs_fit(name: str) -> None:
+    suite = suites.load(name)
+    assert len({entry.name for entry in suite.entries}) == len(suite.entries)
+    for entry in suite.entries:
+        assert ops.parse(entry.problem.text) == entry.problem
+        assert set(inputs.parameters(entry.problem, [None] * 0 or inputs.arrays(entry.problem))) <= set(
+            ops.SPECS[entry.problem.op].parameters
+        )
+
+
+def test_a_faulty_suite_names_its_problem(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        '[[problem]]\ntext = "max_pool float32[1x1x4x4] kernel_shape=2x2"\n[[problem]]\ntext = "max_pool x"\n'
+    )
+    with pytest.raises(QuatrefoilError, match=r"problem 2 .*mine.toml"):
+        suites.load(file)
+    file.write_text("title = ")
+    with pytest.raises(QuatrefoilError, match="no TOML"):
+        suites.load(file)
+    with pytest.raises(QuatrefoilError, match="known are conv, "):
+        suites.load("convolutions")
+
+
+def test_inputs_are_the_same_for_the_same_seed() -> None:
+    problem = ops.parse(SMALL_CONV)
+    first, again, other = (inputs.arrays(problem, seed)[0] for seed in (3, 3, 4))
+    assert np.array_equal(first, again)  # type: ignore[arg-type]
+    assert not np.array_equal(first, other)  # type: ignore[arg-type]
+
+
+def test_timing_tells_slow_from_fast_and_keeps_rounds_interleaved() -> None:
+    order = []
+
+    def sleeper(name: str, seconds: float):
+        def work(calls: int) -> None:
+            order.append(name)
+            for _ in range(calls):
+                time.sleep(seconds)
+
+        return work
+
+    timings = interleaved(
+        {"slow": sleeper("slow", 0.004), "fast": sleeper("fast", 0.001)}, rounds=4, round_seconds=0.004
+    )
+    assert timings["slow"].median > 2 * timings["fast"].median
+    assert timings["fast"].least <= timings["fast"].lower_quartile <= timings["fast"].median
+    assert order[-8:] in (["slow", "fast", "fast", "slow"] * 2, ["fast", "slow", "slow", "fast"] * 2)
+
+
+def test_slow_contenders_get_fewer_rounds() -> None:
+    timings = interleaved(
+        {"slow": lambda calls: time.sleep(0.02 * calls)}, rounds=50, round_seconds=0.01, seconds_each=0.1
+    )
+    assert 3 <= timings["slow"].rounds <= 6
+
+
+def test_a_large_convolution_is_compared_on_rows() -> None:
+    problem = ops.parse(LARGE_CONV)
+    arrays = inputs.arrays(problem)
+    right = reference.evaluate(problem, arrays)[0]
+    whole = verify.Oracle(problem, arrays)
+    assert whole.name == "oracle, 3 rows"
+    assert whole.check([right]).passed
+    for row in (0, 23, 45):
+        wrong = right.copy()
+        wrong[0, 1, row, 5] += 0.1
+        assert whole.check([wrong]).failures == 1
+    assert not whole.check([right[:, :, :-1]]).passed
+
+
+def test_a_wrong_result_is_recorded_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = reference.evaluate
+    monkeypatch.setattr(verify.reference, "evaluate", lambda p, a: tuple(y + 1 for y in original(p, a)))
+    [record] = bench.run([SMALL_CONV], on=("cpu",), rounds=3)
+    assert record.wrong
+    assert record.measured is None
+    assert "wrong in" in record.refused
+
+
+def test_run_measures_backends_and_peers_side_by_side() -> None:
+    pytest.importorskip("onnxruntime", reason="the peer onnxruntime is not installed")
+    threads = settings.num_threads()
+    ours, theirs = bench.run([SMALL_CONV], on=("cpu",), peers=("ort",), rounds=3)
+    assert settings.num_threads() == threads
+    assert (ours.contender, ours.ours, theirs.contender, theirs.ours) == ("cpu", True, "ort", False)
+    assert ours.measured
+    assert theirs.measured
+    assert ours.checked == theirs.checked == "oracle"
+    assert ours.macs == 8 * 8 * 6 * 4 * 9
+    assert ours.kernel.startswith("conv_")
+
+
+def test_run_without_verification_says_so() -> None:
+    [record] = bench.run([SMALL_CONV], on=("cpu",), rounds=3, verify=False)
+    assert record.checked == ""
+    assert "not compared" in record.note
+
+
+def test_simulated_backends_give_cycles_and_no_time() -> None:
+    [record] = bench.run([SMALL_CONV], on=("asic",))
+    assert record.measured is None
+    assert record.simulated
+    assert record.simulated.cycles > 0
+    assert record.simulated.microseconds == record.simulated.cycles / record.simulated.clock_mhz
+
+
+def test_a_backend_that_is_absent_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    from quatrefoil import backends
+    from quatrefoil.registry import Availability
+
+    house = backends.get("fpga")
+    monkeypatch.setattr(type(house), "probe", lambda self: Availability(False, "no board", "buy one"))
+    [record] = bench.run([SMALL_CONV], on=("fpga",))
+    assert "no board" in record.refused
+    assert record.measured is None
+    assert not record.wrong
+
+
+@pytest.mark.parametrize("text", PEER_PROBLEMS)
+def test_the_peer_computes_the_same_problem(text: str) -> None:
+    pytest.importorskip("onnxruntime", reason="the peer onnxruntime is not installed")
+    problem = ops.parse(text)
+    arrays = inputs.arrays(problem)
+    prepared = peers.get("ort").prepare(problem, arrays, 1)
+    assert not isinstance(prepared, Reject), str(prepared)
+    verdict = verify.Oracle(problem, arrays).check(prepared.outputs(), slack=1)
+    assert verdict.passed, verdict
+
+
+def test_peers_refuse_in_words() -> None:
+    problem = ops.parse("conv float32[1x3x6x6],float32[4x3x1x1] activation=Swish(1.0)")
+    refused = model_of(problem, {})
+    assert isinstance(refused, Reject)
+    assert "Swish" in str(refused)
+    with pytest.raises(QuatrefoilError, match="known are ort"):
+        peers.get("tvm")
+
+
+def test_records_survive_json_and_reports_keep_simulated_apart(tmp_path: Path) -> None:
+    timing = Timing(2e-6, 1e-6, 1.5e-6, 2.5e-6, 9, 1000)
+    cost = bench.Simulated("edge", 1234, 800.0, 99)
+    base = bench.Record(
+        "small <conv>", SMALL_CONV, "conv", "cpu", True, "k", "d", macs=4000, measured=timing, error=1e-7
+    )
+    found = [
+        base,
+        replace(base, contender="ort", ours=False, error=float("inf")),
+        replace(base, contender="asic", measured=None, simulated=cost),
+        replace(base, contender="gpu", measured=None, refused="no card"),
+    ]
+    assert base.gmacs == pytest.approx(2.0)
+    records.write_json(tmp_path / "r.json", found, {"processor": "p"})
+    read = json.loads((tmp_path / "r.json").read_text())
+    assert [r["contender"] for r in read["records"]] == ["cpu", "ort", "asic", "gpu"]
+    assert read["records"][1]["error"] == "infinite"
+    assert read["records"][2]["simulated"]["microseconds"] == pytest.approx(1234 / 800)
+    report.write_html(tmp_path / "r.html", "Title", found, {"processor": "p"})
+    page = (tmp_path / "r.html").read_text()
+    assert "small &lt;conv&gt;" in page
+    measured, simulated = page.index("<h2>Measured"), page.index("<h2>Simulated")
+    assert "1,234" not in page[measured:simulated]
+    assert 'class="number simulated">1,234' in page[simulated:]
+    assert "no card" in page
+
+
+def test_problem_text_errors_reach_the_caller() -> None:
+    with pytest.raises(OperatorError, match="known are conv"):
+        bench.run(["nothing float32[1]"])
