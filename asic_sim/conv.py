@@ -67,7 +67,9 @@ def phases(problem: Problem) -> list[Phase]:
                 outputs = (window.input[axis] - 1 - start) // stride + 1
                 offset = (start + pad - first * dilation) // stride
                 size = window.output[axis]
-                native_axis = native().Axis(size, outputs, len(taps), 1, offset, -(dilation * step // stride), start, stride)
+                native_axis = native().Axis(
+                    size, outputs, len(taps), 1, offset, -(dilation * step // stride), start, stride
+                )
                 found[-1].append((native_axis, taps, outputs))
     return [
         Phase((a[0], b[0], c[0]), (a[1], b[1], c[1]), a[2] * b[2] * c[2]) for a, b, c in product(*found)
@@ -168,9 +170,7 @@ def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]
             with np.errstate(invalid="ignore", over="ignore"):
                 y = np.ascontiguousarray(activation(y), np.float32)
         for convolution, weights in convolutions:
-            native().convolve_float(
-                convolution, design.array_rows, inputs[ops.X], weights, bias, residual, function, y
-            )
+            native().convolve_float(convolution, design.array_rows, inputs[ops.X], weights, bias, residual, function, y)
         return (y,)
 
     return run_simulated(kernel, problem, lower, compute)
@@ -239,7 +239,9 @@ def _kernel(op: str, dtype: str, integer: bool, prepare: Any, summary: str) -> K
 
 
 KERNELS = [
-    _kernel("conv", "f32", False, prepare_float, "weight-stationary matrix product, activations gathered on the way in"),
+    _kernel(
+        "conv", "f32", False, prepare_float, "weight-stationary matrix product, activations gathered on the way in"
+    ),
     _kernel("conv_transpose", "f32", False, prepare_float, "one convolution on the array for each phase of the output"),
     _kernel("conv_integer", "i8", True, prepare_integer, "weight-stationary matrix product with 32-bit sums"),
     _kernel("qlinear_conv", "i8", True, prepare_quantized, "the same, requantised by the vector unit"),

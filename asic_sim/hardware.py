@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from quatrefoil.errors import QuatrefoilError
@@ -135,7 +135,8 @@ def load(name_or_path: str | os.PathLike[str]) -> Hardware:
     path = Path(name_or_path)
     if not path.is_file():
         raise DesignError(
-            f"there is no design {str(name_or_path)!r}; shipped are {', '.join(shipped())}, or give the path of a TOML file"
+            f"there is no design {str(name_or_path)!r}; shipped are {', '.join(shipped())}, "
+            "or give the path of a TOML file"
         )
     try:
         text = path.read_text("utf-8")
@@ -144,7 +145,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Hardware:
     return parse(text, str(path))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shipped(name: str) -> Hardware:
     return parse((FOLDER / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
 

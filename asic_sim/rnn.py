@@ -31,61 +31,61 @@ Inputs = Sequence[np.ndarray | None]
 FLOAT_BYTES = 4
 
 
-def _product(rows: int, depth: int, columns: int, design: Hardware, **more: Any) -> Any:
+def _product(rows: int, depth: int, columns: int, **more: Any) -> Any:
     axis = native().Axis
-    return native().Stage(
-        channels=depth, columns=columns, axes=[axis(rows, rows), axis(), axis(), axis()], **more
-    )  # fmt: skip
+    return native().Stage(channels=depth, columns=columns, axes=[axis(rows, rows), axis(), axis(), axis()], **more)
 
 
 def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
     g = ops.geometry(problem)
-    weight_memory = design.weight_sram_kib * 1024
     width = g.gates * g.hidden
+    weight_memory = design.weight_sram_kib * 1024
     # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
     stays = FLOAT_BYTES * g.steps * g.batch * width <= design.activation_sram_kib * 1024 // 2
-    from_dram = 0 if stays else FLOAT_BYTES * g.batch
-    kept = FLOAT_BYTES * g.hidden * width <= weight_memory
-    states = sum(FLOAT_BYTES * g.batch * g.hidden for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
+    whole = _product(
+        g.steps * g.batch,
+        g.inputs,
+        width,
+        output_bytes=0 if stays else FLOAT_BYTES,
+        opening_bytes=sum(problem.input(i).nbytes for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
+        // g.directions,
+        weights_kept=FLOAT_BYTES * g.inputs * width <= weight_memory,
+    )
+
+    def step(columns: int, lane_cycles: int, *, last: bool) -> Any:
+        return _product(
+            g.batch,
+            g.hidden,
+            columns,
+            activation_bytes=0,  # the hidden state is on the chip
+            output_bytes=0,
+            dependent=True,
+            weights_kept=FLOAT_BYTES * g.hidden * width <= weight_memory,
+            opening_bytes=0 if stays else FLOAT_BYTES * g.batch * columns,
+            closing_elements=g.batch * g.hidden,
+            closing_lane_cycles=lane_cycles,
+            closing_bytes=FLOAT_BYTES * g.batch * g.hidden if last else 0,
+        )
+
     parts = []
     for functions in g.activations:
-        whole = _product(
-            g.steps * g.batch, g.inputs, width, design,
-            output_bytes=0 if stays else FLOAT_BYTES,
-            opening_bytes=states,
-            weights_kept=FLOAT_BYTES * g.inputs * width <= weight_memory,
-        )  # fmt: skip
-
-        def step(columns: int, lane_cycles: int, output: bool, kept: bool = kept, from_dram: int = from_dram) -> Any:
-            return _product(
-                g.batch, g.hidden, columns, design,
-                activation_bytes=0,  # the hidden state is on the chip
-                output_bytes=0,
-                dependent=True,
-                weights_kept=kept,
-                opening_bytes=from_dram * columns,
-                closing_elements=g.batch * g.hidden,
-                closing_lane_cycles=lane_cycles,
-                closing_bytes=FLOAT_BYTES * g.batch * g.hidden if output else 0,
-            )  # fmt: skip
-
         f, *others = (activation_cycles(function, design) for function in functions)
         clip = 1 if g.clip < float("inf") else 0
         if problem.op == "rnn":
-            stages = [step(width, clip + f, True)]
+            stages = [step(width, clip + f, last=True)]
         elif problem.op == "lstm":
-            opened = 2 if g.input_forget else 3  # gates that go through f
-            peepholes = opened if problem.has(ops.P) else 0
+            through_f = 2 if g.input_forget else 3
+            peepholes = through_f if problem.has(ops.P) else 0
             forget = 1 if g.input_forget else 0  # 1 - i
             # and three: two for c' = f c + i c~, one for o h(c')
-            stages = [step(width, opened * (clip + f) + clip + sum(others) + peepholes + forget + 3, True)]
+            stages = [step(width, through_f * (clip + f) + clip + sum(others) + peepholes + forget + 3, last=True)]
         else:
-            # z and r; r times h (or R h); the candidate; (1 - z) h~ + z h in three
-            gates, rest = 2 * (clip + f) + 1, clip + sum(others) + 3
+            # z, r, and r times h (or R h); then the candidate, and (1 - z) h~ + z h in three
+            gates, candidate = 2 * (clip + f) + 1, clip + sum(others) + 3
             if g.linear_before_reset:
-                stages = [step(width, gates + rest, True)]
+                stages = [step(width, gates + candidate, last=True)]
             else:
-                stages = [step(2 * g.hidden, gates, False), step(g.hidden, rest, True)]
+                stages = [step(2 * g.hidden, gates, last=False), step(g.hidden, candidate, last=True)]
         parts.append(ArrayPart([([whole], 1), (stages, g.steps)]))
     return parts
 
@@ -141,4 +141,4 @@ def _kernel(op: str) -> Kernel:
 
 KERNELS = [_kernel(op) for op in ops.GATES]
 
-LOWERINGS = {op: lower for op in ops.GATES}
+LOWERINGS = dict.fromkeys(ops.GATES, lower)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -51,7 +52,7 @@ Compute = Callable[[Hardware, Sequence[np.ndarray | None]], tuple[np.ndarray, ..
 class SimulationReport:
     """What a problem costs on a design. ``counters`` sum up:
 
-        cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
+    cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
     """
 
     problem: Problem
@@ -74,9 +75,7 @@ class SimulationReport:
 
 def native() -> ModuleType:
     """The compiled simulator. Raises ImportError where it has not been built."""
-    from quatrefoil.asic_sim import _native
-
-    return _native
+    return import_module("quatrefoil.asic_sim._native")
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class CpuBackend:
     timing_note = ""
 
     def probe(self) -> Availability:
-        missing = [name for name in NATIVE_MODULES if importlib.util.find_spec(f"{__name__}.{name}") is None]
+        missing = _unbuilt()
         if missing:
             return Availability(
                 False,
@@ -53,6 +54,12 @@ class CpuBackend:
 
     def get(self, array: np.ndarray) -> np.ndarray:
         return array
+
+
+@cache
+def _unbuilt() -> list[str]:
+    """Looked up once: modules do not appear while a process runs."""
+    return [name for name in NATIVE_MODULES if importlib.util.find_spec(f"{__name__}.{name}") is None]
 
 
 BACKEND = CpuBackend()

@@ -2,13 +2,14 @@
 # the function of the instruction set in use; calling it takes the arrays, gives the GIL away and runs the kernel.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t
+from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
 
 import numpy as np
 
 from quatrefoil import settings
+from quatrefoil.ops.activations import IDENTITY
 
 cdef extern from "conv_kernels.h" nogil:
     ctypedef struct ConvShape:
@@ -49,6 +50,9 @@ cdef extern from "conv_kernels.h" nogil:
     ConvPackFunction conv_gemm_f32_pack(int isa)
     ConvRunFunction conv_gemm_f32(int isa)
     ConvRunFunction conv_depthwise_f32(int isa)
+    ConvNeedsFunction conv_sliding_f32_needs(int isa)
+    ConvPackFunction conv_sliding_f32_pack(int isa)
+    ConvRunFunction conv_sliding_f32(int isa)
     ConvRunFunction conv_direct_f32(int isa)
     ConvRunFunction conv_direct_f64(int isa)
     ConvNeedsFunction conv_transpose_gemm_f32_needs(int isa)
@@ -56,6 +60,11 @@ cdef extern from "conv_kernels.h" nogil:
     ConvRunFunction conv_transpose_gemm_f32(int isa)
     ConvRunFunction conv_transpose_direct_f32(int isa)
     ConvRunFunction conv_transpose_direct_f64(int isa)
+    ctypedef void (*ConvIntegerPackFunction)(const ConvShape*, const int16_t*, int32_t*) noexcept
+
+    ConvNeedsFunction conv_gemm_integer_needs(int isa)
+    ConvIntegerPackFunction conv_gemm_integer_pack(int isa)
+    ConvIntegerFunction conv_gemm_integer(int isa)
     ConvIntegerFunction conv_direct_integer(int isa)
 
 
@@ -75,6 +84,10 @@ cdef int find(str name, int isa, Algorithm* algorithm) except -1:
         algorithm.run = conv_gemm_f32(isa)
     elif name == "conv_depthwise_f32":
         algorithm.run = conv_depthwise_f32(isa)
+    elif name == "conv_sliding_f32":
+        algorithm.needs = conv_sliding_f32_needs(isa)
+        algorithm.pack = conv_sliding_f32_pack(isa)
+        algorithm.run = conv_sliding_f32(isa)
     elif name == "conv_direct_f32":
         algorithm.run = conv_direct_f32(isa)
     elif name == "conv_direct_f64":
@@ -215,19 +228,17 @@ cdef class IntegerRun:
     cdef ConvIntegerFunction run
     cdef ConvShape shape
     cdef ConvQuantization quantization
+    cdef size_t workspace
     cdef object weights, bias, multipliers, y_shape, dtype
+    cdef Buffer packed
     cdef bint empty
 
-    def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias, bint x_signed,
-                 int x_zero, multipliers, int y_zero):
-        if algorithm == "conv_direct_integer":
-            self.run = conv_direct_integer(isa)
-        else:
-            raise KeyError(algorithm)
-        fill(&self.shape, geometry, activation)
+    def __init__(self, str algorithm, int isa, geometry, y_shape, dtype, weights, bias, bint x_signed, int x_zero,
+                 multipliers, int y_zero):
+        cdef ConvNeeds needs
+        fill(&self.shape, geometry, IDENTITY)
         self.y_shape = y_shape
         self.dtype = dtype
-        self.weights = weights
         self.bias = bias
         self.multipliers = multipliers
         self.empty = 0 in y_shape
@@ -236,19 +247,37 @@ cdef class IntegerRun:
         self.quantization.multipliers = <const float*>address(multipliers) if multipliers is not None else NULL
         self.quantization.y_signed = dtype.kind == "i"
         self.quantization.y_zero = y_zero
+        self.workspace = 0
+        if algorithm == "conv_direct_integer":
+            self.run = conv_direct_integer(isa)
+            self.weights = weights
+        elif algorithm == "conv_gemm_integer":
+            self.run = conv_gemm_integer(isa)
+            conv_gemm_integer_needs(isa)(&self.shape, &needs)
+            self.packed = Buffer(needs.packed)
+            self.workspace = needs.workspace
+            conv_gemm_integer_pack(isa)(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
+        else:
+            raise KeyError(algorithm)
 
     def __call__(self, inputs):
         cdef ConvCall call
+        cdef Buffer workspace = None
         y = np.empty(self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
-        call.weights = address(self.weights)
+        call.weights = self.packed.data if self.packed is not None else address(self.weights)
         call.bias = address(self.bias) if self.bias is not None else NULL
         call.residual = NULL
         call.y = <void*>address(y)
-        call.workspace = NULL
         call.threads = settings.num_threads()
+        call.workspace = NULL
+        if self.workspace:
+            workspace = take_workspace(self.workspace * call.threads)
+            call.workspace = workspace.data
         with nogil:
             self.run(&self.shape, &self.quantization, &call)
+        if workspace is not None:
+            idle_workspaces.append(workspace)
         return (y,)

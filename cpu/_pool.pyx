@@ -20,6 +20,7 @@ cdef extern from "pool.h" nogil:
         int64_t* indices
         float* workspace
         int64_t workspace_floats
+        int64_t row_floats, batch_rows
         int64_t planes
         int64_t input[3]
         int64_t output[3]
@@ -28,6 +29,7 @@ cdef extern from "pool.h" nogil:
         int64_t dilations[3]
         int64_t pads[3]
         int64_t pads_end[3]
+        const float* row_weights
         const float* column_weights
         const int32_t* first_columns
         int32_t kind, type, count_include_pad, p, storage_order, threads
@@ -91,24 +93,24 @@ cdef class Pool:
     """A prepared max_pool, average_pool or lp_pool.
 
     algorithm: which kernel. isa: an instruction set's number. geometry: ops.pool's PoolGeometry. kind, dtype: names
-    in KINDS and TYPES. column_weights (float32), first_columns (int32): see pool.h. workspace: floats for
-    each thread.
+    in KINDS and TYPES. row_weights, column_weights (float32), first_columns (int32): see pool.h. workspace: floats for
+    each thread, those of a row buffer, and the rows of a batch.
     """
 
     cdef PoolFunction function
     cdef PoolArguments arguments
-    cdef object shape, dtype, column_weights, first_columns
+    cdef object shape, dtype, row_weights, column_weights, first_columns
     cdef bint with_indices, nothing, worth_threads
 
     def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, bint with_indices=False,
-                 int storage_order=0, int count_include_pad=0, int p=1, column_weights, first_columns,
-                 int64_t workspace):
+                 int storage_order=0, int count_include_pad=0, int p=1, row_weights, column_weights,
+                 first_columns, workspace):
         window = geometry.window
         self.function = find(algorithm, isa)
         self.shape, self.dtype = shape, dtype
         self.with_indices = with_indices
         self.nothing = 0 in shape
-        self.column_weights, self.first_columns = column_weights, first_columns
+        self.row_weights, self.column_weights, self.first_columns = row_weights, column_weights, first_columns
         cdef PoolArguments* a = &self.arguments
         a.planes = geometry.planes
         for axis in range(3):
@@ -119,11 +121,12 @@ cdef class Pool:
             a.dilations[axis] = window.dilations[axis]
             a.pads[axis] = window.pads[axis]
             a.pads_end[axis] = geometry.pads_end[axis]
+        a.row_weights = <const float*>address(row_weights)
         a.column_weights = <const float*>address(column_weights)
         a.first_columns = <const int32_t*>address(first_columns)
         a.indices = NULL
         a.workspace = NULL
-        a.workspace_floats = workspace
+        a.workspace_floats, a.row_floats, a.batch_rows = workspace
         a.kind = KINDS[kind]
         a.type = TYPES[dtype.name]
         a.count_include_pad = count_include_pad

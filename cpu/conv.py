@@ -40,6 +40,29 @@ def _accepts_depthwise(problem: Problem) -> Reject | None:
     return None
 
 
+# Where the sliding window is faster than the matrix product: rows fill vectors, and there are too few output channels
+# for packed panels to pay off. Measured on AVX-512.
+SLIDING_KERNELS = {(2, 1), (3, 1), (5, 1), (3, 2)}
+VECTOR = 16
+
+
+def _accepts_sliding(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    if window.input[0] != 1 or window.output[0] != 1 or window.kernel[0] != 1:
+        return Reject("it slides over planes, not over volumes")
+    kernel, stride = window.kernel[1:], window.strides[1:]
+    if kernel[0] != kernel[1] or stride[0] != stride[1] or (kernel[0], stride[0]) not in SLIDING_KERNELS:
+        return Reject(
+            f"it takes square kernels of 2, 3 and 5 with stride 1 and of 3 with stride 2, not {kernel} with {stride}"
+        )
+    if window.dilations[1:] != (1, 1):
+        return Reject(f"it takes no dilation, not {window.dilations[1:]}")
+    return None
+
+
 def _float(
     algorithm: str,
     general: str | None = None,
@@ -135,6 +158,12 @@ def _centred_weights(weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weights.astype(np.int16) - zero_point.reshape(-1, *(1,) * (weights.ndim - 1)))
 
 
+def _several_channels(problem: Problem) -> Reject | None:
+    if semantics.geometry(problem).in_per_group == 1:
+        return Reject("it multiplies channels in pairs, and a group has one channel")
+    return None
+
+
 def _integer(algorithm: str) -> Prepare:
     """The prepare of conv_integer: int32 sums."""
 
@@ -146,7 +175,6 @@ def _integer(algorithm: str) -> Prepare:
             algorithm,
             instruction_set.index(),
             semantics.geometry(problem),
-            IDENTITY,
             y.shape,
             y.numpy_dtype,
             _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT)),
@@ -174,7 +202,6 @@ def _quantized(algorithm: str) -> Prepare:
             algorithm,
             instruction_set.index(),
             geometry,
-            IDENTITY,
             y.shape,
             y.numpy_dtype,
             _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO)),
@@ -195,6 +222,13 @@ KERNELS: list[Kernel] = [
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32"),
         summary="register sliding window: partial sums of the rows stay in registers and move up",
+    ),
+    Kernel(
+        "conv_sliding_nchw_f32_simd",
+        "conv",
+        _accepts_sliding,
+        _float("conv_sliding_f32", "conv_direct_f32"),
+        summary="register sliding window for few channels: nothing is packed, partial sums move up the registers",
     ),
     Kernel(
         "conv_gemm_nchw_f32_simd",
@@ -253,11 +287,25 @@ KERNELS: list[Kernel] = [
         summary="converted to float32 and back around the float32 kernels",
     ),
     Kernel(
+        "conv_integer_gemm_nchw_i8_simd",
+        "conv_integer",
+        _several_channels,
+        _integer("conv_gemm_integer"),
+        summary="implicit matrix product of int16 pairs, exact",
+    ),
+    Kernel(
         "conv_integer_direct_nchw_i8_simd",
         "conv_integer",
         _only("uint8", "int8"),
         _integer("conv_direct_integer"),
         summary="the definition, row by row, exact",
+    ),
+    Kernel(
+        "qlinear_conv_gemm_nchw_i8_simd",
+        "qlinear_conv",
+        _several_channels,
+        _quantized("conv_gemm_integer"),
+        summary="implicit matrix product of int16 pairs, exact, requantised tile by tile",
     ),
     Kernel(
         "qlinear_conv_direct_nchw_i8_simd",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,12 +13,15 @@ from quatrefoil.ops.windows import Window
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
 
-SLIDING_WINDOWS = ("2x2/2x2", "3x3/2x2", "2x2/1x1", "3x3/1x1", "5x5/1x1",
+SLIDING_WINDOWS = ("2x2/2x2", "3x3/2x2", "3x3/3x3", "2x2/1x1", "3x3/1x1", "5x5/1x1",
                    "1x2/1x2", "1x3/1x2", "1x4/1x4", "1x2/1x1", "1x3/1x1", "1x5/1x1")  # fmt: skip
-"""The windows (height x width / strides) that src/pool_sliding.cpp has instances for."""
+"""The windows (height x width / strides) that src/pool_sliding.cpp has instances for, with any depth."""
 
 VECTOR = 16
 """Floats in the widest vector: what row buffers are rounded up to."""
+
+BATCH_FLOATS = 4096
+"""Floats of the row buffers that go through the passes together: 16 KiB, a third of the smallest first cache."""
 
 
 def _only_float32(problem: Problem) -> Reject | None:
@@ -35,22 +39,23 @@ def _accepts_sliding(problem: Problem) -> Reject | None:
     if reject:
         return reject
     w = semantics.geometry(problem).window
-    if w.input[0] > 1 or w.output[0] > 1 or w.kernel[0] > 1 or w.pads[0]:
-        return Reject("it slides over one or two axes, not three")
-    if w.dilations != (1, 1, 1) and w.taps > 1:
-        return Reject("its windows have no dilation")
+    if w.dilations[1:] != (1, 1):
+        return Reject(f"its windows have no dilation over height and width, not {w.dilations[1]}x{w.dilations[2]}")
     text = f"{w.kernel[1]}x{w.kernel[2]}/{w.strides[1]}x{w.strides[2]}"
     if text not in SLIDING_WINDOWS:
         return Reject(f"it has no instance for the window {text} (height x width / strides)")
     return None
 
 
+def _is_global(w: Window) -> bool:
+    return w.output_size == 1 and w.kernel == w.input and w.dilations == (1, 1, 1) and not any(w.pads)
+
+
 def _accepts_global(problem: Problem) -> Reject | None:
     reject = _only_float32(problem)
     if reject:
         return reject
-    w = semantics.geometry(problem).window
-    if w.output_size > 1 or w.kernel != w.input or w.dilations != (1, 1, 1) or any(w.pads):
+    if not _is_global(semantics.geometry(problem).window):
         return Reject("its window is the whole plane, without padding or dilation")
     return None
 
@@ -74,30 +79,50 @@ def _rounded(count: int) -> int:
 
 
 def _row_floats(w: Window) -> int:
-    """Floats of one padded row buffer, split into phases or not."""
-    taps = (w.kernel[2] - 1) * w.dilations[2] + 1
-    phase = _rounded(_rounded(w.output[2]) + taps // w.strides[2] + 2 * VECTOR)
-    row = max(w.pads[2] + _rounded(w.input[2]) + VECTOR, w.output[2] + 2 * taps + 3 * VECTOR)
-    return max(phase, _rounded(-(-row // w.strides[2]))) * w.strides[2]
+    """Floats of one padded row buffer: whole vectors in each phase of the stride, room for the taps of the last
+    vector of outputs and for the input's last vector."""
+    reach = (_rounded(w.output[2]) - 1) * w.strides[2] + (w.kernel[2] - 1) * w.dilations[2] + 1
+    step = VECTOR * w.strides[2]
+    return -(-max(reach, w.pads[2] + _rounded(w.input[2])) // step) * step
 
 
-def separable_workspace(w: Window) -> int:
-    """Two row buffers."""
-    return 2 * _row_floats(w)
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Floats for each thread, those of one row buffer, and how many rows a batch has."""
+
+    floats: int = 0
+    row_floats: int = 0
+    batch_rows: int = 0
 
 
-def indices_workspace(w: Window) -> int:
+def no_workspace(w: Window) -> Workspace:
+    return Workspace()
+
+
+def separable_workspace(w: Window) -> Workspace:
+    """Two batches of row buffers that fit into the first cache, and behind each the room that a pass along the rows
+    reads beyond the last one."""
+    row = _row_floats(w)
+    rows = max(1, min(BATCH_FLOATS // row, w.output[0] * w.output[1]))
+    behind = _rounded(2 * w.kernel[2] * w.dilations[2]) + 2 * VECTOR
+    return Workspace(2 * (rows * row + behind), row, rows)
+
+
+def indices_workspace(w: Window) -> Workspace:
     """The places of an output row, a row buffer, and a ring of one for each input row that a window spans."""
+    if _is_global(w):
+        return Workspace()
+    row = _row_floats(w)
     rows = w.kernel[0] * ((w.kernel[1] - 1) * w.dilations[1] + 1)
-    return _rounded(w.output[2]) + (1 + rows) * _row_floats(w)
+    return Workspace(_rounded(w.output[2]) + (1 + rows) * row, row, rows)
 
 
-def _column_taps(w: Window, include: bool, end: int) -> np.ndarray:
-    """For each output column, which taps count: inside the row, or inside the row and its pads."""
-    starts = np.arange(w.output[2])[:, None] * w.strides[2] - w.pads[2]
-    columns = starts + np.arange(w.kernel[2])[None] * w.dilations[2]
-    low, high = (-w.pads[2], w.input[2] + end) if include else (0, w.input[2])
-    return (columns >= low) & (columns < high)
+def _taps(w: Window, axis: int, include: bool, end: int) -> np.ndarray:
+    """For each output place along an axis, which taps count: inside the input, or inside it and its pads."""
+    starts = np.arange(w.output[axis])[:, None] * w.strides[axis] - w.pads[axis]
+    places = starts + np.arange(w.kernel[axis])[None] * w.dilations[axis]
+    low, high = (-w.pads[axis], w.input[axis] + end) if include else (0, w.input[axis])
+    return (places >= low) & (places < high)
 
 
 def _padded(values: np.ndarray) -> np.ndarray:
@@ -106,7 +131,7 @@ def _padded(values: np.ndarray) -> np.ndarray:
 
 
 def _prepare(
-    algorithm: str, workspace: Callable[[Window], int] | None = None
+    algorithm: str, workspace: Callable[[Window], Workspace] = no_workspace
 ) -> Callable[[Problem, Mapping[int, np.ndarray]], Run]:
     """The prepare of a kernel that runs ``algorithm`` of src/pool.h."""
 
@@ -114,15 +139,17 @@ def _prepare(
         from quatrefoil.cpu import _pool
 
         g = semantics.geometry(problem)
+        w = g.window
         y = problem.outputs[0]
         half = problem.dtype == "float16"
         include = problem.op == "average_pool" and problem.integer("count_include_pad") == 1
-        with_indices = problem.op == "max_pool" and problem.integer("with_indices") == 1
-        taps = _column_taps(g.window, include, g.pads_end[2])
+        counts = [_taps(w, axis, include, g.pads_end[axis]).sum(axis=1) for axis in range(3)]
+        columns = _taps(w, 2, False, 0)
+        first = np.arange(w.output[2]) * w.strides[2] - w.pads[2] + columns.argmax(axis=1) * w.dilations[2]
         with np.errstate(divide="ignore"):
-            weights = (1.0 / taps.sum(axis=1)).astype(np.float32)
-        starts = np.arange(g.window.output[2]) * g.window.strides[2] - g.window.pads[2]
-        first = np.where(taps.any(axis=1), starts + taps.argmax(axis=1) * g.window.dilations[2], -1)
+            row_weights = (1.0 / np.outer(counts[0], counts[1])).astype(np.float32)
+            column_weights = (1.0 / counts[2]).astype(np.float32)
+        room = workspace(w)
         run: Run = _pool.Pool(
             algorithm,
             instruction_set.index(),
@@ -130,13 +157,14 @@ def _prepare(
             problem.op,
             y.shape,
             np.dtype(np.float32) if half else y.numpy_dtype,
-            with_indices=with_indices,
+            with_indices=problem.op == "max_pool" and problem.integer("with_indices") == 1,
             storage_order=problem.integer("storage_order") if problem.op == "max_pool" else 0,
             count_include_pad=int(include),
             p=problem.integer("p") if problem.op == "lp_pool" else 1,
-            column_weights=_padded(weights),
-            first_columns=_padded(first.astype(np.int32)),
-            workspace=workspace(g.window) if workspace else 0,
+            row_weights=row_weights,
+            column_weights=_padded(column_weights),
+            first_columns=_padded(np.where(columns.any(axis=1), first, -1).astype(np.int32)),
+            workspace=(room.floats, room.row_floats, room.batch_rows),
         )
         return _through_float32(run) if half else run
 

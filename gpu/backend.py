@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from quatrefoil.gpu import conv, pool, rnn
+from quatrefoil.gpu import declared
 from quatrefoil.gpu.launch import CupyDevice
 from quatrefoil.registry import Array, Availability, Kernel
 
@@ -25,7 +25,7 @@ class GpuBackend:
 
     def __init__(self) -> None:
         self._device = CupyDevice()
-        self._kernels = [*conv.kernels(self._device), *pool.kernels(self._device), *rnn.kernels(self._device)]
+        self._kernels = declared.kernels(self._device)
 
     @cached_property
     def _availability(self) -> Availability:

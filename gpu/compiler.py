@@ -49,10 +49,11 @@ class Cubin:
         return sum(map(int, re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", self.log)))
 
 
-def source_digest(source: str, *more: object) -> str:
+def source_digest(source: str | Path, *more: object) -> str:
     """A digest of a source with every header it may include, and of whatever else is given."""
     digest = hashlib.sha256()
-    for path in (SOURCES / source, *sorted(SOURCES.glob("*.cuh")), *sorted(HEADERS.rglob("*.h"))):
+    main = SOURCES / source
+    for path in (main, *sorted(main.parent.glob("*.cuh")), *sorted(HEADERS.rglob("*.h"))):
         digest.update(path.read_bytes())
     digest.update(repr(more).encode())
     return digest.hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Convolution kernels in CUDA C++ (``src/conv_*.cu``), float32 and 8-bit integers, NCHW.
+"""Convolution kernels in CUDA C++ (``src/conv_*.cu``), float32, NCHW; ``conv_integer.py`` declares those for integers.
 
 In order of priority: depthwise; an implicit matrix product in three tile sizes; a direct kernel for whatever is left.
 Rank 1 to 3 run as three axes. Weights are packed once in ``prepare``, on the host.
@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 
-from quatrefoil import numerics
 from quatrefoil.gpu.launch import MAX_GRID_YZ, Device, blocks
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.conv import ConvGeometry
@@ -32,7 +31,6 @@ DEPTHWISE_TAPS = 1024
 MAX_BLOCKS = 2**31 - 1
 INT32_LIMIT = 2**31 - 2**16  # a tile that begins inside may end a little outside
 POSITION_LIMIT = 2**30
-C_TYPES = {"uint8": "unsigned char", "int8": "signed char"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +92,11 @@ def kernels(device: Device) -> list[Kernel]:
             partial(_prepare_direct, device, "conv_transpose"),
             summary="one thread an output value, which collects the taps that land on it",
         ),
-        Kernel(
-            "conv_integer_direct_nchw_i8_cuda", "conv_integer", _accepts_grid, partial(_prepare_integer, device),
-            summary="one thread an output value, 64-bit indices",
-        ),
-        Kernel(
-            "qlinear_conv_direct_nchw_i8_cuda", "qlinear_conv", _accepts_grid, partial(_prepare_qlinear, device),
-            summary="one thread an output value, requantised in the same pass",
-        ),
     ]  # fmt: skip
 
 
-def _accepts_grid(problem: Problem) -> Reject | None:
+def accepts_grid(problem: Problem) -> Reject | None:
+    """For kernels that give each output value a thread."""
     if blocks(problem.outputs[0].size, THREADS) > MAX_BLOCKS:
         return Reject(f"the output {problem.outputs[0]} needs more than {MAX_BLOCKS} blocks; split the batch")
     return None
@@ -114,10 +105,11 @@ def _accepts_grid(problem: Problem) -> Reject | None:
 def _accepts_general(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes in float32 and x is {problem.dtype}; convert x, or use backend='cpu'")
-    return _accepts_grid(problem)
+    return accepts_grid(problem)
 
 
-def _fits_32_bits(problem: Problem, g: ConvGeometry) -> Reject | None:
+def fits_32_bits(problem: Problem, g: ConvGeometry) -> Reject | None:
+    """For kernels that count in 32 bits."""
     for tensor in (*problem.inputs, *problem.outputs):
         if tensor is not None and tensor.size >= INT32_LIMIT:
             return Reject(f"its offsets have 32 bits and {tensor} has {tensor.size} values")
@@ -139,7 +131,7 @@ def _accepts_depthwise(problem: Problem) -> Reject | None:
         return Reject("it is for depthwise convolution and there is one group")
     if g.window.taps > DEPTHWISE_TAPS:
         return Reject(f"its shared memory holds {DEPTHWISE_TAPS} weights of a channel and there are {g.window.taps}")
-    return _fits_32_bits(problem, g)
+    return fits_32_bits(problem, g)
 
 
 def _accepts_gemm(problem: Problem) -> Reject | None:
@@ -148,7 +140,7 @@ def _accepts_gemm(problem: Problem) -> Reject | None:
     g = semantics.geometry(problem)
     if g.groups > MAX_GRID_YZ:
         return Reject(f"CUDA takes {MAX_GRID_YZ} blocks on a grid's third axis and there are {g.groups} groups")
-    return _fits_32_bits(problem, g)
+    return fits_32_bits(problem, g)
 
 
 def _accepts_few_channels(problem: Problem) -> Reject | None:
@@ -171,7 +163,8 @@ def _accepts_small_tile(problem: Problem) -> Reject | None:
     return None
 
 
-def _struct(g: ConvGeometry) -> np.ndarray:
+def geometry_struct(g: ConvGeometry) -> np.ndarray:
+    """struct ConvGeometry of src/common.cuh."""
     w = g.window
     values = (g.batch, g.groups, g.in_per_group, g.out_per_group)
     return np.array((*values, w.input, w.output, w.kernel, w.strides, w.dilations, w.pads), GEOMETRY)
@@ -182,7 +175,8 @@ def _activation(problem: Problem) -> tuple[np.int32, np.float32, np.float32]:
     return np.int32(function.code), np.float32(function.alpha), np.float32(function.beta)
 
 
-def _optional(inputs: Sequence[Array | None], position: int) -> Array | None:
+def optional(inputs: Sequence[Array | None], position: int) -> Array | None:
+    """An input that may be None, or left out behind the last one that is given."""
     return inputs[position] if position < len(inputs) else None
 
 
@@ -197,7 +191,7 @@ def _run(device: Device, problem: Problem, launch: Launcher) -> Run:
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         y = device.empty(y_type)
         if y_type.size:
-            launch(inputs[semantics.X], y, _optional(inputs, semantics.RESIDUAL))
+            launch(inputs[semantics.X], y, optional(inputs, semantics.RESIDUAL))
         return (y,)
 
     return run
@@ -206,7 +200,7 @@ def _run(device: Device, problem: Problem, launch: Launcher) -> Run:
 def _prepare_direct(device: Device, name: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
     kernel = device.load(f"{name}.cu", name, {})
     w, bias = parameters[semantics.W], parameters.get(semantics.BIAS)
-    geometry, activation = _struct(semantics.geometry(problem)), _activation(problem)
+    geometry, activation = geometry_struct(semantics.geometry(problem)), _activation(problem)
     grid = (blocks(problem.outputs[0].size, THREADS),)
 
     def launch(x: Array, y: Array, residual: Array | None) -> None:
@@ -219,7 +213,7 @@ def _prepare_depthwise(device: Device, problem: Problem, parameters: Mapping[int
     kernel = device.load("conv_depthwise.cu", "conv_depthwise", {"TAPS_LIMIT": DEPTHWISE_TAPS})
     w, bias = parameters[semantics.W], parameters.get(semantics.BIAS)
     g = semantics.geometry(problem)
-    geometry, activation = _struct(g), _activation(problem)
+    geometry, activation = geometry_struct(g), _activation(problem)
     blocks_per_plane = blocks(g.window.output_size, DEPTHWISE_THREADS)
     grid = (g.batch * g.out_channels * blocks_per_plane,)
 
@@ -231,18 +225,25 @@ def _prepare_depthwise(device: Device, problem: Problem, parameters: Mapping[int
     return _run(device, problem, launch)
 
 
-def packed_weights(w: np.ndarray, groups: int, tile: Tile) -> np.ndarray:
-    """w (M, C / groups, k) as (groups, K, M / groups) with both inner axes rounded up to the tile by zeros."""
+def packed_weights(w: np.ndarray, groups: int, tile: Tile, together: int = 1) -> np.ndarray:
+    """w (M, C / groups, k) as (groups, K, M / groups) with both inner axes rounded up to the tile by zeros.
+
+    ``together`` rows of bytes become one row of ints, for kernels that multiply four bytes at a time.
+    """
     per_group = w.shape[0] // groups
     rows = w.reshape(groups, per_group, -1).transpose(0, 2, 1)
     depth = rows.shape[1]
-    packed = np.zeros((groups, blocks(depth, tile.k) * tile.k, blocks(per_group, tile.m) * tile.m), w.dtype)
+    padded_k, padded_m = blocks(depth, tile.k * together) * tile.k * together, blocks(per_group, tile.m) * tile.m
+    packed = np.zeros((groups, padded_k, padded_m), w.dtype)
     packed[:, :depth, :per_group] = rows
-    return packed
+    if together == 1:
+        return packed
+    side_by_side = packed.reshape(groups, padded_k // together, together, padded_m).transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(side_by_side).view(np.int32)[..., 0]
 
 
 def patch_rows(g: ConvGeometry, padded_k: int) -> np.ndarray:
-    """struct PatchRow of src/conv_gemm.cu for each row of the patches; rounding rows lie outside every image."""
+    """struct PatchRow of src/implicit_gemm.cuh for each row of the patches; rounding rows lie outside every image."""
     w = g.window
     c, depth, height, width = np.indices((g.in_per_group, *w.kernel)).reshape(4, -1)
     depth, height, width = depth * w.dilations[0], height * w.dilations[1], width * w.dilations[2]
@@ -261,62 +262,11 @@ def _prepare_gemm(device: Device, tile: Tile, problem: Problem, parameters: Mapp
     _, padded_k, padded_m = packed.shape
     weights, rows = device.put(packed), device.put(patch_rows(g, padded_k))
     bias = parameters.get(semantics.BIAS)
-    geometry, activation = _struct(g), _activation(problem)
+    geometry, activation = geometry_struct(g), _activation(problem)
     grid = (blocks(g.batch * g.window.output_size, tile.n), padded_m // tile.m, g.groups)
     sizes = np.int32(padded_k), np.int32(padded_m)
 
     def launch(x: Array, y: Array, residual: Array | None) -> None:
         kernel(grid, (tile.threads,), x, weights, rows, y, geometry, *sizes, bias, residual, *activation)
-
-    return _run(device, problem, launch)
-
-
-def _zero_points(device: Device, array: Array | None, channels: int) -> np.ndarray:
-    """One int32 zero point for each channel, 0 where there is none."""
-    values = np.zeros(1, np.int32) if array is None else device.get(array).astype(np.int32).reshape(-1)
-    return np.ascontiguousarray(np.broadcast_to(values, channels))
-
-
-def _prepare_integer(device: Device, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    g = semantics.geometry(problem)
-    types = {"X_TYPE": C_TYPES[problem.dtype], "W_TYPE": C_TYPES[problem.input(semantics.W).dtype]}
-    kernel = device.load("conv_integer.cu", "conv_integer", types)
-    w = parameters[semantics.W]
-    x_zero_point = _zero_points(device, parameters.get(semantics.X_ZERO_POINT), 1)[0]
-    w_zero_points = device.put(_zero_points(device, parameters.get(semantics.W_ZERO_POINT), g.out_channels))
-    geometry = _struct(g)
-    grid = (blocks(problem.outputs[0].size, THREADS),)
-
-    def launch(x: Array, y: Array, residual: Array | None) -> None:
-        kernel(grid, (THREADS,), x, w, y, geometry, x_zero_point, w_zero_points)
-
-    return _run(device, problem, launch)
-
-
-def _prepare_qlinear(device: Device, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    g = semantics.geometry(problem)
-    low, high = numerics.integer_range(problem.outputs[0].dtype)
-    types: dict[str, int | str] = {
-        "X_TYPE": C_TYPES[problem.dtype],
-        "W_TYPE": C_TYPES[problem.input(semantics.Q_W).dtype],
-        "Y_TYPE": C_TYPES[problem.outputs[0].dtype],
-        "Y_LOW": low,
-        "Y_HIGH": high,
-    }
-    kernel = device.load("conv_integer.cu", "qlinear_conv", types)
-    w, bias = parameters[semantics.Q_W], parameters.get(semantics.Q_BIAS)
-    x_zero_point = _zero_points(device, parameters[semantics.Q_X_ZERO], 1)[0]
-    y_zero_point = _zero_points(device, parameters[semantics.Q_Y_ZERO], 1)[0]
-    w_zero_points = device.put(_zero_points(device, parameters[semantics.Q_W_ZERO], g.out_channels))
-    scales = [device.get(parameters[i]) for i in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE)]
-    multipliers = np.broadcast_to(numerics.requantize_multiplier(*scales), g.out_channels)
-    multipliers_there = device.put(np.ascontiguousarray(multipliers))
-    geometry = _struct(g)
-    grid = (blocks(problem.outputs[0].size, THREADS),)
-
-    def launch(x: Array, y: Array, residual: Array | None) -> None:
-        kernel(
-            grid, (THREADS,), x, w, y, geometry, x_zero_point, w_zero_points, bias, multipliers_there, y_zero_point
-        )  # fmt: skip
 
     return _run(device, problem, launch)

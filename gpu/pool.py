@@ -163,9 +163,9 @@ def _prepare_lp(device: Device, problem: Problem, parameters: Mapping[int, Array
 def _prepare_unpool(device: Device, problem: Problem, parameters: Mapping[int, Array]) -> Run:
     from quatrefoil.gpu import pool_kernels
 
-    clear, claim, gather = map(
-        device.jit, (pool_kernels.unpool_clear, pool_kernels.unpool_claim, pool_kernels.unpool_gather)
-    )
+    clear = device.jit(pool_kernels.unpool_clear)
+    claim = device.jit(pool_kernels.unpool_claim)
+    gather = device.jit(pool_kernels.unpool_gather)
     g = semantics.unpool_geometry(problem)
     x_size, y_type = problem.input(0).size, problem.outputs[0]
 

@@ -9,6 +9,9 @@ thread turns its window into the range of taps that lie inside x on each axis an
 Only what Numba's CUDA simulator also knows is used: no warp operations, no grid-wide barriers.
 """
 
+# numba.cuda gets most of its names when it is imported, where a type checker does not see them.
+# mypy: disable-error-code="attr-defined"
+
 from __future__ import annotations
 
 import math

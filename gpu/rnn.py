@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from quatrefoil.gpu.conv import INT32_LIMIT, SMALL_TILE
+from quatrefoil.gpu.conv import INT32_LIMIT, SMALL_TILE, optional
 from quatrefoil.gpu.launch import MAX_GRID_YZ, Device, Launch, blocks
 from quatrefoil.ops import rnn as semantics
 from quatrefoil.ops.rnn import RecurrentGeometry
@@ -122,10 +122,6 @@ def _struct(g: RecurrentGeometry, row: int) -> np.ndarray:
     return np.array((g.steps, g.batch, g.hidden, padded, row, reverse, int(g.input_forget), g.clip), RECURRENCE)
 
 
-def _optional(inputs: Sequence[Array | None], position: int) -> Array | None:
-    return inputs[position] if position < len(inputs) else None
-
-
 @dataclass(frozen=True, slots=True)
 class Buffers:
     """What the steps of one run read and write beside the states."""
@@ -188,14 +184,14 @@ def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) 
     zero_state = device.put(np.zeros(problem.outputs[1].shape, np.float32))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
-        initial_h, initial_c = _optional(inputs, semantics.INITIAL_H), _optional(inputs, semantics.INITIAL_C)
+        initial_h, initial_c = optional(inputs, semantics.INITIAL_H), optional(inputs, semantics.INITIAL_C)
         h = (zero_state if initial_h is None else initial_h).copy()
         cells = (zero_state if initial_c is None else initial_c).copy() if problem.op == "lstm" else None
         y = device.empty(problem.outputs[0])
         if rows:
             sums, new_h = device.empty(Tensor("float32", (rows, width))), device.empty(problem.outputs[1])
             product(product_grid, (SMALL_TILE.threads,), inputs[semantics.X], weights, bias, sums, *sizes)
-            buffers = Buffers(sums, _optional(inputs, semantics.LENGTHS), cells, y)
+            buffers = Buffers(sums, optional(inputs, semantics.LENGTHS), cells, y)
             for index in range(g.steps):
                 step(np.int32(index), buffers, h, new_h)
                 h, new_h = new_h, h

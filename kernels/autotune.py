@@ -27,6 +27,14 @@ _lock = Lock()
 _loaded: dict[Path, dict[str, dict[str, float]]] = {}
 
 
+_revision = 0
+
+
+def revision() -> int:
+    """Grows whenever a choice is remembered: what was selected before may be outdated then."""
+    return _revision
+
+
 def key(backend: Backend, problem: Problem) -> str:
     return f"{backend.name} | {backend.device()} | {settings.num_threads()} threads | {problem.text}"
 
@@ -37,8 +45,6 @@ def kernel_key(kernel: Kernel) -> str:
 
 def remembered(backend: Backend, problem: Problem) -> Mapping[str, float]:
     """Seconds by ``id@version`` for a problem; empty when it was never measured here."""
-    if not _stored(settings.cache_folder() / FILE):
-        return {}
     return _stored(settings.cache_folder() / FILE).get(key(backend, problem), {})
 
 
@@ -90,7 +96,9 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _remember(path: Path, name: str, medians: dict[str, float]) -> None:
+    global _revision
     with _lock:
+        _revision += 1
         table = {**_read(path), name: medians}  # what another process wrote meanwhile stays
         _loaded[path] = table
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -116,8 +116,22 @@ class Selection:
 def select(problem: Problem, backend: str, why_backend: str = "asked for") -> Selection:
     """Rank a backend's kernels for a problem: those that accept first, tuned ones by time, the others by priority."""
     house = backends.get(backend)
+    tuning = (settings.num_threads(), settings.cache_folder(), autotune.revision())
+    return _select(house, problem, why_backend, house.probe(), settings.forced_kernel(), tuning)
+
+
+@lru_cache(maxsize=4096)
+def _select(
+    house: Backend,
+    problem: Problem,
+    why_backend: str,
+    availability: Availability,
+    forced: str | None,
+    tuning: tuple[object, ...],
+) -> Selection:
+    """What ``select`` gives, kept for as long as nothing that it depends on changes (``tuning`` is only a key)."""
     judged = rnn.without_layout(problem) if problem.op in ops.FAMILIES["rnn"] else problem
-    timed = autotune.remembered(house, judged)
+    timed = autotune.remembered(house, judged) if availability.ready else {}
     candidates = [
         Candidate(kernel, kernel.accepts(judged), timed.get(autotune.kernel_key(kernel)))
         for kernel in house.kernels()
@@ -129,14 +143,13 @@ def select(problem: Problem, backend: str, why_backend: str = "asked for") -> Se
     if sum(c.seconds is not None for c in accepting) > 1:
         accepting.sort(key=lambda c: float("inf") if c.seconds is None else c.seconds)
         reason = "fastest when measured"
-    forced = settings.forced_kernel()
     if forced is not None:
-        accepting, rejecting, reason = _force(forced, backend, accepting, rejecting)
-    return Selection(problem, backend, house.probe(), (*accepting, *rejecting), reason, why_backend)
+        accepting, rejecting, reason = _force(forced, accepting, rejecting)
+    return Selection(problem, house.name, availability, (*accepting, *rejecting), reason, why_backend)
 
 
 def _force(
-    forced: str, backend: str, accepting: list[Candidate], rejecting: list[Candidate]
+    forced: str, accepting: list[Candidate], rejecting: list[Candidate]
 ) -> tuple[list[Candidate], list[Candidate], str]:
     """Keep the forced kernel alone where it belongs to this backend and operator; an unknown id is an error."""
     here = [c for c in (*accepting, *rejecting) if c.kernel.id == forced]
@@ -333,10 +346,11 @@ class CallPlan:
         positional: list[Any] = [None] * self._count
         for position, array in zip(self._varying, inputs):
             tensor = self.problem.input(position)
-            given = Tensor.of(array)
-            if given != tensor:
+            if Tensor.of(array) != tensor:
                 name = ops.SPECS[self.problem.op].input_names[position]
-                raise OperatorError(self.problem.op, name, given, f"this plan was made for {tensor}; make another plan")
+                raise OperatorError(
+                    self.problem.op, name, Tensor.of(array), f"this plan was made for {tensor}; make another plan"
+                )
             positional[position] = _bring(self._house, array)
         if self._validate is not None:
             self._validate(self.problem, positional)

@@ -77,6 +77,8 @@ class Backend(Protocol):
     simulated: bool
     timing_note: str
 
+    def __hash__(self) -> int: ...
+
     def probe(self) -> Availability:
         """Look for the hardware and the software. Cheap after the first call; never raises."""
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from quatrefoil import backends, dispatch, ops
 from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
-from quatrefoil.models import control_flow, host
+from quatrefoil.models import control_flow
 from quatrefoil.models.graph import Graph, ModelError, Node
 from quatrefoil.ops import pool
 from quatrefoil.ops.activations import IDENTITY, Activation
@@ -34,7 +34,17 @@ PLANS_KEPT: Final = 16
 # What operators, NumPy and onnx.reference say when values do not fit: a person gets it with the node's name.
 MISFITS: Final = (QuatrefoilError, ValueError, TypeError, LookupError, AssertionError, OSError, MemoryError)
 
-HostOperators = Mapping[str, host.HostOperator]
+
+class HostOperator(Protocol):
+    """What runs a node on the host; ``name`` says how."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]: ...
+
+
+HostOperators = Mapping[str, HostOperator]
 """By node name, bodies included."""
 
 Placements = dict[str, "Placement"]
@@ -81,6 +91,9 @@ class Operation(Protocol):
 
 Bound = Callable[[list[Any]], tuple[Array, ...]]
 
+Varying = tuple[tuple[int, type, tuple[int, ...], np.dtype], ...]
+"""Position, array type, shape and dtype of each input that is not packed."""
+
 
 class HouseOperation:
     """A node that is an operator of the house, on one backend."""
@@ -105,16 +118,35 @@ class HouseOperation:
         )
         self._packed = frozenset() if self.repacks else frozenset(self.parameters)
         self._bound: dict[Any, Bound] = {}
+        self._latest: tuple[Varying, Bound] | None = None
         self._lock = threading.Lock()
 
     def run(self, inputs: list[Any]) -> Sequence[Any]:
+        latest = self._latest
+        if latest is not None:
+            # the common case, in which nothing has changed since the last run
+            for position, kind, shape, dtype in latest[0]:
+                array = inputs[position]
+                if (
+                    type(array) is not kind
+                    or array.shape != shape
+                    or array.dtype != dtype
+                    or not array.flags.c_contiguous
+                ):
+                    break
+            else:
+                return latest[1](inputs)
+        return self._run_anew(inputs)
+
+    def _run_anew(self, inputs: list[Any]) -> Sequence[Any]:
+        """Run with inputs whose types may be new, or that have to be brought to the backend first."""
         arrays = [
             None if array is None or position in self._packed else _native(self.house, array)
             for position, array in enumerate(inputs)
         ]
-        key: Any = tuple([None if array is None else (array.shape, array.dtype) for array in arrays])
-        if self.op == "max_unpool":
-            key = (key, self._attributes(inputs).get("output_shape"))
+        varying = tuple((i, type(a), a.shape, a.dtype) for i, a in enumerate(arrays) if a is not None)
+        by_value = self.op == "max_unpool" and len(inputs) > 2
+        key: Any = (varying, self._attributes(inputs)["output_shape"]) if by_value else varying
         bound = self._bound.get(key)
         if bound is None:
             with self._lock:
@@ -122,6 +154,9 @@ class HouseOperation:
                 while len(self._bound) >= PLANS_KEPT:
                     del self._bound[next(iter(self._bound))]
                 self._bound[key] = bound
+        names = self.node.inputs
+        complete = all(a is not None or i in self._packed or not names[i] for i, a in enumerate(arrays))
+        self._latest = (varying, bound) if complete and not by_value else None
         return bound(arrays)
 
     def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
@@ -172,6 +207,8 @@ class HouseOperation:
                 position: _native(self.house, array) for position, array in self.parameters.items() if position < count
             }
             plan = dispatch.plan_problem(problem, parameters, self.backend)
+            if validate is None and broadcast is None and count == len(self.node.inputs):
+                return plan.run
 
             def run(arrays: list[Any]) -> tuple[Array, ...]:
                 given = arrays[:count]
@@ -192,7 +229,7 @@ class HouseOperation:
 class HostOperation:
     """A node that runs on the host, whatever the backend."""
 
-    def __init__(self, node: Node, operator: host.HostOperator, house: Backend | None) -> None:
+    def __init__(self, node: Node, operator: HostOperator, house: Backend | None) -> None:
         self.node = node
         self.operator = operator
         self.house = house

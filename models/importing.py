@@ -369,7 +369,7 @@ class _Scope:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in proto.attribute):
             for attribute in proto.attribute:
                 known = schema.attributes.get(attribute.name)
-                if known is None or known.type.value != attribute.type:
+                if known is None or known.type.name != AttributeProto.AttributeType.Name(attribute.type):
                     raise ModelError(f"{where}: its attribute {attribute.name!r} is unknown or of a wrong type")
             return  # its bodies' nodes are checked one by one, where the names around them are known
         try:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from onnx import ModelProto
 
 from quatrefoil import arrays, backends, dispatch
 from quatrefoil.models import host
-from quatrefoil.models.execution import HostOperators, Placement, Placements, Program, Step
+from quatrefoil.models.execution import HostOperator, HostOperators, Placement, Placements, Program, Step
 from quatrefoil.models.graph import Graph, ModelError, Value
 from quatrefoil.models.importing import load_graph
 from quatrefoil.models.passes import optimize
+from quatrefoil.models.passes.quantized import TABLE, TableOperator
 from quatrefoil.registry import SimulatedCost, collect_costs
 
 
@@ -224,16 +226,18 @@ def _listed(values: Iterable[Value]) -> str:
     return ", ".join(map(str, values)) or "none"
 
 
-def _host_operators(graph: Graph) -> dict[str, host.HostOperator]:
+def _host_operators(graph: Graph) -> dict[str, HostOperator]:
     """Everything that runs on the host, made ready. Raises ModelError that names each operator that cannot run."""
-    found: dict[str, host.HostOperator] = {}
+    found: dict[str, HostOperator] = {}
     refused: dict[str, str] = {}
 
     def visit(part: Graph) -> None:
         for node in part.nodes:
             for body in node.bodies.values():
                 visit(body)
-            if node.op is None and not node.bodies:
+            if node.kind == TABLE:
+                found[node.name] = TableOperator(node.attributes["table"])
+            elif node.op is None and not node.bodies:
                 assert node.proto is not None
                 try:
                     found[node.name] = host.prepare(node.proto, dict(node.opsets), part.constants)
@@ -255,7 +259,7 @@ def _fitting(value: Value, given: Any, remote: Any) -> Any:
             raise ModelError(f"the input {value.name!r} is {type(given).__name__}; give a list of arrays")
         return list(given) if isinstance(given, tuple) else given
     array = _as_array(value, given, remote)
-    dtype = "string" if array.dtype.kind in "OUST" else str(array.dtype)
+    dtype = _dtype_name(array.dtype)
     if value.dtype is not None and dtype != value.dtype:
         raise ModelError(f"the input {value.name!r} has dtype {dtype}; the model takes {value}")
     if value.shape is not None:
@@ -265,6 +269,12 @@ def _fitting(value: Value, given: Any, remote: Any) -> Any:
         if not fits:
             raise ModelError(f"the input {value.name!r} has shape {list(array.shape)}; the model takes {value}")
     return array
+
+
+@cache
+def _dtype_name(dtype: np.dtype) -> str:
+    """NumPy's name of a dtype, which NumPy takes 10 us to make up; text is ``string``."""
+    return "string" if dtype.kind in "OUST" else str(dtype)
 
 
 def _as_array(value: Value, given: Any, remote: Any) -> Any:

@@ -25,8 +25,8 @@ template <typename Value>
 using SumOf = std::conditional_t<std::is_same_v<Value, float>, float, uint32_t>;
 
 template <int64_t Columns, typename Value>
-void multiply_columns(const Value* activations, const uint8_t* present, int64_t depth, int64_t rows, const Value* weights,
-                      int64_t weight_stride, int64_t columns, SumOf<Value>* accumulators) {
+void multiply_columns(const Value* activations, const uint8_t* present, int64_t depth, int64_t rows,
+                      const Value* weights, int64_t weight_stride, int64_t columns, SumOf<Value>* accumulators) {
   const int64_t width = Columns ? Columns : columns;
   for (int64_t block = 0; block < depth; block += rows) {
     SumOf<Value> sums[COLUMN_GROUP] = {};

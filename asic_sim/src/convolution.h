@@ -80,12 +80,14 @@ void convolve(const Convolution& c, int64_t array_rows, const Value* x, const Va
           q[axis] = rest % c.axes[axis].outputs;
           rest /= c.axes[axis].outputs;
         }
-        where[m] = {rest, (c.axes[0].place(q[0]) * c.plane[1] + c.axes[1].place(q[1])) * c.plane[2] + c.axes[2].place(q[2])};
+        const int64_t line = c.axes[0].place(q[0]) * c.plane[1] + c.axes[1].place(q[1]);
+        where[m] = {rest, line * c.plane[2] + c.axes[2].place(q[2])};
         const Value* image = x + (rest * c.groups + group) * c.channels * c.input_size();
         gather(c, image, q, rows.data() + m * depth, present.data() + m * depth);
       }
       std::fill(sums.begin(), sums.end(), SumOf<Value>{});
-      multiply_on_array(rows.data(), present.data(), count, depth, array_rows, packed, c.columns, c.columns, sums.data());
+      multiply_on_array(rows.data(), present.data(), count, depth, array_rows, packed, c.columns, c.columns,
+                        sums.data());
       for (int64_t n = 0; n < c.columns; n++) {
         for (int64_t m = 0; m < count; m++) {
           finish(where[m].image, group * c.columns + n, where[m].place, sums[m * c.columns + n]);

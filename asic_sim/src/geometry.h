@@ -14,11 +14,12 @@ namespace asic {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/* a * b, or the greatest value where that is beyond 64 bits; for counts, which are never negative */
+/* a * b and a + b, or the greatest value where that is beyond 64 bits; for counts, which are never negative */
 inline int64_t times(int64_t a, int64_t b) {
   int64_t product;
   return __builtin_mul_overflow(a, b, &product) ? INT64_MAX : product;
 }
+inline int64_t plus(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
 
 struct Axis {
   int64_t input = 1;

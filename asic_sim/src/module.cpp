@@ -239,8 +239,8 @@ PYBIND11_MODULE(_native, m) {
   py::class_<Axis>(m, "Axis")
       .def(py::init([](int64_t input, int64_t outputs, int64_t taps, int64_t stride, int64_t offset, int64_t tap_step,
                        int64_t out_start, int64_t out_step) {
-             require(input >= 0 && outputs >= 0 && taps > 0 && stride > 0 && tap_step != 0 && out_start >= 0 && out_step > 0,
-                     "an axis out of range");
+             require(input >= 0 && outputs >= 0 && taps > 0 && stride > 0, "an axis out of range");
+             require(tap_step != 0 && out_start >= 0 && out_step > 0, "a step of an axis out of range");
              return Axis{input, outputs, taps, stride, offset, tap_step, out_start, out_step};
            }),
            py::arg("input") = 1, py::arg("outputs") = 1, py::arg("taps") = 1, py::arg("stride") = 1,
@@ -251,10 +251,9 @@ PYBIND11_MODULE(_native, m) {
                        int64_t activation_bytes, int64_t weight_bytes, int64_t output_bytes, int64_t lane_cycles,
                        bool weights_kept, bool dependent, int64_t closing_elements, int64_t closing_lane_cycles,
                        int64_t closing_bytes, int64_t opening_bytes) {
-             return Stage{groups,       channels,     columns,   axes,
-                          activation_bytes, weight_bytes, output_bytes, lane_cycles,
-                          weights_kept, dependent,    closing_elements, closing_lane_cycles,
-                          closing_bytes, opening_bytes};
+             return Stage{groups,       channels,     columns,     axes,         activation_bytes,
+                          weight_bytes, output_bytes, lane_cycles, weights_kept, dependent,
+                          closing_elements, closing_lane_cycles, closing_bytes, opening_bytes};
            }),
            py::kw_only(), py::arg("groups") = 1, py::arg("channels"), py::arg("columns"), py::arg("axes"),
            py::arg("activation_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("output_bytes") = 4,
@@ -263,9 +262,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("opening_bytes") = 0);
 
   py::class_<VectorStage>(m, "VectorStage")
-      .def(py::init([](const std::array<Axis, 4>& axes, int64_t input_bytes, int64_t output_bytes, int64_t lane_cycles) {
-             return VectorStage{axes, input_bytes, output_bytes, lane_cycles};
-           }),
+      .def(py::init([](const std::array<Axis, 4>& axes, int64_t input_bytes, int64_t output_bytes,
+                       int64_t lane_cycles) { return VectorStage{axes, input_bytes, output_bytes, lane_cycles}; }),
            py::kw_only(), py::arg("axes"), py::arg("input_bytes") = 4, py::arg("output_bytes") = 4,
            py::arg("lane_cycles") = 1);
 
@@ -276,8 +274,8 @@ PYBIND11_MODULE(_native, m) {
   }));
 
   py::class_<Convolution>(m, "Convolution")
-      .def(py::init([](int64_t batch, int64_t groups, int64_t channels, int64_t columns, const std::array<Axis, 3>& axes,
-                       const std::array<int64_t, 3>& plane) {
+      .def(py::init([](int64_t batch, int64_t groups, int64_t channels, int64_t columns,
+                       const std::array<Axis, 3>& axes, const std::array<int64_t, 3>& plane) {
              for (int i = 0; i < 3; i++) {
                require(axes[i].outputs == 0 || axes[i].place(axes[i].outputs - 1) < plane[i], "places outside y");
              }
@@ -310,10 +308,12 @@ PYBIND11_MODULE(_native, m) {
   m.def("time_program", [](const Design& d, const Sections& s, bool resident) {
     return unlocked([&] { return time_program(lower(d, s, resident)); });
   });
-  m.def("time_vector", [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
+  m.def("time_vector",
+        [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
   m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("resident"), py::arg("a") = py::none(),
         py::arg("w") = py::none());
-  m.def("step_vector", [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
+  m.def("step_vector",
+        [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
 
   m.def("convolve_float", convolve_float);
   m.def("convolve_integer", convolve_integer);

@@ -126,8 +126,8 @@ inline void lp_pool(const Pool& pool, int64_t p, const float* x, float* y) {
 /* y starts as zeros; index counts in planes of `indexed` extents, which fill the leading corner of y's planes. The
  * indices have been checked to lie inside. */
 template <typename Value>
-void max_unpool(int64_t count, const std::array<int64_t, 3>& indexed, const std::array<int64_t, 3>& plane, const Value* x,
-                const int64_t* indices, Value* y) {
+void max_unpool(int64_t count, const std::array<int64_t, 3>& indexed, const std::array<int64_t, 3>& plane,
+                const Value* x, const int64_t* indices, Value* y) {
   for (int64_t i = 0; i < count; i++) {
     int64_t rest = indices[i];
     const int64_t w = rest % indexed[2];

@@ -1,8 +1,7 @@
 /* See program.h. */
 #include "program.h"
 
-#include <stdexcept>
-#include <string>
+#include <utility>
 
 namespace asic {
 namespace {
@@ -60,22 +59,13 @@ Tiling tile_stage(const Design& design, const Stage& stage, bool resident) {
 
 void Program::add(const std::vector<Stage>& stages, int64_t repeats, bool resident) {
   Section section{stages, {}, repeats};
-  __int128 folds = 0, macs = 0; /* of one repeat, each stage's within 64 bits */
   for (const Stage& stage : stages) {
     const bool fits = box_bytes(stage, {1, 1, 1, 1}) <= design_.activation_sram_bytes / 2;
     section.tilings.push_back(tile_stage(design_, stage, resident && fits));
-    const Tiling& tiling = section.tilings.back();
-    folds += times(times(stage.groups, tiling.block_count), times(tiling.strips, tiling.slices));
-    macs += times(times(stage.groups, stage.places()), times(stage.columns, stage.depth()));
+    const int64_t groups = times(stage.groups, repeats);
+    folds_ = plus(folds_, times(groups, section.tilings.back().folds()));
+    macs_ = plus(macs_, times(groups, times(stage.places(), times(stage.columns, stage.depth()))));
   }
-  folds = folds * repeats + folds_;
-  macs = macs * repeats + macs_;
-  if (folds > MOST_FOLDS || macs > INT64_MAX) {
-    throw std::length_error("it takes more than " + std::to_string(MOST_FOLDS) + " passes through an array of " +
-                            std::to_string(design_.array_rows) + "x" + std::to_string(design_.array_columns));
-  }
-  folds_ = static_cast<int64_t>(folds);
-  macs_ = static_cast<int64_t>(macs);
   sections_.push_back(std::move(section));
 }
 

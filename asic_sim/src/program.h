@@ -36,7 +36,7 @@ struct Stage {
   std::array<Axis, 4> axes;
   int64_t activation_bytes = 4; /* of an element as it comes from DRAM; 0: made on the chip */
   int64_t weight_bytes = 4;     /* of an element */
-  int64_t output_bytes = 4;     /* of an element as it moves to DRAM, with what its epilogue reads from there; 0: stays */
+  int64_t output_bytes = 4;     /* of an element: written to DRAM, with what its epilogue reads there; 0: it stays */
   int64_t lane_cycles = 1;      /* of the vector unit for an output element */
   bool weights_kept = false;
   bool dependent = false;
@@ -92,12 +92,12 @@ class Program {
 
   explicit Program(const Design& design) : design_(design) {}
 
-  /* `resident`: activations come as boxes wherever a box fits, else as slices. Raises std::length_error where the
-   * program would have more than MOST_FOLDS folds. */
+  /* `resident`: activations come as boxes wherever a box fits, else as slices. */
   void add(const std::vector<Stage>& stages, int64_t repeats, bool resident);
 
   const Design& design() const { return design_; }
   const std::vector<Section>& sections() const { return sections_; }
+  /* These stop at the greatest 64-bit value. A program of more than MOST_FOLDS folds is not to be walked. */
   int64_t folds() const { return folds_; }
   int64_t macs() const { return macs_; }
 

@@ -224,10 +224,12 @@ Counters step_program(const Program& program, const Product& product) {
       passed++;
     }
     while (port.requested(WEIGHTS) < std::min<int64_t>(laid + design.weight_fifo_tiles, weight_tiles.size())) {
-      port.request(WEIGHTS, now, weight_tiles[static_cast<size_t>(port.requested(WEIGHTS))]->weight_bytes);
+      const Fold& first = *weight_tiles[static_cast<size_t>(port.requested(WEIGHTS))];
+      port.request(WEIGHTS, now, first.weight_bytes);
     }
     while (port.requested(ACTIVATIONS) < std::min<int64_t>(activations_freed + 2, activation_tiles.size())) {
-      port.request(ACTIVATIONS, now, activation_tiles[static_cast<size_t>(port.requested(ACTIVATIONS))]->activation_bytes);
+      const Fold& first = *activation_tiles[static_cast<size_t>(port.requested(ACTIVATIONS))];
+      port.request(ACTIVATIONS, now, first.activation_bytes);
     }
     port.complete();
     if (passed == output_tiles && port.idle()) {
@@ -271,7 +273,8 @@ Counters step_program(const Program& program, const Product& product) {
       lacked_activations = !activations;
       lacked_step = !step;
     }
-    if (!loading && laid == taken && shadow_lock == 0 && laid < port.requested(WEIGHTS) && port.arrived(WEIGHTS, laid)) {
+    const bool tile_waits = laid < port.requested(WEIGHTS) && port.arrived(WEIGHTS, laid);
+    if (!loading && laid == taken && shadow_lock == 0 && tile_waits) {
       loading = true;
       load_count = 0;
     }

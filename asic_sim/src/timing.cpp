@@ -78,6 +78,9 @@ class Port {
 
 Counters time_program(const Program& program) {
   const Design& design = program.design();
+  if (program.folds() > Program::MOST_FOLDS) {
+    throw std::length_error("it takes more than " + std::to_string(Program::MOST_FOLDS) + " passes through the array");
+  }
   Counters counters;
   counters.folds = program.folds();
   counters.macs = program.macs();
@@ -153,9 +156,11 @@ Program lower(const Design& design, const Sections& sections, bool resident) {
 }
 
 Counters time_fastest(const Design& design, const Sections& sections) {
-  const Counters resident = time_program(lower(design, sections, true));
-  const Counters streamed = time_program(lower(design, sections, false));
-  return streamed.cycles < resident.cycles ? streamed : resident;
+  const Program resident = lower(design, sections, true), streamed = lower(design, sections, false);
+  if (resident.folds() > Program::MOST_FOLDS) return time_program(streamed);
+  if (streamed.folds() > Program::MOST_FOLDS) return time_program(resident);
+  const Counters with_boxes = time_program(resident), with_slices = time_program(streamed);
+  return with_slices.cycles < with_boxes.cycles ? with_slices : with_boxes;
 }
 
 namespace {
@@ -202,7 +207,8 @@ Counters time_vector(const Design& design, const VectorStage& stage) {
   Counters counters;
   counters.folds = blocks.count();
   Port port(design, 4);
-  for (int64_t b = 0; b < std::min<int64_t>(2, blocks.count()); b++) port.request(ACTIVATIONS, 0, blocks[b].input_bytes);
+  const int64_t buffers = std::min<int64_t>(2, blocks.count());
+  for (int64_t b = 0; b < buffers; b++) port.request(ACTIVATIONS, 0, blocks[b].input_bytes);
   int64_t end = 0;
   for (int64_t b = 0; b < blocks.count(); b++) {
     const VectorBlock block = blocks[b];

@@ -56,15 +56,17 @@ struct VectorStage {
   int64_t lane_cycles = 1;  /* for an output */
 };
 
+/* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
 Counters time_program(const Program& program);
 
-/* Sections as Program::add takes them. Times them with resident and with streamed activations and gives the faster;
- * raises std::length_error where either has too many folds. */
+/* Sections as Program::add takes them. */
 struct Sections {
   std::vector<std::vector<Stage>> stages;
   std::vector<int64_t> repeats;
 };
 Program lower(const Design& design, const Sections& sections, bool resident);
+
+/* The sections with resident or with streamed activations, whichever is faster. */
 Counters time_fastest(const Design& design, const Sections& sections);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */

@@ -8,6 +8,7 @@
 // Weights are read as they are: (M, 1, kernel).
 #include "conv_epilogue.h"
 #include "conv_panel.h"
+#include "conv_window.h"
 
 namespace {
 
@@ -24,54 +25,32 @@ struct Planes {
 template <int K, int STRIDE, int V, bool MASKED>
 __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& planes, const Epilogue& epilogue,
                                           int64_t first) {
-  constexpr int SUMS = (K + STRIDE - 1) / STRIDE;  // output rows that one row of x contributes to
-  constexpr int LOADS = STRIDE == 1 ? K : 2 * ((K + 1) / 2);
-  const int64_t height = s.input[1], width = s.input[2], out_height = s.output[1], out_width = s.output[2];
-  const int64_t column = first * STRIDE - s.pads[2];
-  const int lanes = int(out_width - first < LANES ? out_width - first : LANES);
-  // Load i starts at offset(i): the taps of stride 1, or for stride 2 both halves of each pair of taps.
-  auto offset = [&](int i) { return column + (STRIDE == 1 ? i : (i & ~1) + (i & 1) * LANES); };
-  lanemask masks[LOADS];
-  QF_UNROLL for (int i = 0; i < LOADS; i++) {
-    // values beyond what the last lane needs are masked too: they may lie outside x
-    const int64_t needed = (lanes - 1) * STRIDE + (STRIDE == 1 ? 1 : 2) - (STRIDE == 1 ? 0 : (i & 1) * LANES);
-    const int64_t end = smaller(needed, width - offset(i));
-    const int from = clamped(-offset(i), LANES), to = clamped(end, LANES);
-    masks[i] = lanes_between(from < to ? from : to, to);
-  }
+  typedef RowWindow<K, STRIDE, MASKED> Window;
+  constexpr int SUMS = Window::SUMS;
+  const Window window(s, first);
   constexpr bool KEEP_WEIGHTS = REGISTERS == 32 && K * K * V <= 18;
-  vfloat kept[KEEP_WEIGHTS ? V : 1][KEEP_WEIGHTS ? K * K : 1];
-  if (KEEP_WEIGHTS)
+  [[maybe_unused]] vfloat kept[V][K * K];
+  if constexpr (KEEP_WEIGHTS)
     QF_UNROLL for (int v = 0; v < V; v++)
-      QF_UNROLL for (int k = 0; k < K * K; k++) kept[KEEP_WEIGHTS ? v : 0][KEEP_WEIGHTS ? k : 0] = broadcast(planes.weights[v][k]);
-  vfloat sums[V][SUMS];  // sums[v][i] belongs to output row step - i
-  QF_UNROLL for (int v = 0; v < V; v++)
-    QF_UNROLL for (int i = 0; i < SUMS; i++) sums[v][i] = (vfloat){};
-  for (int64_t step = 0; step < out_height + SUMS - 1; step++) {
+      QF_UNROLL for (int k = 0; k < K * K; k++) kept[v][k] = broadcast(planes.weights[v][k]);
+  vfloat sums[V][SUMS] = {};  // sums[v][i] belongs to output row step - i
+  for (int64_t step = 0; step < s.output[1] + SUMS - 1; step++) {
     QF_UNROLL for (int v = 0; v < V; v++) {
       QF_UNROLL for (int i = SUMS - 1; i > 0; i--) sums[v][i] = sums[v][i - 1];
       sums[v][0] = broadcast(planes.bias[v]);
     }
     QF_UNROLL for (int phase = 0; phase < STRIDE; phase++) {
       const int64_t row = step * STRIDE + phase - s.pads[1];
-      if (row < 0 || row >= height) continue;
+      if (row < 0 || row >= s.input[1]) continue;
       QF_UNROLL for (int v = 0; v < V; v++) {
-        const float* from = planes.x[v] + row * width;
-        vfloat x[LOADS];
-        QF_UNROLL for (int i = 0; i < LOADS; i++)
-          x[i] = MASKED ? load_masked(from + offset(i), masks[i]) : load(from + offset(i));
-        if (STRIDE == 2)
-          QF_UNROLL for (int i = 0; i < LOADS; i += 2) {
-            const vfloat even = even_lanes(x[i], x[i + (STRIDE - 1)]), odd = odd_lanes(x[i], x[i + (STRIDE - 1)]);
-            x[i] = even;
-            x[i + (STRIDE - 1)] = odd;
-          }
+        vfloat x[Window::LOADS];
+        window.read(planes.x[v] + row * s.input[2], x);
         QF_UNROLL for (int i = 0; i < SUMS; i++) {
           const int k = phase + STRIDE * i;
           if (k < K)
             QF_UNROLL for (int tap = 0; tap < K; tap++) {
-              if (KEEP_WEIGHTS)
-                sums[v][i] += kept[KEEP_WEIGHTS ? v : 0][KEEP_WEIGHTS ? k * K + tap : 0] * x[tap];
+              if constexpr (KEEP_WEIGHTS)
+                sums[v][i] += kept[v][k * K + tap] * x[tap];
               else
                 sums[v][i] += planes.weights[v][k * K + tap] * x[tap];
             }
@@ -81,15 +60,11 @@ __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& plan
     const int64_t done = step - (SUMS - 1);
     if (done < 0) continue;
     QF_UNROLL for (int v = 0; v < V; v++) {
-      const int64_t at = done * out_width + first;
+      const int64_t at = done * s.output[2] + first;
       vfloat sum = sums[v][SUMS - 1];
-      if (planes.residual[v])
-        sum += MASKED ? load_first(planes.residual[v] + at, lanes) : load(planes.residual[v] + at);
+      if (planes.residual[v]) sum += window.read_outputs(planes.residual[v] + at);
       if (epilogue.clamps) sum = epilogue.clamp(sum);
-      if (MASKED)
-        store_first(planes.y[v] + at, sum, lanes);
-      else
-        store(planes.y[v] + at, sum);
+      window.write_outputs(planes.y[v] + at, sum);
     }
   }
 }
@@ -97,9 +72,7 @@ __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& plan
 template <int K, int STRIDE, int V>
 void slide(const ConvShape& s, const Planes& planes, const Epilogue& epilogue) {
   for (int64_t first = 0; first < s.output[2]; first += LANES) {
-    const int64_t column = first * STRIDE - s.pads[2];
-    const int64_t reach = STRIDE == 1 ? LANES + K - 1 : 2 * LANES + 2 * ((K - 1) / 2);  // what unmasked loads touch
-    if (column >= 0 && column + reach <= s.input[2] && first + LANES <= s.output[2])
+    if (RowWindow<K, STRIDE, false>::inside(s, first))
       slide_down<K, STRIDE, V, false>(s, planes, epilogue, first);
     else
       slide_down<K, STRIDE, V, true>(s, planes, epilogue, first);

@@ -48,8 +48,6 @@ struct Segments {
   }
 };
 
-QF_INLINE int clamped(int64_t value, int64_t most) { return int(value < 0 ? 0 : value > most ? most : value); }
-
 // The values row[column + i * stride] for i below count, 0 where that is outside 0 to length.
 template <int STRIDE>
 QF_INLINE vfloat load_pixels(const float* row, int64_t column, int64_t stride, int64_t length, int count) {

@@ -26,4 +26,23 @@ QF_INLINE void multiply_add(vfloat (&c)[R][J], const float* scalars, int64_t sca
   }
 }
 
+// TileTable<Kind>::of[rows - 1][columns - 1] is Kind::tile<rows, columns>, or null where that does not fit the registers.
+template <class Kind, int R, int J>
+constexpr typename Kind::TileFunction tile_or_null() {
+  if constexpr (J <= MOST_COLUMNS && R <= most_rows(J))
+    return Kind::template tile<R, J>;
+  else
+    return nullptr;
+}
+
+#define QF_TILE_ROW(R) \
+  {tile_or_null<Kind, R, 1>(), tile_or_null<Kind, R, 2>(), tile_or_null<Kind, R, 3>(), tile_or_null<Kind, R, 4>()}
+
+template <class Kind>
+struct TileTable {
+  static constexpr typename Kind::TileFunction of[14][4] = {
+      QF_TILE_ROW(1), QF_TILE_ROW(2), QF_TILE_ROW(3),  QF_TILE_ROW(4),  QF_TILE_ROW(5),  QF_TILE_ROW(6),  QF_TILE_ROW(7),
+      QF_TILE_ROW(8), QF_TILE_ROW(9), QF_TILE_ROW(10), QF_TILE_ROW(11), QF_TILE_ROW(12), QF_TILE_ROW(13), QF_TILE_ROW(14)};
+};
+
 }  // namespace

@@ -16,7 +16,7 @@ QF_INLINE vfloat fold(vfloat v) {
 template <class Op>
 void every_plane(const PoolArguments& a) {
   const int64_t size = a.input[0] * a.input[1] * a.input[2];
-  const float weight = Op::scaled ? row_weight(a, 0) * a.column_weights[0] : 1.0f;
+  const float weight = Op::scaled ? a.row_weights[0] * a.column_weights[0] : 1.0f;
   float* y = static_cast<float*>(a.y);
   over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int) {
     if (begin == end) return;

@@ -5,6 +5,8 @@
 // in their order, the place of the best beside it; a later equal value does not replace an earlier one, and padding
 // replaces nothing. Places are 32 bits inside a volume and widened at the end of a row.
 //
+// A window that is the whole plane takes two passes instead: the maximum, then the first place that holds it.
+//
 // Accepts float32 volumes of less than 2^31 elements, any window over one to three axes.
 // Workspace: pool.py's `indices_workspace`.
 #include "pool_vector.h"
@@ -43,23 +45,39 @@ QF_INLINE void stage(const float* from, int64_t width, int64_t pad, int64_t stri
     nans.see(v, v);
     store(copy + pad + i, v);
   }
-  if (stride == 1) return;
-  if (stride == 2) {
-    for (int64_t i = 0; i < phase_length; i += LANES) {
-      const vfloat low = load(row + 2 * i), high = load(row + 2 * i + LANES);
-      store(to + i, every_second<0>(low, high));
-      store(to + phase_length + i, every_second<1>(low, high));
+  if (stride > 1) split(row, to, phase_length, stride);
+}
+
+// One output with the whole plane as window: the maximum, then the first place that holds it.
+void global_maxima(const PoolArguments& a) {
+  const int64_t volume = a.input[0] * a.input[1] * a.input[2];
+  over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int) {
+    if (begin == end) return;
+    const float* x = static_cast<const float*>(a.x) + plane * volume;
+    if (a.storage_order || MaxReduction::has_nan(x, volume)) {
+      row_by_definition<float>(a, plane, 0);
+      return;
     }
-    return;
-  }
-  for (int64_t i = 0; i < phase_length; i++)
-    for (int64_t phase = 0; phase < stride; phase++) to[phase * phase_length + i] = row[i * stride + phase];
+    vfloat most = broadcast(MaxReduction::identity());
+    for (int64_t i = 0; i < volume; i += LANES)
+      most = larger(load_span(x + i, span_at(0, volume - i), MaxReduction::identity()), most);
+    float best = most[0];
+    for (int lane = 1; lane < LANES; lane++) best = most[lane] > best ? most[lane] : best;
+    int64_t place = 0;
+    while (x[place] != best) place++;
+    static_cast<float*>(a.y)[plane] = best;
+    a.indices[plane] = plane * volume + place;
+  });
 }
 
 }  // namespace
 
 extern "C" int QF_EXPORT(pool_indices_f32)(const PoolArguments* arguments) {
   const PoolArguments& a = *arguments;
+  if (a.row_floats == 0) {
+    global_maxima(a);
+    return 0;
+  }
   const int64_t depth = a.input[0], height = a.input[1], width = a.input[2], volume = depth * height * width;
   const int64_t columns = a.output[2], stride = a.strides[2], taps = a.kernel[2], dilation = a.dilations[2];
   const int64_t row_step = a.dilations[1], span = (a.kernel[1] - 1) * row_step + 1;
@@ -68,8 +86,7 @@ extern "C" int QF_EXPORT(pool_indices_f32)(const PoolArguments* arguments) {
   const int64_t d_place = a.storage_order ? 1 : height * width, h_place = a.storage_order ? depth : width;
   const int64_t w_place = a.storage_order ? depth * height : 1;
   const int64_t places = (columns + 15) / 16 * 16;
-  const int64_t phase_length = (a.workspace_floats - places) / (slots + 1) / stride / LANES * LANES;
-  const int64_t length = phase_length * stride;
+  const int64_t length = a.row_floats, phase_length = length / stride;
   over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int thread) {
     const float* x = static_cast<const float*>(a.x) + plane * volume;
     const int64_t at = plane * a.output[0] * a.output[1] * columns;
@@ -83,8 +100,8 @@ extern "C" int QF_EXPORT(pool_indices_f32)(const PoolArguments* arguments) {
     const vint lane_places = iota() * same(stride * w_place);
     int64_t staged_depth = -1, staged = 0;
     for (int64_t r = begin; r < end; r++) {
-      const int64_t od = r / a.output[1];
-      const Taps td = window_taps(a, 0, od), th = window_taps(a, 1, r % a.output[1]);
+      const int64_t od = depth_of(a, r);
+      const Taps td = window_taps(a, 0, od), th = window_taps(a, 1, r - od * a.output[1]);
       const bool padding_alone = td.begin == td.end || th.begin == th.end;
       if (od != staged_depth) staged = 0;
       staged_depth = od;
@@ -111,11 +128,10 @@ extern "C" int QF_EXPORT(pool_indices_f32)(const PoolArguments* arguments) {
             const int64_t id = td.start + kd * a.dilations[0], ih = th.start + kh * row_step;
             const float* line = ring + (kd * span + ih % span) * length + i;
             const int64_t base = id * d_place + ih * h_place + (i * stride - a.pads[2]) * w_place;
-            for (int64_t kw = 0; kw < taps; kw++) {
-              const int64_t column = kw * dilation;
-              best.meet(load(line + column % stride * phase_length + column / stride),
-                        lane_places + same(base + column * w_place));
-            }
+            TapPlace tap(dilation, stride);
+            for (int64_t kw = 0; kw < taps; kw++, tap.next())
+              best.meet(load(line + tap.phase * phase_length + tap.along),
+                        lane_places + same(base + kw * dilation * w_place));
           }
         store_first(y + r * columns + i, best.value, clamp_lane(columns - i));
         memcpy(row_places + i, &best.place, sizeof best.place);

@@ -17,8 +17,11 @@ struct Taps {
 };
 
 QF_INLINE Taps taps_inside(int64_t start, int64_t dilation, int64_t kernel, int64_t length) {
-  int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
-  int64_t end = start >= length ? 0 : (length - start + dilation - 1) / dilation;
+  int64_t begin = start < 0 ? -start : 0, end = start >= length ? 0 : length - start;
+  if (dilation > 1) {
+    begin = (begin + dilation - 1) / dilation;
+    end = (end + dilation - 1) / dilation;
+  }
   if (end > kernel) end = kernel;
   if (begin > end) begin = end;
   return {begin, end, start};
@@ -27,6 +30,9 @@ QF_INLINE Taps taps_inside(int64_t start, int64_t dilation, int64_t kernel, int6
 QF_INLINE Taps window_taps(const PoolArguments& a, int axis, int64_t position) {
   return taps_inside(position * a.strides[axis] - a.pads[axis], a.dilations[axis], a.kernel[axis], a.input[axis]);
 }
+
+// The depth of an output row; its height is what is left.
+QF_INLINE int64_t depth_of(const PoolArguments& a, int64_t row) { return a.output[0] == 1 ? 0 : row / a.output[1]; }
 
 // The taps along one axis that an average divides by.
 QF_INLINE int64_t counted_taps(const PoolArguments& a, int axis, int64_t position) {
@@ -74,7 +80,7 @@ template <class S> QF_INLINE S power(S x, int p) {
 template <class T>
 void row_by_definition(const PoolArguments& a, int64_t plane, int64_t row) {
   typedef typename Numbers<T>::Sum Sum;
-  const int64_t od = row / a.output[1], oh = row % a.output[1], ow_count = a.output[2];
+  const int64_t od = depth_of(a, row), oh = row - od * a.output[1], ow_count = a.output[2];
   const int64_t depth = a.input[0], height = a.input[1], width = a.input[2];
   const int64_t volume = depth * height * width;
   const T* x = static_cast<const T*>(a.x) + plane * volume;

@@ -10,10 +10,11 @@
 
 namespace {
 
-// a where it is greater, else b; some operand where one is NaN.
+// a where it is greater, else b; some operand where one is NaN. (GCC 12 warns about its own header for the forms
+// without a mask.)
 QF_INLINE vfloat larger(vfloat a, vfloat b) {
 #if defined(QF_ISA_V4)
-  return (vfloat)_mm512_max_ps((__m512)a, (__m512)b);
+  return (vfloat)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_max_ps((__m256)a, (__m256)b);
 #elif defined(__SSE2__)
@@ -58,9 +59,21 @@ struct MaxReduction {
   static QF_INLINE float identity() { return -__builtin_inff(); }
   static QF_INLINE vfloat value(vfloat x) { return x; }
   static QF_INLINE vfloat combine(vfloat a, vfloat b) { return larger(a, b); }
+  static QF_INLINE float combine(float a, float b) { return a > b ? a : b; }
   static QF_INLINE vfloat finish(vfloat x) { return x; }
   QF_INLINE void see(vfloat a, vfloat b) { nans.see(a, b); }
   QF_INLINE bool again() const { return nans.any(); }
+  // Whether there is a NaN among x[0 .. count).
+  static bool has_nan(const float* x, int64_t count) {
+    NanWatch watch;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= count; i += 2 * LANES) watch.see(load(x + i), load(x + i + LANES));
+    for (; i < count; i += LANES) {
+      const vfloat v = load_first(x + i, count - i < LANES ? (int)(count - i) : LANES);
+      watch.see(v, v);
+    }
+    return watch.any();
+  }
 };
 
 struct SumReduction {
@@ -68,9 +81,11 @@ struct SumReduction {
   static QF_INLINE float identity() { return 0.0f; }
   static QF_INLINE vfloat value(vfloat x) { return x; }
   static QF_INLINE vfloat combine(vfloat a, vfloat b) { return a + b; }
+  static QF_INLINE float combine(float a, float b) { return a + b; }
   static QF_INLINE vfloat finish(vfloat x) { return x; }
   QF_INLINE void see(vfloat, vfloat) {}
   QF_INLINE bool again() const { return false; }
+  static bool has_nan(const float*, int64_t) { return false; }  // a NaN takes care of itself in a sum
 };
 
 struct MagnitudeReduction : SumReduction {
@@ -83,7 +98,7 @@ struct SquareReduction : SumReduction {
   static QF_INLINE vfloat value(vfloat x) { return x * x; }
   static QF_INLINE vfloat finish(vfloat x) {
 #if defined(QF_ISA_V4)
-    return (vfloat)_mm512_sqrt_ps((__m512)x);
+    return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
 #elif defined(QF_ISA_V3)
     return (vfloat)_mm256_sqrt_ps((__m256)x);
 #elif defined(__SSE2__)
@@ -156,23 +171,57 @@ QF_INLINE vfloat shifted(vfloat a, vfloat b) {
 #endif
 }
 
-// The even and the odd lanes of a followed by b.
+// Lanes PHASE, PHASE + 3, … of a followed by b and c.
 template <int PHASE>
-QF_INLINE vfloat every_second(vfloat a, vfloat b) {
-  constexpr int P = PHASE;
-#if defined(QF_ISA_V4)
-  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6, P + 8, P + 10, P + 12, P + 14, P + 16, P + 18, P + 20,
-                                 P + 22, P + 24, P + 26, P + 28, P + 30);
-#elif defined(QF_ISA_V3)
-  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6, P + 8, P + 10, P + 12, P + 14);
-#else
-  return __builtin_shufflevector(a, b, P, P + 2, P + 4, P + 6);
-#endif
+QF_INLINE vfloat every_third(vfloat a, vfloat b, vfloat c) {
+  vint of_two, of_three;
+  QF_UNROLL for (int i = 0; i < LANES; i++) {
+    const int place = PHASE + 3 * i;
+    of_two[i] = place < 2 * LANES ? place : 0;
+    of_three[i] = place < 2 * LANES ? i : place - LANES;
+  }
+  return __builtin_shuffle(__builtin_shuffle(a, b, of_two), c, of_three);
 }
 
-// What an average's row is multiplied by, apart from the column's weight.
-QF_INLINE float row_weight(const PoolArguments& a, int64_t row) {
-  return 1.0f / (float)(counted_taps(a, 0, row / a.output[1]) * counted_taps(a, 1, row % a.output[1]));
+// Rows split by the phases of a stride: to[phase * phase_length + i] = from[i * stride + phase].
+template <int STRIDE>
+QF_INLINE void split_by(const float* __restrict from, float* __restrict to, int64_t phase_length) {
+  for (int64_t i = 0; i < phase_length; i++)
+    for (int64_t phase = 0; phase < STRIDE; phase++) to[phase * phase_length + i] = from[i * STRIDE + phase];
 }
+
+// The phase length is whole vectors.
+QF_INLINE void split(const float* from, float* to, int64_t phase_length, int64_t stride) {
+  switch (stride) {
+    case 2:
+      for (int64_t i = 0; i < phase_length; i += LANES) {
+        const vfloat low = load(from + 2 * i), high = load(from + 2 * i + LANES);
+        store(to + i, even_lanes(low, high));
+        store(to + phase_length + i, odd_lanes(low, high));
+      }
+      return;
+    case 3: split_by<3>(from, to, phase_length); return;
+    case 4: split_by<4>(from, to, phase_length); return;
+    default:
+      for (int64_t i = 0; i < phase_length; i++)
+        for (int64_t phase = 0; phase < stride; phase++) to[phase * phase_length + i] = from[i * stride + phase];
+  }
+}
+
+// The place of the k-th tap in rows split by the stride: in which phase, and how far along it.
+struct TapPlace {
+  int64_t phase = 0, along = 0;
+  const int64_t phase_step, along_step, stride;
+  TapPlace(int64_t dilation, int64_t stride)
+      : phase_step(dilation % stride), along_step(dilation / stride), stride(stride) {}
+  QF_INLINE void next() {
+    phase += phase_step;
+    along += along_step;
+    if (phase >= stride) {
+      phase -= stride;
+      along++;
+    }
+  }
+};
 
 }  // namespace

@@ -44,6 +44,9 @@ constexpr int REGISTERS = 16;
 QF_INLINE int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 QF_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// value, brought into 0 to most.
+QF_INLINE int clamped(int64_t value, int64_t most) { return int(value < 0 ? 0 : value > most ? most : value); }
+
 typedef float vfloat __attribute__((vector_size(LANES * 4)));
 typedef int32_t vint __attribute__((vector_size(LANES * 4)));
 typedef float vfloat_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -147,10 +150,10 @@ QF_INLINE vfloat at_most(vfloat x, vfloat high) {
 #endif
 }
 
-// e^x with an error below 2 units in the last place on [-87, 88]; below it 0 to 1e-38, above it infinity; NaN stays.
+// e^x with an error below 2 units in the last place on [-87, 88.7]; below it 2e-38, above it infinity; NaN stays.
 // Cody-Waite reduction to [-ln 2 / 2, ln 2 / 2] and the polynomial of Cephes' expf (Moshier).
 QF_INLINE vfloat exponential(vfloat x) {
-  const vfloat inside = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.0f));
+  const vfloat inside = at_most(at_least(x, broadcast(-87.0f)), broadcast(88.7f));
   const vfloat shifted = inside * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer in the low bits
   const vfloat n = shifted - 12582912.0f;
   const vint exponent = ((vint)shifted - 0x4B400000) << 23;
@@ -163,7 +166,7 @@ QF_INLINE vfloat exponential(vfloat x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   const vfloat result = (vfloat)((vint)p + exponent);
-  return x > broadcast(88.0f) ? broadcast(__builtin_inff()) : result;
+  return x <= broadcast(88.7f) ? result : x + __builtin_inff();  // a NaN's payload may have upset the exponent
 }
 
 QF_INLINE vfloat sigmoid(vfloat x) { return 1.0f / (1.0f + exponential(-x)); }

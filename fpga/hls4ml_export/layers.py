@@ -1,4 +1,5 @@
-"""hls4ml's layers as plain dictionaries, the form that ``ModelGraph.from_layer_list`` takes.
+"""hls4ml's layers as plain dictionaries, the form that ``ModelGraph.from_layer_list`` takes; number formats that a
+layer needs of its own are under ``formats``.
 
 hls4ml keeps channels last: feature maps are (H, W, C), weights (H, W, in, out). What its C++ templates assert on
 (nnet_conv*.h, nnet_pooling*.h, nnet_sepconv*.h of hls4ml 1.3) is refused here, in words, before anything is written.
@@ -7,6 +8,7 @@ hls4ml keeps channels last: feature maps are (H, W, C), weights (H, W, in, out).
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +25,18 @@ class ExportError(QuatrefoilError, ValueError):
     """A model that cannot be exported as it is, or a project that does not hold what it should."""
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a design is to be made, in the words of ``export``."""
+
+    backend: str
+    io: str
+    part: str | None
+    reuse_factor: int
+    precision: str
+    strategy: str
+
+
 PLAIN_ACTIVATIONS: Final = {
     "Relu": "relu",
     "Sigmoid": "sigmoid",
@@ -32,6 +46,18 @@ PLAIN_ACTIVATIONS: Final = {
 }
 SLOPED_ACTIVATIONS: Final = {"LeakyRelu": ("LeakyReLU", "LeakyReLU"), "Elu": ("ELU", "ELU")}
 """ONNX name to hls4ml's class and function, for activations with one parameter."""
+
+
+SOFTMAX_TABLE: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A fixed-point format that rounds and saturates: total and integer bits."""
+
+    width: int
+    integer: int
+    signed: bool = True
 
 
 def _axes(rank: int) -> tuple[tuple[int, str, str, str], ...]:
@@ -62,7 +88,7 @@ def convolution(
     rank: int,
     weight: np.ndarray,
     bias: np.ndarray | None,
-    stream: bool,
+    options: Options,
 ) -> Layer:
     """weight: (M, C / groups, spatial). Full and depthwise convolution over one or two axes."""
     window = geometry.window
@@ -72,9 +98,11 @@ def convolution(
             f"{name}: group {geometry.groups} of {geometry.in_channels} to {geometry.out_channels} channels; "
             "hls4ml has group 1, and depthwise convolution with one filter a channel"
         )
+    if depthwise and options.strategy == "resource":
+        raise ExportError(f"{name}: hls4ml has depthwise convolution with strategy='latency' alone")
     if max(window.dilations) > 1:
         raise ExportError(f"{name}: dilations {window.dilations[-rank:]}; hls4ml's generated convolutions have 1")
-    if stream and rank == 2 and window.kernel[1] != window.kernel[2]:
+    if options.io == "stream" and rank == 2 and window.kernel[1] != window.kernel[2]:
         raise ExportError(
             f"{name}: the kernel is {window.kernel[1:]}; io='stream' takes square kernels, io='parallel' any"
         )
@@ -145,7 +173,7 @@ def dense(name: str, source: str, weight: np.ndarray, bias: np.ndarray | None) -
     }
 
 
-def activation(name: str, source: str, function: Activation) -> Layer:
+def activation(name: str, source: str, function: Activation, options: Options) -> Layer:
     layer: Layer = {"class_name": "Activation", "name": name, "inputs": [source]}
     if function.name in PLAIN_ACTIVATIONS:
         layer["activation"] = PLAIN_ACTIVATIONS[function.name]
@@ -153,6 +181,8 @@ def activation(name: str, source: str, function: Activation) -> Layer:
         layer["class_name"], layer["activation"] = SLOPED_ACTIVATIONS[function.name]
         layer["activ_param"] = function.alpha
     elif function.name == "Clip" and function.alpha == 0.0 and function.beta == 6.0:
+        if options.io == "stream":
+            raise ExportError(f"{name}: hls4ml has Clip(0,6) for io='parallel' alone; take that, or Relu")
         layer["activation"] = "relu6"
     elif function.name == "Clip" and function.alpha == 0.0 and math.isinf(function.beta):
         layer["activation"] = "relu"
@@ -162,8 +192,25 @@ def activation(name: str, source: str, function: Activation) -> Layer:
     return layer
 
 
-def softmax(name: str, source: str) -> Layer:
-    return {"class_name": "Softmax", "name": name, "inputs": [source], "activation": "softmax", "axis": -1}
+def softmax(name: str, source: str, classes: int) -> Layer:
+    """hls4ml looks exp(x - max) and 1 / sum up by the leading bits of their arguments. Left to itself it gives these
+    the range of x; here the formats have the ranges that can occur, so that all bits of an index tell."""
+    bits = classes.bit_length()
+    return {
+        "class_name": "Softmax",
+        "name": name,
+        "inputs": [source],
+        "activation": "softmax",
+        "axis": -1,
+        "table_size": SOFTMAX_TABLE,
+        "formats": {
+            "inp_norm_t": Format(SOFTMAX_TABLE.bit_length() - 1, 4, signed=False),  # exp(-16) is 0 in the table
+            "exp_table_t": Format(18, 2),
+            "accum_t": Format(18 + bits, 2 + bits),
+            "inv_inp_t": Format(18, bits, signed=False),
+            "inv_table_t": Format(18, 2),
+        },
+    }
 
 
 def addition(name: str, first: str, second: str) -> Layer:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 
 from quatrefoil.fpga.hls4ml_export import layers
-from quatrefoil.fpga.hls4ml_export.layers import ExportError, Layer
+from quatrefoil.fpga.hls4ml_export.layers import ExportError, Layer, Options
 from quatrefoil.models.graph import Graph, Node, Value
 from quatrefoil.ops import SPECS, canonical, conv, pool
 from quatrefoil.ops.activations import FUNCTIONS, IDENTITY, Activation
@@ -50,14 +50,14 @@ class Feature:
         return np.ascontiguousarray(np.moveaxis(mapped, 1, -1).reshape(array.shape[0], -1))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Lowered:
     """The design: hls4ml's layers in order, and where the model's input and outputs are in it."""
 
     layers: list[Layer]
     input: Feature
     outputs: dict[str, Feature]
-    titles: dict[str, str] = field(default_factory=dict)
+    titles: dict[str, str]
     """The model's node behind each layer, for people."""
 
     @property
@@ -66,7 +66,7 @@ class Lowered:
         return [layer["name"] for layer in self.layers if layer["class_name"] not in ("InputLayer", "Reshape")]
 
 
-def lower(graph: Graph, stream: bool) -> Lowered:
+def lower(graph: Graph, options: Options) -> Lowered:
     """Raises ExportError that names what is not supported and says what would work."""
     strangers = {
         f"{node.kind} ({node.name})"
@@ -79,13 +79,13 @@ def lower(graph: Graph, stream: bool) -> Lowered:
     if len(graph.inputs) != 1:
         names = ", ".join(value.name for value in graph.inputs)
         raise ExportError(f"the model has {len(graph.inputs)} inputs ({names}); export takes models with one")
-    return _Lowering(graph, stream).result()
+    return _Lowering(graph, options).result()
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, stream: bool) -> None:
+    def __init__(self, graph: Graph, options: Options) -> None:
         self.graph = graph
-        self.stream = stream
+        self.options = options
         self.features: dict[str, Feature] = {}
         self.layers: list[Layer] = []
         self.titles: dict[str, str] = {}
@@ -179,7 +179,7 @@ class _Lowering:
         problem = self._problem(node, x)
         g = conv.geometry(problem)
         name = self._name(node.name)
-        layer = layers.convolution(name, x.layer, g, rank, weight, bias, self.stream)
+        layer = layers.convolution(name, x.layer, g, rank, weight, bias, self.options)
         feature = Feature(self._add(layer, node), problem.outputs[0].shape[1:])
         if len(node.inputs) > conv.RESIDUAL and node.inputs[conv.RESIDUAL]:
             added = self._feature(node.inputs[conv.RESIDUAL], str(node))
@@ -270,7 +270,8 @@ class _Lowering:
             raise ExportError(
                 f"{node}: of shape {x.shape}; export takes Softmax over the last axis of (batch, classes)"
             )
-        return replace(x, layer=self._add(layers.softmax(self._name(node.name), x.layer), node))
+        layer = layers.softmax(self._name(node.name), x.layer, x.shape[0])
+        return replace(x, layer=self._add(layer, node))
 
     def _function(self, node: Node) -> Activation:
         attributes = self._attributes(node)
@@ -287,7 +288,7 @@ class _Lowering:
         if function == IDENTITY:
             return x
         name = self._name(f"{node.name}_{function.name.lower()}" if node.op is not None else node.name)
-        return replace(x, layer=self._add(layers.activation(name, x.layer, function), node))
+        return replace(x, layer=self._add(layers.activation(name, x.layer, function, self.options), node))
 
 
 def _fixed_shape(value: Value) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 The same arithmetic (ap_fixed) that the synthesized design computes. Building and running are limited in time, and
 what goes wrong in generated code stays outside this process.
 
-    python -m quatrefoil.fpga.hls4ml_export.simulation LIBRARY FUNCTION SAMPLES.npy RESULTS.npz NAME SIZE ...
+    python -m quatrefoil.fpga.hls4ml_export.simulation LIBRARY FUNCTION SAMPLES.npy RESULTS.npy SIZE ...
 """
 
 from __future__ import annotations
@@ -29,28 +29,20 @@ def simulate(
     """Build the project's library and run it on every row of ``samples``.
 
     samples: (count, inputs) float32 in the design's order. outputs: elements by name, in the top function's order.
-    Gives (count, elements) float32 by name. Raises ExportError with the end of the tool's output when it fails, or
+    Gives (count, elements) float32 by name. Raises ExportError with the tool's errors when it fails, or
     when building and running together take longer than ``limit_s`` seconds.
     """
     deadline = time.monotonic() + limit_s
     _run(["bash", "build_lib.sh"], project, "compiling the C simulation", deadline, limit_s)
     with tempfile.TemporaryDirectory() as folder:
-        given, taken = Path(folder, "samples.npy"), Path(folder, "results.npz")
+        given, taken = Path(folder, "samples.npy"), Path(folder, "results.npy")
         np.save(given, samples)
-        sizes = [text for key, size in outputs.items() for text in (key, str(size))]
-        command = [
-            sys.executable,
-            "-m",
-            __name__,
-            str(project / library),
-            f"{name}_float",
-            str(given),
-            str(taken),
-            *sizes,
-        ]
+        files = [str(project / library), f"{name}_float", str(given), str(taken)]
+        command = [sys.executable, "-m", __name__, *files, *map(str, outputs.values())]
         _run(command, project, "running the C simulation", deadline, limit_s)
-        with np.load(taken) as results:
-            return {key: results[key] for key in outputs}
+        results = np.load(taken)
+    ends = np.cumsum(list(outputs.values()))
+    return dict(zip(outputs, np.split(results, ends[:-1], axis=1)))
 
 
 def _run(command: Sequence[str], folder: Path, what: str, deadline: float, limit_s: float) -> None:
@@ -72,8 +64,10 @@ def _run(command: Sequence[str], folder: Path, what: str, deadline: float, limit
             f"{what} took longer than the limit of {limit_s:g} s; raise limit_s or take fewer samples"
         ) from None
     if process.returncode:
-        tail = "\n".join(output.strip().splitlines()[-15:])
-        raise ExportError(f"{what} failed in {folder} (exit status {process.returncode}):\n{tail}")
+        lines = output.strip().splitlines()
+        telling = [line for line in lines if "error" in line.lower() or "Assertion" in line] or lines
+        shown = "\n".join(telling[-12:])
+        raise ExportError(f"{what} failed in {folder} (exit status {process.returncode}):\n{shown}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -81,12 +75,11 @@ def main(arguments: Sequence[str]) -> None:
     top = getattr(ctypes.CDLL(library), function)
     top.restype = None
     samples = np.ascontiguousarray(np.load(given), np.float32)
-    results = {name: np.zeros((len(samples), int(size)), np.float32) for name, size in zip(sizes[::2], sizes[1::2])}
+    results = [np.zeros((len(samples), int(size)), np.float32) for size in sizes]
     pointer = ctypes.POINTER(ctypes.c_float)
     for index, sample in enumerate(samples):
-        rows = (sample, *(result[index] for result in results.values()))
-        top(*(row.ctypes.data_as(pointer) for row in rows))
-    np.savez(taken, **results)
+        top(*(row.ctypes.data_as(pointer) for row in (sample, *(result[index] for result in results))))
+    np.save(taken, np.hstack(results))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.gpu import compiler, conv, pool, rnn
+from quatrefoil.gpu import compiler, declared
 from quatrefoil.gpu.emulation import host
 from quatrefoil.gpu.launch import Extents, Launch
 from quatrefoil.problem import Tensor
@@ -87,7 +87,7 @@ class EmulatedBackend:
 
     def __init__(self, device: EmulatedDevice) -> None:
         self._device = device
-        self._kernels = [*conv.kernels(device), *pool.kernels(device), *rnn.kernels(device)]
+        self._kernels = declared.kernels(device)
 
     def probe(self) -> Availability:
         if host.gxx() is None:

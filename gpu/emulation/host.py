@@ -23,7 +23,7 @@ from quatrefoil.gpu.launch import KernelFault
 EMULATOR = Path(__file__).parent / "cuda_emulator.h"
 # No contraction: the emulated sums are those of the source, and __fmul_rn is a plain product.
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g")
+SANITIZERS = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g")
 
 _one_at_a_time = threading.Lock()  # a library holds the state of the one launch that it is running
 

@@ -22,15 +22,29 @@ QF_FUNCTION void load4(const float* from, float* to) {
   to[0] = value.x, to[1] = value.y, to[2] = value.z, to[3] = value.w;
 }
 
+QF_FUNCTION void load4(const int* from, int* to) {
+  const int4 value = *reinterpret_cast<const int4*>(from);
+  to[0] = value.x, to[1] = value.y, to[2] = value.z, to[3] = value.w;
+}
+
 QF_FUNCTION void store4(const float* from, float* to) {
   *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
 }
 
-QF_FUNCTION void multiply_tile(const float (&a)[TILE_K][TILE_M], const float (&b)[TILE_K][TILE_N],
-                               float (&sums)[THREAD_M][THREAD_N]) {
+QF_FUNCTION void store4(const int* from, int* to) {
+  *reinterpret_cast<int4*>(to) = {from[0], from[1], from[2], from[3]};
+}
+
+/* One step of a sum: floats, or four signed bytes in an int each. */
+QF_FUNCTION float multiply_add(float a, float b, float sum) { return sum + a * b; }
+QF_FUNCTION int multiply_add(int a, int b, int sum) { return __dp4a(a, b, sum); }
+
+template <class Value>
+QF_FUNCTION void multiply_tile(const Value (&a)[TILE_K][TILE_M], const Value (&b)[TILE_K][TILE_N],
+                               Value (&sums)[THREAD_M][THREAD_N]) {
 #pragma unroll UNROLL_K
   for (int k = 0; k < TILE_K; k++) {
-    float row[THREAD_M], column[THREAD_N];
+    Value row[THREAD_M], column[THREAD_N];
 #pragma unroll
     for (int i = 0; i < THREAD_M; i += 4) load4(&a[k][tile_row(i)], &row[i]);
 #pragma unroll
@@ -38,6 +52,6 @@ QF_FUNCTION void multiply_tile(const float (&a)[TILE_K][TILE_M], const float (&b
 #pragma unroll
     for (int i = 0; i < THREAD_M; i++)
 #pragma unroll
-      for (int j = 0; j < THREAD_N; j++) sums[i][j] += row[i] * column[j];
+      for (int j = 0; j < THREAD_N; j++) sums[i][j] = multiply_add(row[i], column[j], sums[i][j]);
   }
 }

@@ -221,7 +221,7 @@ def without_layout(problem: Problem) -> Problem:
         Tensor(t.dtype, (t.shape[1], t.shape[0], *t.shape[2:])) if t is not None and i in BATCH_FIRST_INPUTS else t
         for i, t in enumerate(problem.inputs)
     ]
-    attributes = {**dict(problem.attributes), "layout": 0}
+    attributes: dict[str, Any] = {**dict(problem.attributes), "layout": 0}
     # parameters are settled inside the activations' texts, so that they are written out again here
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]
     attributes["activations"] = [function.name for function in functions]

@@ -45,9 +45,9 @@ def export(weights: dict[str, np.ndarray]) -> None:
     """Write the network with weights named as in torch."""
     names = {"0": "conv1", "3": "conv2", "7": "dense1", "9": "dense2"}
     renamed = {f"{names[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in weights.items()}
-    window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
-    halve = {"kernel_shape": [2, 2], "strides": [2, 2]}
-    steps = [
+    window: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    halve: dict[str, Any] = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    steps: list[tuple[str, str, dict[str, Any]]] = [
         ("Conv", "conv1", window),
         ("Relu", "relu1", {}),
         ("MaxPool", "pool1", halve),

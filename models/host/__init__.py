@@ -20,7 +20,7 @@ import onnx
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.models.host import elementwise, matrices, normalization, quantization, reductions, resizing, shapes
 from quatrefoil.models.host.reference import ReferenceRun
-from quatrefoil.models.host.table import BUILDERS, SILENT, Node, Run
+from quatrefoil.models.host.table import BUILDERS, SILENT, Builder, Node, Run
 
 NATIVE = frozenset(map(np.dtype, ["?", "b", "h", "i", "q", "B", "H", "I", "Q", "e", "f", "d"]))
 """Booleans, integers of 8 to 64 bits, and floats of 16 to 64."""
@@ -38,6 +38,11 @@ BAD_INPUT = (
 """What NumPy and onnx's reference raise for inputs that an operator cannot take."""
 
 
+HOUSE_DOMAIN, QUANTIZE_DEQUANTIZE = "quatrefoil", "QuantizeDequantize"
+HOUSE_BUILDERS: dict[str, Builder] = {QUANTIZE_DEQUANTIZE: quantization.build_quantize_dequantize}
+"""Operators that only passes make."""
+
+SMALL_INTEGERS = quantization.SMALL_INTEGERS
 IMPLEMENTATIONS = (elementwise, matrices, normalization, quantization, reductions, resizing, shapes)
 """The modules whose loading fills the table."""
 
@@ -139,6 +144,8 @@ def prepare(
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in opsets.items()}
     if node.domain == "ai.onnx":
         node = _without_domain(node)
+    if node.domain == HOUSE_DOMAIN and node.op_type in HOUSE_BUILDERS:
+        return HostOperator(node, versions, outer, fast=HOUSE_BUILDERS[node.op_type](Node(node, 1, constants)))
     version = _version_of(node, versions)
     fast = BUILDERS[node.op_type] if node.domain == "" and node.op_type in BUILDERS else None
     run = fast(Node(node, version, constants)) if fast is not None else None
@@ -194,4 +201,4 @@ def _version_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> int:
     return schema.since_version
 
 
-__all__ = ["HostOperator", "UnsupportedOperator", "prepare"]
+__all__ = ["HOUSE_DOMAIN", "QUANTIZE_DEQUANTIZE", "SMALL_INTEGERS", "HostOperator", "UnsupportedOperator", "prepare"]

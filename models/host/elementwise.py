@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import onnx
 
-from quatrefoil.models.host.table import BUILDERS, Array, Builder, Node, Run, given, operator
+from quatrefoil.models.host.table import BUILDERS, SILENT, Array, Builder, Node, Run, given, operator
 
 Binary = Callable[[Array, Array], Array]
 Unary = Callable[[Array], Array]
@@ -67,6 +67,7 @@ def _binary(function: Binary) -> Builder:
 
 
 BUILDERS.update({name: _binary(function) for name, function in BINARY.items()})
+SILENT.update(set(BINARY) - {"Add", "Sub", "Mul", "Div"})
 
 
 @operator("Mod")
@@ -107,8 +108,26 @@ def build_pow(node: Node) -> Run | None:
     return lambda inputs: [np.power(inputs[0], inputs[1]).astype(inputs[0].dtype, copy=False)]
 
 
+BLOCK = 1 << 16
+"""Elements that an expression of several steps is computed over at a time, so that its temporaries stay in cache."""
+
+
+def blocked(function: Callable[[Array], Array], x: Array) -> Array:
+    """``function``, which makes several passes and keeps type and shape, over cache-sized blocks of a large array."""
+    if x.size <= 2 * BLOCK or not x.flags.c_contiguous:
+        return np.asarray(function(x))
+    y = np.empty_like(x)
+    source, target = x.reshape(-1), y.reshape(-1)
+    for first in range(0, x.size, BLOCK):
+        target[first : first + BLOCK] = function(source[first : first + BLOCK])
+    return y
+
+
 def add_all(arrays: Sequence[Array]) -> Array:
     return reduce(np.add, arrays)
+
+
+SILENT.update({"Max", "Min", "Clip"})
 
 
 @operator("Max", "Min", "Sum", "Mean")
@@ -286,11 +305,11 @@ def swish(x: Array, alpha: float) -> Array:
     return np.multiply(x, sigmoid(x * x.dtype.type(alpha)))
 
 
-def _in_float32(function: Callable[..., Array], x: Array, *parameters: float) -> Array:
+def _in_float32(function: Unary, x: Array) -> Array:
     """float16 by way of float32: one rounding, no overflow on the way."""
     if x.dtype == np.float16:
-        return np.asarray(function(x.astype(np.float32), *parameters)).astype(np.float16)
-    return function(x, *parameters)
+        return np.asarray(function(x.astype(np.float32))).astype(np.float16)
+    return blocked(function, x)
 
 
 PLAIN: dict[str, Unary] = {
@@ -340,6 +359,9 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple[str, float], ...]]]
 """Functions with the attributes they take and their defaults."""
 
 
+SILENT.update(set(PLAIN) - {"Reciprocal"})
+
+
 @operator(*PLAIN)
 def build_plain(node: Node) -> Run | None:
     function = PLAIN[node.op]
@@ -349,8 +371,9 @@ def build_plain(node: Node) -> Run | None:
 @operator(*FUNCTIONS)
 def build_function(node: Node) -> Run | None:
     function, attributes = FUNCTIONS[node.op]
-    parameters = tuple(float(node.get(name, default)) for name, default in attributes)
-    return lambda inputs: [_in_float32(function, inputs[0], *parameters)]
+    parameters = {name: float(node.get(name, default)) for name, default in attributes}
+    settled = partial(function, **parameters) if parameters else function
+    return lambda inputs: [_in_float32(settled, inputs[0])]
 
 
 @operator("Gelu")
@@ -359,15 +382,31 @@ def build_gelu(node: Node) -> Run | None:
     return lambda inputs: [_in_float32(function, inputs[0])]
 
 
+def prelu(x: Array, slope: Array, out: Array) -> None:
+    """min(x, 0) * slope + max(x, 0)"""
+    zero = x.dtype.type(0)
+    negative = np.minimum(x, zero)
+    np.maximum(x, zero, out=out)
+    out += negative * slope
+
+
 @operator("PRelu")
 def build_prelu(node: Node) -> Run | None:
+    """Block by block along the first axis where the array is large and the slope does not vary along it."""
+
     def run(inputs: Sequence[Any]) -> list[Any]:
         x, slope = inputs
         if node.version < 7 and slope.ndim == 1 and slope.size > 1:
             slope = aligned(x, slope, 1)
-        zero = x.dtype.type(0)
-        y = np.asarray(np.minimum(x, zero) * slope)
-        y += np.maximum(x, zero)
+        if np.broadcast_shapes(x.shape, slope.shape) != x.shape:
+            raise node.error("the slope's shape", list(slope.shape), f"it has to broadcast to x's {list(x.shape)}")
+        y = np.empty_like(x)
+        if x.size <= 2 * BLOCK or (slope.ndim == x.ndim and slope.shape[0] > 1):
+            prelu(x, slope, y)
+        else:
+            step = max(1, BLOCK * len(x) // x.size)
+            for first in range(0, len(x), step):
+                prelu(x[first : first + step], slope, y[first : first + step])
         return [y]
 
     return run

@@ -53,9 +53,9 @@ def integer_product(a: Array, b: Array, a_zero: Any, b_zero: Any) -> Array:
     kind = np.float32 if a.shape[-1] <= 256 else np.float64
     left, right = a.astype(kind), b.astype(kind)
     if a_zero is not None:
-        left -= _rows(a_zero, kind)
+        left = left - _rows(a_zero, kind)
     if b_zero is not None:
-        right -= np.asarray(b_zero).astype(kind)
+        right = right - np.asarray(b_zero).astype(kind)
     return np.asarray(np.matmul(left, right)).astype(np.int64).astype(np.int32)
 
 

@@ -22,7 +22,8 @@ def per_channel(values: Array, rank: int) -> Array:
 @operator("BatchNormalization")
 def build_batch_normalization(node: Node) -> Run | None:
     """x * factor + offset for each channel, both computed once where the statistics are constants."""
-    training = not node.get("is_test", 0) if node.version < 7 else bool(node.get("training_mode", 0))
+    # before operator set 14 training shows in its further outputs alone
+    training = node.get("training_mode", 0) or any(node.wants(position) for position in range(1, 5))
     if training or not node.get("spatial", 1):
         return None
     epsilon = float(node.get("epsilon", 1e-5))

@@ -40,7 +40,7 @@ def limits(dtype: np.dtype, kind: np.dtype) -> tuple[Any, Any]:
     return kind.type(found.min), kind.type(found.max)
 
 
-def _per_tensor(node: Node) -> tuple[np.float32, Array | None] | None:
+def _per_tensor(node: Node) -> tuple[Any, Array | None] | None:
     """The one float32 scale and the one zero point of a node whose parameters never change; None for any other."""
     scale, zero = node.constant(1), node.constant(2)
     if scale is None or scale.size != 1 or scale.dtype != np.float32 or (zero is None and node.has(2)):
@@ -51,7 +51,7 @@ def _per_tensor(node: Node) -> tuple[np.float32, Array | None] | None:
     return (scale.reshape(())[()], zero.reshape(())) if small and zero.size == 1 else None
 
 
-def _quantize_per_tensor(scale: np.float32, zero: Array | None, wanted: np.dtype) -> Run:
+def _quantize_per_tensor(scale: Any, zero: Array | None, wanted: np.dtype) -> Run:
     dtype = wanted if zero is None else zero.dtype
     shift = np.float32(0) if zero is None else np.float32(zero)
     low, high = limits(dtype, np.dtype(np.float32))
@@ -69,13 +69,39 @@ def _quantize_per_tensor(scale: np.float32, zero: Array | None, wanted: np.dtype
     return run
 
 
-def _dequantize_per_tensor(scale: np.float32, zero: Array | None) -> Run:
+def _dequantize_per_tensor(scale: Any, zero: Array | None) -> Run:
     shift = np.float32(0) if zero is None else np.float32(zero)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         y = inputs[0].astype(np.float32)
         if shift:
             y -= shift
+        y *= scale
+        return [y]
+
+    return run
+
+
+SMALL_INTEGERS = frozenset(map(np.dtype, ["int8", "uint8", "int16", "uint16"]))
+
+
+def build_quantize_dequantize(node: Node) -> Run | None:
+    """clamp(round(x / scale), least - zero, most - zero) * scale; with ``relu`` the lower limit is at least 0. The
+    parameters are constants: ``quatrefoil.models.quantization`` makes such nodes."""
+    settled = _per_tensor(node)
+    if settled is None or settled[1] is None:
+        raise node.error("scale and zero point", "not constant", "give one of each, as constants")
+    scale, zero = settled[0], settled[1]
+    low, high = (limit - np.float32(zero) for limit in limits(zero.dtype, np.dtype(np.float32)))
+    if node.get("relu", 0):
+        low = max(low, np.float32(0))
+
+    def run(inputs: Sequence[Any]) -> list[Any]:
+        x = inputs[0]
+        y = np.asarray(np.divide(x if x.dtype == np.float32 else x.astype(np.float32), scale))
+        np.rint(y, out=y)
+        np.maximum(y, low, out=y)
+        np.minimum(y, high, out=y)
         y *= scale
         return [y]
 

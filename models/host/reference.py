@@ -45,7 +45,7 @@ def _value_info(name: str, value: Any) -> onnx.ValueInfoProto:
 def _depends_on_types(node: onnx.NodeProto, opsets: dict[str, int]) -> bool:
     """Whether onnx runs the operator as a function whose body depends on its inputs' types, known when it runs."""
     schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
-    if not schema.has_context_dependent_function or node.domain:
+    if not schema.has_context_dependent_function or node.domain:  # type: ignore[attr-defined]
         return False
     try:
         load_op(node.domain, node.op_type, opsets[node.domain])

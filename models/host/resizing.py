@@ -53,8 +53,17 @@ def nearest(x: Array, axis: int, place: Array, rounding: Callable[[Array], Array
     index = np.clip(rounding(place), 0, x.shape[axis] - 1).astype(np.int64)
     factor, rest = divmod(len(index), x.shape[axis])
     if rest == 0 and np.array_equal(index, np.arange(len(index)) // factor):
-        return np.repeat(x, factor, axis)
+        return repeated(x, axis, factor)
     return np.take(x, index, axis)
+
+
+def repeated(x: Array, axis: int, factor: int) -> Array:
+    """Every element ``factor`` times in a row: one strided copy for each repetition, which np.repeat does not do."""
+    y = np.empty((*x.shape[: axis + 1], factor, *x.shape[axis + 1 :]), x.dtype)
+    repetitions = np.moveaxis(y, axis + 1, 0)
+    for place in range(factor):
+        repetitions[place] = x
+    return y.reshape(*x.shape[:axis], x.shape[axis] * factor, *x.shape[axis + 1 :])
 
 
 def linear(x: Array, axis: int, place: Array) -> Array:
@@ -96,11 +105,12 @@ def build_resize(node: Node) -> Run | None:
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         x = y = inputs[0]
-        axes = tuple(range(x.ndim)) if named is None else axes_of(named, x.ndim, node.op)
+        axes = tuple(range(x.ndim)) if named is None else axes_of(tuple(named), x.ndim, node.op)
         scales, sizes = scales_and_sizes(inputs, x.ndim)
         if len(sizes if sizes is not None else scales or ()) != len(axes):
             raise node.error("scales or sizes", scales if sizes is None else sizes, f"give {len(axes)}, one an axis")
-        for position, axis in enumerate(axes):
+        # the last axis first, while the array is small: its copies are the ones with strides
+        for position, axis in sorted(enumerate(axes), key=lambda pair: -pair[1]):
             extent = x.shape[axis]
             scale = sizes[position] / extent if sizes is not None else scales[position] if scales is not None else 1.0
             output = sizes[position] if sizes is not None else math.floor(extent * scale)

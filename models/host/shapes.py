@@ -24,9 +24,9 @@ def build_identity(node: Node) -> Run | None:
 @operator("Dropout", arithmetic=False)
 def build_dropout(node: Node) -> Run | None:
     """In inference everything passes. The mask, where it is wanted, is all true."""
-    if (node.version < 7 and not node.get("is_test", 0)) or (node.version >= 12 and node.has(2)):
+    if node.version >= 12 and node.has(2):
         training = node.constant(2)
-        if node.version < 7 or training is None or bool(training.any()):
+        if training is None or training.any():
             return None
     mask_type = bool if node.version >= 10 else None
 
@@ -153,8 +153,11 @@ def build_unsqueeze(node: Node) -> Run | None:
     find = settled_axes(node, 1)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
-        axes = find(inputs) or ()
-        return [np.expand_dims(inputs[0], axes_of(axes, inputs[0].ndim + len(axes), node.op))]
+        x, axes = inputs[0], find(inputs) or ()
+        shape = list(x.shape)
+        for axis in sorted(axes_of(axes, x.ndim + len(axes), node.op)):
+            shape.insert(axis, 1)
+        return [x.reshape(shape)]
 
     return run
 
@@ -218,7 +221,7 @@ def sliced(
     steps: Sequence[int] | None,
 ) -> Array:  # fmt: skip
     """ONNX clamps like Python's slices, except that an end far below 0 means "through the first" when going down."""
-    along = axes_of(range(len(starts)) if axes is None else axes, x.ndim, node.op)
+    along = axes_of(tuple(range(len(starts)) if axes is None else axes), x.ndim, node.op)
     places: list[slice] = [slice(None)] * x.ndim
     for position, axis in enumerate(along):
         step = 1 if steps is None else steps[position]
@@ -263,17 +266,37 @@ def padded(node: Node, x: Array, pads: Sequence[int], mode: str, value: Any, axe
         cut[axis] = slice(max(-begin, 0), x.shape[axis] - max(-end, 0))
         widths[axis] = (max(begin, 0), max(end, 0))
     x = x[tuple(cut)]
+    y = np.empty([before + n + behind for n, (before, behind) in zip(x.shape, widths)], x.dtype)
     if mode == "constant":
-        y = np.full([before + n + behind for n, (before, behind) in zip(x.shape, widths)], value, x.dtype)
-        y[tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, widths))] = x
+        y[...] = value
+    y[tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, widths))] = x
+    if mode == "constant":
         return y
-    return np.pad(x, widths, mode)  # type: ignore[call-overload]
+    for axis, (before, behind) in enumerate(widths):
+        if before or behind:
+            if mode != "edge" and max(before, behind) > x.shape[axis] - (mode == "reflect"):
+                return np.pad(x, widths, mode)  # type: ignore[call-overload]
+            fill_border(np.moveaxis(y, axis, 0), before, behind, mode)
+    return y
+
+
+def fill_border(y: Array, before: int, behind: int, mode: str) -> None:
+    """Fill the first and last places of the first axis from what lies between them: one copy of its border, turned
+    round, or what lies at the other end."""
+    last = len(y) - behind
+    if mode == "edge":
+        y[:before], y[last:] = y[before], y[last - 1]
+    elif mode == "reflect":
+        y[:before] = y[before + 1 : 2 * before + 1][::-1]
+        y[last:] = y[last - 1 - behind : last - 1][::-1]
+    else:
+        y[:before], y[last:] = y[last - before : last], y[before : before + behind]
 
 
 @operator("Gather", arithmetic=False)
 def build_gather(node: Node) -> Run | None:
     axis = node.get("axis", 0)
-    return lambda inputs: [np.take(inputs[0], inputs[1], axis_of(axis, inputs[0].ndim, node.op))]
+    return lambda inputs: [inputs[0].take(inputs[1], axis_of(axis, inputs[0].ndim, node.op))]
 
 
 @operator("GatherElements", arithmetic=False)

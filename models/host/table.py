@@ -7,6 +7,7 @@ its constant inputs say, and returns the function that runs it, or None where on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,7 +61,7 @@ BUILDERS: dict[str, Builder] = {}
 """Every operator of ONNX's default domain that has a fast path here."""
 
 SILENT: set[str] = set()
-"""Operators that never do arithmetic, so that NumPy has nothing to warn of."""
+"""Operators of which NumPy has nothing to warn: they move, select and compare, and compute nothing that overflows."""
 
 
 def operator(*names: str, arithmetic: bool = True) -> Callable[[Builder], Builder]:
@@ -88,7 +89,8 @@ def axis_of(axis: int, rank: int, op: str) -> int:
     return axis + rank if axis < 0 else axis
 
 
-def axes_of(axes: Sequence[int], rank: int, op: str) -> tuple[int, ...]:
+@lru_cache(4096)
+def axes_of(axes: tuple[int, ...], rank: int, op: str) -> tuple[int, ...]:
     """Possibly negative axes, checked, without repetitions."""
     settled = tuple(axis_of(int(axis), rank, op) for axis in axes)
     if len(set(settled)) != len(settled):

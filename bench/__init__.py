@@ -1,0 +1,13 @@
+"""Benchmarks: problems and models on backends and peers, verified before they are timed, measured side by side.
+
+from quatrefoil import bench
+records = bench.run(["max_pool float32[1x64x56x56] kernel_shape=2x2 strides=2x2"], on=("cpu",), peers=("ort",))
+"""
+
+from __future__ import annotations
+
+from quatrefoil.bench.records import Record, Simulated
+from quatrefoil.bench.runner import run
+from quatrefoil.bench.timing import Timing
+
+__all__ = ["Record", "Simulated", "Timing", "run"]

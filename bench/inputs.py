@@ -1,0 +1,50 @@
+"""Made-up inputs for a problem, reproducible from a seed, with values that the operator has a use for.
+
+Recurrent weights are scaled so that states neither vanish nor grow, lengths lie inside the sequence, indices for
+unpooling are distinct, and quantisation scales are positive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from quatrefoil import ops
+from quatrefoil.ops import conv, pool, rnn
+from quatrefoil.ops.spec import Case, Fill
+from quatrefoil.problem import Problem
+
+
+def arrays(problem: Problem, seed: int = 0) -> list[np.ndarray | None]:
+    """One array for each input of the problem, None for the absent ones."""
+    return Case(problem.op, problem.text, problem.inputs, {}, _fills(problem)).arrays(seed)
+
+
+def parameters(problem: Problem, inputs: list[np.ndarray | None]) -> dict[int, np.ndarray]:
+    """Those of the inputs that a model would keep constant, by position: weights, biases, scales."""
+    given = {i: inputs[i] for i in ops.SPECS[problem.op].parameters if problem.has(i)}
+    return {i: array for i, array in given.items() if array is not None}
+
+
+def _fills(problem: Problem) -> dict[int, Fill]:
+    if problem.op in ops.FAMILIES["rnn"]:
+        bound = 1.0 / problem.integer("hidden_size") ** 0.5
+        steps = rnn.geometry(rnn.without_layout(problem)).steps
+        weights = Fill("uniform", -bound, bound)
+        return {rnn.W: weights, rnn.R: weights, rnn.B: weights, rnn.LENGTHS: Fill("lengths", min(1, steps), steps)}
+    if problem.op == "qlinear_conv":
+        return {
+            conv.Q_X_SCALE: Fill("uniform", 0.01, 0.05),
+            conv.Q_W_SCALE: Fill("uniform", 0.001, 0.01),
+            conv.Q_Y_SCALE: Fill("uniform", 0.05, 0.2),
+            conv.Q_BIAS: Fill("integers", -20000, 20000),
+        }
+    if problem.op == "max_unpool":
+        geometry = pool.unpool_geometry(problem)
+        size = geometry.planes * int(np.prod(geometry.indexed))
+        return {1: Fill("indices", 0, size)}
+    if problem.op in ("conv", "conv_transpose"):
+        # the sum over the window keeps the size of its terms
+        w = problem.input(conv.W)
+        taps = max(w.size // max(w.shape[0], 1), 1)
+        return {conv.W: Fill("uniform", -((3 / taps) ** 0.5), (3 / taps) ** 0.5)}
+    return {}

@@ -1,0 +1,98 @@
+"""What a benchmark found out, as plain data: one record for each problem and contender, and JSON of it.
+
+Measured time and simulated cycles live in different fields, so that they cannot be mistaken for each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from quatrefoil import ops
+from quatrefoil.bench.timing import Timing
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a simulated run took on its design."""
+
+    design: str
+    cycles: int
+    clock_mhz: float
+    dram_bytes: int
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def microseconds(self) -> float:
+        return self.cycles / self.clock_mhz
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One contender on one problem.
+
+    name       the problem's name in its suite, else its text
+    contender  a backend of ours (cpu, gpu, fpga, asic) or a peer
+    kernel     the kernel's id, or what the peer ran
+    checked    what the result was compared with: "oracle", the name of another contender, or "" when it was not
+    error      the largest difference from that, as a share of the largest value; None when it was not compared
+    wrong      whether the result failed that comparison
+    refused    why there is no figure, in a sentence; empty when there is one
+    note       what the figure means, where that is not plain
+    """
+
+    name: str
+    problem: str
+    op: str
+    contender: str
+    ours: bool
+    kernel: str = ""
+    device: str = ""
+    threads: int = 1
+    macs: int = 0
+    bytes: int = 0
+    measured: Timing | None = None
+    simulated: Simulated | None = None
+    checked: str = ""
+    error: float | None = None
+    wrong: bool = False
+    refused: str = ""
+    note: str = ""
+
+    @property
+    def gmacs(self) -> float | None:
+        """Multiply-accumulates of a direct evaluation in a second of measured time, in 10^9."""
+        if self.measured is None or not self.macs or self.op in ops.FAMILIES["pool"]:
+            return None  # pooling multiplies nothing
+        return self.macs / self.measured.median / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; an error that is infinite becomes the text "infinite", which JSON can carry."""
+        data = asdict(self)
+        if self.error is not None and not math.isfinite(self.error):
+            data["error"] = "infinite"
+        if self.simulated is not None:
+            data["simulated"]["microseconds"] = self.simulated.microseconds
+        return data
+
+
+def document(records: Sequence[Record], machine: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that a report needs, as plain data."""
+    return {
+        "format": FORMAT,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": dict(machine),
+        "records": [record.as_dict() for record in records],
+    }
+
+
+def write_json(path: Path, records: Sequence[Record], machine: Mapping[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document(records, machine), indent=1) + "\n")

@@ -1,0 +1,7 @@
+"""How Sphinx builds these pages (`make docs`): Markdown through MyST, nothing loaded from elsewhere."""
+
+project = "quatrefoil"
+author = "the quatrefoil authors"
+extensions = ["myst_parser"]
+html_theme = "furo"
+html_title = "quatrefoil"

@@ -1,0 +1,137 @@
+"""Designs of the ASIC simulator: what a TOML file may say, and the sentence for everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from quatrefoil import asic_sim
+from quatrefoil.asic_sim import hardware
+
+EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
+KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
+WHOLE = [key for key in KEYS if key not in ("name", "clock_mhz")]
+
+
+def with_line(key: str, text: str | None) -> str:
+    """edge.toml with a key's value replaced, or its line left out."""
+    lines = [line for line in EDGE.splitlines() if not line.startswith(f"{key} ")]
+    return "\n".join([*lines, *([] if text is None else [f"{key} = {text}"])])
+
+
+@pytest.mark.parametrize("name", asic_sim.shipped())
+def test_shipped_designs_load(name: str) -> None:
+    design = asic_sim.load(name)
+    assert design.name == name
+    assert design.digest in str(design)
+    assert asic_sim.load(name) == design
+
+
+def test_shipped_names() -> None:
+    assert {"edge", "gemmini_like", "tpu_like"} <= set(asic_sim.shipped())
+    assert (asic_sim.load("edge").array_rows, asic_sim.load("tpu_like").array_rows) == (16, 256)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_missing_key_is_named(key: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=f"here: the key '{key}' is missing"):
+        hardware.parse(with_line(key, None), "here")
+
+
+def test_an_unknown_key_is_named() -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"here: unknown key 'array_row'; known are name, clock_mhz"):
+        hardware.parse(EDGE + "\narray_row = 16\n", "here")
+
+
+@pytest.mark.parametrize("key", WHOLE)
+@pytest.mark.parametrize("value", ['"16"', "16.0", "true", "[16]"])
+def test_a_wrong_type_is_named(key: str, value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=f"design edge: {key} is .*; give a whole number"):
+        hardware.parse(with_line(key, value), "here")
+
+
+@pytest.mark.parametrize("value", ['"fast"', "true", "[]"])
+def test_a_clock_that_is_no_number(value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"clock_mhz is .*; give a number"):
+        hardware.parse(with_line("clock_mhz", value), "here")
+
+
+@pytest.mark.parametrize("value", ["0", "-1.5", "nan", "inf"])
+def test_a_clock_that_does_not_tick(value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"clock_mhz is .*; it has to be positive and finite"):
+        hardware.parse(with_line("clock_mhz", value), "here")
+
+
+@pytest.mark.parametrize("value", ['""', "3"])
+def test_a_name_that_is_none(value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"name is .*; give a text"):
+        hardware.parse(with_line("name", value), "here")
+
+
+@pytest.mark.parametrize("key", WHOLE)
+def test_values_out_of_range_are_named(key: str) -> None:
+    low, high = hardware.LIMITS.get(key, (1, hardware.MOST))
+    for value in (low - 1, -(2**70), high + 1, 2**70):
+        with pytest.raises(asic_sim.DesignError, match=f"{key} is {value}; it has to lie in {low} to {high}"):
+            dataclasses.replace(asic_sim.load("edge"), **{key: value})
+
+
+def test_the_activation_memory_has_to_hold_a_row() -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"activation_sram_kib is 1; it has to hold two buffers .* 256 rows"):
+        dataclasses.replace(asic_sim.load("tpu_like"), activation_sram_kib=1)
+
+
+def test_what_is_no_file_and_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(
+        asic_sim.DesignError, match=r"there is no design 'edgy'; shipped are edge, gemmini_like, tpu_like"
+    ):
+        asic_sim.load("edgy")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("array_rows = ")
+    with pytest.raises(asic_sim.DesignError, match=r"broken.toml is no TOML file"):
+        asic_sim.load(broken)
+    broken.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(asic_sim.DesignError, match=r"broken.toml cannot be read"):
+        asic_sim.load(broken)
+
+
+def test_a_design_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "wide.toml"
+    path.write_text(with_line("array_columns", "32"))
+    assert asic_sim.load(path) == dataclasses.replace(asic_sim.load("edge"), array_columns=32)
+
+
+def test_every_figure_is_in_the_digest() -> None:
+    edge = asic_sim.load("edge")
+    digests = {edge.digest}
+    for key in WHOLE:
+        digests.add(dataclasses.replace(edge, **{key: getattr(edge, key) + 1}).digest)
+    digests.add(dataclasses.replace(edge, clock_mhz=401.0).digest)
+    digests.add(dataclasses.replace(edge, name="other").digest)
+    assert len(digests) == len(KEYS) + 1
+
+
+def test_the_design_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(hardware.DESIGN_VARIABLE, raising=False)
+    assert hardware.current().name == "edge"
+    monkeypatch.setenv(hardware.DESIGN_VARIABLE, "gemmini_like")
+    assert hardware.current().name == "gemmini_like"
+    with asic_sim.use_design("tpu_like") as outer:
+        assert hardware.current() is outer
+        with asic_sim.use_design(asic_sim.load("edge")):
+            assert hardware.current().name == "edge"
+        assert hardware.current() is outer
+        assert "tpu_like at 700 MHz" in asic_sim.BACKEND.timing_note
+    assert hardware.current().name == "gemmini_like"
+    monkeypatch.setenv(hardware.DESIGN_VARIABLE, "nothing")
+    state = asic_sim.BACKEND.probe()
+    assert not state.ready
+    assert "there is no design 'nothing'" in state.detail
+    assert state.remedy == "export QUATREFOIL_ASIC_DESIGN=edge"
+
+
+def test_a_design_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        asic_sim.load("edge").array_rows = 8  # type: ignore[misc]

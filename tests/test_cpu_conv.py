@@ -1,0 +1,180 @@
+"""The CPU's convolution kernels: every instruction set, threads, the shapes at which blocking changes, bad weights."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quatrefoil import cpu, ops, reference, settings
+from quatrefoil.cpu import conv, instruction_set
+from quatrefoil.errors import BackendUnavailable
+from quatrefoil.ops.spec import Case
+from quatrefoil.problem import Problem, Tensor
+
+CASES = [case for op in ops.FAMILIES["conv"] for case in ops.SPECS[op].cases()]
+KERNELS = {kernel.id: kernel for kernel in conv.KERNELS}
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = settings.num_threads()
+    yield
+    settings.set_num_threads(before)
+
+
+def _problem(case: Case) -> tuple[Problem, list[np.ndarray | None]]:
+    arrays = [None if array is None else np.ascontiguousarray(array) for array in case.arrays()]
+    types = [None if array is None else Tensor.of(array) for array in arrays]
+    return ops.canonical(case.op, types, case.attributes), arrays
+
+
+@cache
+def _expected(case_name: str) -> np.ndarray:
+    problem, arrays = _problem(next(case for case in CASES if str(case) == case_name))
+    return reference.evaluate(problem, arrays)[0]
+
+
+def _parameters(problem: Problem, arrays: list[np.ndarray | None]) -> dict[int, np.ndarray]:
+    given = {position: arrays[position] for position in ops.SPECS[problem.op].parameters if problem.has(position)}
+    return {position: array for position, array in given.items() if array is not None}
+
+
+@pytest.mark.parametrize("kernel", conv.KERNELS, ids=lambda kernel: kernel.id)
+@pytest.mark.parametrize("isa", range(4), ids=["portable", "v2", "v3", "v4"])
+def test_every_instruction_set(isa: int, kernel: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    if isa >= len(instruction_set.supported()):
+        pytest.skip(f"this processor and build have {', '.join(instruction_set.supported())} alone")
+    monkeypatch.setattr(instruction_set, "index", lambda: isa)
+    settings.set_num_threads(1 + isa % 3)
+    reached = 0
+    for case in CASES:
+        problem, arrays = _problem(case)
+        if kernel.op != case.op or kernel.accepts(problem) is not None:
+            continue
+        [y] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
+        wrong = ops.SPECS[case.op].tolerance(problem).violations(y, _expected(str(case)))
+        assert wrong == 0, f"{case}: {wrong} of {y.size} values"
+        reached += 1
+    assert reached
+
+
+BLOCKED = [
+    # pixel lanes: several blocks of panels, a ragged last tile
+    ("1x48x90x91", "40x48x3x3", {"pads": [1, 1, 1, 1]}),
+    ("1x24x57x59", "100x24x1x1", {}),
+    ("1x3x130x131", "17x3x7x7", {"strides": [2, 2], "pads": [3, 3, 3, 3]}),
+    ("2x20x33x47", "6x20x3x3", {"strides": [3, 3], "dilations": [2, 1]}),
+    # channel lanes: read in place, packed, and in blocks
+    ("1x96x7x7", "200x96x1x1", {}),
+    ("1x520x8x9", "130x520x3x3", {"pads": [1, 1, 1, 1]}),
+    ("1x300x1x1", "123x300x1x1", {}),
+    # small images of a batch as one row of pixels
+    ("33x12x5x6", "20x12x3x3", {"pads": [1, 0, 1, 0]}),
+    ("70x40x1x1", "33x40x1x1", {}),
+    ("5x16x3x3", "70x8x2x2", {"group": 2}),
+    # register sliding window: interior columns and both edges
+    ("2x5x20x71", "5x1x3x3", {"group": 5, "pads": [1, 1, 1, 1]}),
+    ("1x7x21x90", "7x1x5x5", {"group": 7, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
+    ("1x3x40x100", "3x1x3x3", {"group": 3, "strides": [2, 2], "pads": [0, 0, 1, 1]}),
+    ("1x4x9x66", "4x1x5x5", {"group": 4, "pads": [3, 4, 3, 4]}),
+]
+
+
+def _random(x_shape: str, w_shape: str, attributes: dict, residual: bool = True) -> tuple[Problem, list[np.ndarray]]:
+    rng = np.random.default_rng(7)
+    x, w = (rng.standard_normal([int(n) for n in shape.split("x")]) for shape in (x_shape, w_shape))
+    plain = ops.canonical("conv", [Tensor.of(x), Tensor.of(w)], attributes)
+    w /= np.sqrt(w[0].size)  # sums of about 1, so that a clip does not narrow the tolerance
+    arrays = [x, w, rng.standard_normal(w.shape[0])]
+    if residual:
+        arrays.append(rng.standard_normal(plain.outputs[0].shape))
+    return ops.canonical("conv", [Tensor.of(array) for array in arrays], attributes), arrays
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("activation", ["Identity", "Clip(-1.0,1.5)", "HardSwish"])
+@pytest.mark.parametrize(("x", "w", "attributes"), BLOCKED, ids=lambda value: value if isinstance(value, str) else "")
+def test_blocks_agree_with_double(x: str, w: str, attributes: dict, activation: str, threads: int) -> None:
+    settings.set_num_threads(threads)
+    exact, arrays = _random(x, w, {**attributes, "activation": activation})
+    [expected] = KERNELS["conv_direct_nchw_f64_simd"].prepare(exact, _parameters(exact, arrays))(arrays)
+    singles = [array.astype(np.float32) for array in arrays]
+    problem = ops.canonical("conv", [Tensor.of(array) for array in singles], {**attributes, "activation": activation})
+    taken = [kernel for kernel in conv.KERNELS if kernel.op == "conv" and kernel.accepts(problem) is None]
+    assert len(taken) > 1
+    for kernel in taken:
+        [y] = kernel.prepare(problem, _parameters(problem, singles))(singles)
+        assert ops.SPECS["conv"].tolerance(problem).violations(y, expected) == 0, kernel.id
+
+
+def test_infinite_weights_leave_padding_out() -> None:
+    x, w = np.ones((1, 2, 5, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    w[1, 0, 0, 0] = np.inf
+    problem = ops.canonical("conv", [Tensor.of(x), Tensor.of(w)], {"pads": [1, 1, 1, 1]})
+    [expected] = reference.evaluate(problem, [x, w])
+    for kernel in conv.KERNELS:
+        if kernel.op == "conv" and kernel.accepts(problem) is None:
+            np.testing.assert_array_equal(kernel.prepare(problem, {1: w})([x, w])[0], expected, kernel.id)
+
+
+def test_one_run_from_several_threads() -> None:
+    _, arrays = _random("1x16x30x31", "24x16x3x3", {"pads": [1, 1, 1, 1]}, residual=False)
+    singles = [array.astype(np.float32) for array in arrays]
+    problem = ops.canonical("conv", [Tensor.of(array) for array in singles], {"pads": [1, 1, 1, 1]})
+    run = KERNELS["conv_gemm_nchw_f32_simd"].prepare(problem, _parameters(problem, singles))
+    inputs = [(singles[0] * scale).astype(np.float32) for scale in range(1, 9)]
+    alone = [run([x])[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: run([x])[0], inputs * 5))
+    for index, y in enumerate(together):
+        np.testing.assert_array_equal(y, alone[index % len(inputs)])
+
+
+def test_a_forced_instruction_set_is_known_or_an_error() -> None:
+    assert instruction_set.choose("portable") == 0
+    assert instruction_set.choose(None) == len(instruction_set.supported()) - 1
+    for wrong in ("", "v9", "V4", "avx512"):
+        with pytest.raises(BackendUnavailable, match="can run portable"):
+            instruction_set.choose(wrong)
+
+
+def test_the_environment_forces_the_instruction_set() -> None:
+    script = (
+        "from quatrefoil.cpu import BACKEND, instruction_set as i; print(BACKEND.probe().ready, BACKEND.probe().detail)"
+    )
+
+    def told(value: str) -> str:
+        environment = {"QUATREFOIL_CPU_ISA": value, "PATH": "/usr/bin:/bin"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert re.search(r"^True .*instruction set portable", told("portable"))
+    assert told("sse9").startswith("False QUATREFOIL_CPU_ISA is 'sse9'")
+
+
+@pytest.mark.parametrize("module", ["_conv", "_pool", "_rnn"])
+def test_no_code_is_shared_between_instruction_sets(module: str) -> None:
+    """An inline function outside the anonymous namespace would be merged across the builds of a source, and the
+    portable kernels could end up in its AVX-512 version. What is left in the module's table of symbols must therefore
+    be anonymous, static, plain C, or one of the doors that pick by instruction set."""
+    [built] = Path(cpu.__file__).parent.glob(f"{module}.*.so")
+    symbols = subprocess.run(["nm", "--defined-only", str(built)], capture_output=True, text=True, check=True).stdout
+    assert "_v4" in symbols or "_portable" in symbols, "the module has lost its symbols"
+    names = [line.split()[2] for line in symbols.splitlines() if line.split()[1] in "tTwWu"]
+    mangled = [name for name in names if name.startswith("_Z") and "_GLOBAL__N_1" not in name]
+    mangled = [name for name in mangled if not name.startswith("_ZL")]  # static
+    mangled = [
+        name for name in mangled if not re.match(r"_ZZ\d+\w+_(portable|v\d)E", name)
+    ]  # inside an exported kernel
+    doors = re.compile(r"_Z\d+\w+i$")
+    assert [name for name in mangled if not doors.match(name)] == []

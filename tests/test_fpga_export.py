@@ -1,0 +1,219 @@
+"""HLS export: the C simulation of small networks meets the float model, and what hls4ml lacks is refused by name.
+
+With 28-bit numbers the only differences left are roundings, so that a wrong order, weight or padding cannot hide.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from quatrefoil.fpga.hls4ml_export import ExportError, export
+from quatrefoil.fpga.hls4ml_export.layers import Options
+from quatrefoil.fpga.hls4ml_export.lowering import lower
+from quatrefoil.fpga.hls4ml_export.project import called_layers
+from quatrefoil.fpga.hls4ml_export.simulation import simulate
+from quatrefoil.models import load
+
+PARALLEL = Options("Vitis", "parallel", None, 1, "fixed<16,6>", "latency")
+STREAM = Options("Vitis", "stream", None, 1, "fixed<16,6>", "latency")
+RESOURCE = Options("Vitis", "parallel", None, 1, "fixed<16,6>", "resource")
+
+needs_simulation = pytest.mark.skipif(shutil.which("g++") is None, reason="the C simulation needs g++")
+
+
+class Network:
+    """A chain of ONNX nodes with random weights; ``last`` names the newest value."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+        self.rng = np.random.default_rng(len(shape))
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.last = "x"
+
+    def constant(self, array: Any) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def normal(self, *shape: int) -> str:
+        scale = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.1
+        return self.constant((self.rng.standard_normal(shape) * scale).astype(np.float32))
+
+    def add(self, kind: str, *more: str, **attributes: Any) -> Network:
+        name = f"{kind.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, [self.last, *more], [name], name=name, **attributes))
+        self.last = name
+        return self
+
+    def conv(self, channels: int, inputs: int, *kernel: int, **attributes: Any) -> Network:
+        weight = self.normal(channels, inputs // attributes.get("group", 1), *kernel)
+        return self.add("Conv", weight, self.normal(channels), **attributes)
+
+    def dense(self, inputs: int, outputs: int) -> Network:
+        return self.add("Gemm", self.normal(outputs, inputs), self.normal(outputs), transB=1)
+
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        declared = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs or (self.last,)]
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *self.shape])
+        graph = helper.make_graph(self.nodes, "net", [x], declared, self.weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def samples(self, count: int = 20) -> np.ndarray:
+        return self.rng.uniform(-1, 1, (count, *self.shape)).astype(np.float32)
+
+
+@needs_simulation
+def test_cnn_in_parallel_meets_the_float_model(tmp_path: Path) -> None:
+    """Asymmetric padding, a stride, a flattened map of several channels and pixels, two outputs."""
+    net = Network(2, 7, 8).conv(4, 2, 3, 2, pads=[1, 0, 0, 1], strides=[1, 2]).add("Relu")
+    net.add("MaxPool", kernel_shape=[2, 2], strides=[2, 2]).conv(3, 4, 1, 1)
+    pooled = net.last
+    net.add("Flatten").dense(18, 6).add("LeakyRelu", alpha=0.2).dense(6, 3)
+    report = export(net.model(net.last, pooled), tmp_path / "hls", precision="fixed<28,8>", check=net.samples())
+    assert [layer.function for layer in report.layers] == [
+        "conv_2d_cl", "relu", "pooling2d_cl", "pointwise_conv_2d_cl", "dense", "leaky_relu", "dense",
+    ]  # fmt: skip
+    assert [output.name for output in report.outputs] == [net.last, pooled]
+    for output in report.outputs:
+        assert output.samples == 20
+        assert output.max_error < 1e-4 < output.scale
+        assert output.agreement == 1.0
+    assert "same argmax on 100.0% of 20 samples" in str(report)
+    assert report.top_function.is_file()
+
+
+@needs_simulation
+def test_residual_network_as_a_stream_meets_the_float_model(tmp_path: Path) -> None:
+    """Depthwise convolution, a residual sum, global averaging beyond 16 bits' range, softmax."""
+    net = Network(3, 6, 6).conv(4, 3, 3, 3, pads=[1, 1, 1, 1]).add("Relu")
+    skipped = net.last
+    net.conv(4, 4, 3, 3, group=4, pads=[1, 1, 1, 1]).add("Add", skipped).add("Relu").add("GlobalAveragePool")
+    net.add("Flatten").dense(4, 3).add("Softmax", axis=1)
+    report = export(
+        net.model(), tmp_path, io="stream", precision="fixed<24,8>", check={"x": net.samples() * np.float32(8)}
+    )
+    assert {"depthwise_conv_2d_cl", "add", "global_pooling2d_cl", "softmax"} <= {x.function for x in report.layers}
+    [output] = report.outputs
+    assert output.max_error < 5e-3  # softmax comes from tables of 4096 entries
+    assert output.agreement == 1.0
+
+
+def test_without_samples_the_project_is_written_and_nothing_is_simulated(tmp_path: Path) -> None:
+    net = Network(6).dense(6, 4).add("Relu").dense(4, 2)
+    folder = tmp_path / "project"
+    report = export(net.model(), folder, part="xc7z020clg400-1", reuse_factor=2)
+    assert report.outputs == ()
+    assert "not simulated" in str(report)
+    assert report.part == "xc7z020clg400-1"
+    assert "xc7z020clg400-1" in (folder / "project.tcl").read_text()
+    assert not list(folder.rglob("*.so"))
+    export(net.model(), folder)  # an earlier export may be written over
+
+
+def test_a_layer_that_hls4ml_leaves_out_fails_the_export(tmp_path: Path) -> None:
+    net = Network(6).dense(6, 4).add("Relu")
+    report = export(net.model(), tmp_path)
+    lowered = lower(load(net.model()).graph, PARALLEL)
+    assert called_layers(report.top_function, lowered) == report.layers
+    kept = [line for line in report.top_function.read_text().splitlines() if "nnet::relu<" not in line]
+    report.top_function.write_text("\n".join(kept))
+    with pytest.raises(ExportError, match=r"left out relu1 \(Relu\)"):
+        called_layers(report.top_function, lowered)
+
+
+def resized() -> Network:
+    net = Network(2, 8, 8)
+    return net.add("Resize", "", "", net.constant(np.array([1, 2, 16, 16], np.int64)))
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "named"),
+    [
+        (resized, PARALLEL, ("Resize", "it takes Conv")),
+        (lambda: Network(4, 8, 8).conv(4, 4, 3, 3, group=2), PARALLEL, ("conv0", "group 2", "depthwise")),
+        (lambda: Network(2, 8, 8).conv(4, 2, 3, 3, dilations=[2, 2]), PARALLEL, ("conv0", "dilations")),
+        (lambda: Network(2, 8, 8).conv(4, 2, 3, 2), STREAM, ("conv0", "(3, 2)", "io='parallel'")),
+        (lambda: Network(2, 8, 8).conv(2, 2, 3, 3, group=2), RESOURCE, ("conv0", "strategy='latency'")),
+        (lambda: Network(2, 4, 4, 4).conv(4, 2, 3, 3, 3), PARALLEL, ("x:", "(batch, C, H, W)")),
+        (
+            lambda: Network(2, 8, 8).add("MaxPool", kernel_shape=[3, 3], strides=[2, 2]),
+            PARALLEL,
+            ("maxpool0", "strides equal to the kernel"),
+        ),
+        (
+            lambda: Network(2, 8, 8).add("AveragePool", kernel_shape=[2, 2], strides=[2, 2], pads=[1, 1, 1, 1]),
+            PARALLEL,
+            ("averagepool0", "padding"),
+        ),
+        (
+            lambda: Network(2, 7, 7).add("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+            PARALLEL,
+            ("maxpool0", "floor mode"),
+        ),
+        (lambda: Network(4).dense(4, 3).add("Erf"), PARALLEL, ("Erf (erf1)",)),
+        (lambda: Network(4).dense(4, 3).add("HardSwish"), PARALLEL, ("hardswish1", "HardSwish", "known are Relu")),
+        (lambda: Network(2, 4, 4).add("Softmax", axis=1), PARALLEL, ("softmax0", "classes")),
+        (lambda: Network(2, 4, 4).add("Flatten", axis=2), PARALLEL, ("flatten0", "(batch, 32)")),
+    ],
+)
+def test_what_hls4ml_lacks_is_refused_by_name(
+    build: Callable[[], Network], options: Options, named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        lower(load(build().model()).graph, options)
+    for part in named:
+        assert part in str(caught.value)
+
+
+def test_nothing_is_written_for_a_refused_model(tmp_path: Path) -> None:
+    folder = tmp_path / "hls"
+    with pytest.raises(ExportError, match="dilations"):
+        export(Network(2, 8, 8).conv(4, 2, 3, 3, dilations=[2, 2]).model(), folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"backend": "Quartus"}, "known are Vitis, Vivado"),
+        ({"io": "wires"}, "known are parallel, stream"),
+        ({"strategy": "fast"}, "known are latency, resource"),
+        ({"reuse_factor": 0}, "reuse_factor is 0"),
+        ({"precision": "float32"}, "write fixed<total bits,integer bits>"),
+        ({"check": np.zeros((3, 5), np.float32)}, r"check has shape \[3, 5\]"),
+        ({"check": {"y": np.zeros((3, 4), np.float32)}}, "the model's input is 'x'"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ExportError, match=named):
+        export(Network(4).dense(4, 2).model(), tmp_path / "hls", **options)
+    assert not (tmp_path / "hls").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ExportError, match="holds other files"):
+        export(Network(4).dense(4, 2).model(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("script", "named"),
+    [
+        ("sleep 60", "took longer than the limit of 0.5 s"),
+        ("echo 'a.cpp: error: no such type'; exit 3", "no such type"),
+    ],
+)
+def test_a_simulation_that_does_not_build_is_an_error(tmp_path: Path, script: str, named: str) -> None:
+    (tmp_path / "build_lib.sh").write_text(script)
+    with pytest.raises(ExportError, match=named):
+        simulate(tmp_path, "net", "net.so", np.zeros((1, 4), np.float32), {"y": 2}, limit_s=0.5)
