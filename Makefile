@@ -12,6 +12,12 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 
 
 BIN := $(VENV)/bin
 NATIVE := pyproject.toml setup.py $(wildcard cpu/*.pyx cpu/src/* asic_sim/src/* kernels/include/quatrefoil/*)
+ifneq ($(filter demo,$(MAKECMDGOALS)),)
+# On a machine with an NVIDIA driver the demo takes the GPU too: 13 for CUDA 13 and newer, 12 for CUDA 12.
+CUDA := $(shell nvidia-smi 2>/dev/null | sed -n 's/.*CUDA[A-Z ]* Version: *\([0-9]*\).*/\1/p' | \
+    awk '$$1 >= 13 { print 13 } $$1 == 12 { print 12 }')
+endif
+
 # The stamps say when each part was last installed; make redoes a part whose sources are newer.
 CORE := $(VENV)/.quatrefoil-core
 EXTRA = $(VENV)/.quatrefoil-$(1)
@@ -25,7 +31,7 @@ PYTEST := $(BIN)/pytest -n 2
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
 
-demo: $(call EXTRA,demo) ## run real models on every backend that this machine has, and write a report
+demo: $(call EXTRA,demo) $(if $(CUDA),$(call EXTRA,cuda$(CUDA))) ## run real models on every backend that this machine has, and write a report
 	@$(BIN)/quatrefoil demo $(ARGS)
 
 test: $(call EXTRA,test) ## run all tests
@@ -66,6 +72,6 @@ $(CORE): $(NATIVE) | $(BIN)/python
 
 # quatrefoil is there already, so this adds what the extra names and compiles nothing again.
 $(VENV)/.quatrefoil-%: $(CORE) pyproject.toml
-	@echo "Adding what \`make $*\` needs"
+	@echo "Adding the packages of quatrefoil[$*]"
 	@$(PIP) install 'quatrefoil[$*]'
 	@touch $@

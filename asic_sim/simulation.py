@@ -100,8 +100,9 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
     if too_large is not None:
         raise QuatrefoilError(f"asic: {too_large} ({problem})")
     chip, counters = native_design(design), dict.fromkeys(COUNTERS, 0)
+    parts = lowering(problem, design)
     try:
-        for part in lowering(problem, design):
+        for part in parts:
             if isinstance(part, ArrayPart):
                 stages = [list(stages) for stages, _ in part.sections]
                 cost = native().time_fastest(chip, native().Sections(stages, [repeats for _, repeats in part.sections]))
@@ -136,17 +137,22 @@ def reject_dtype(problem: Problem, *dtypes: str) -> Reject | None:
 
 
 def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Compute) -> Run:
-    """A kernel's run: the numbers by ``compute``, the cost by ``lowering``, both on the design in use, reported once."""
+    """A run on the design in use: its numbers by ``compute``, its cost by ``lowering``, reported once."""
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         design = current()
         report = timed(lowering, problem, design)
         outputs = compute(design, inputs)
-        report_cost(
-            SimulatedCost(
-                kernel, str(design), report.cycles, design.clock_mhz, report.macs, report.dram_bytes, report.counters
-            )
+        cost = SimulatedCost(
+            kernel=kernel,
+            design=str(design),
+            cycles=report.cycles,
+            clock_mhz=design.clock_mhz,
+            macs=report.macs,
+            dram_bytes=report.dram_bytes,
+            counters=dict(report.counters),
         )
+        report_cost(cost)
         return outputs
 
     return run

@@ -2,12 +2,15 @@
 
 from quatrefoil import bench
 records = bench.run(["max_pool float32[1x64x56x56] kernel_shape=2x2 strides=2x2"], on=("cpu",), peers=("ort",))
+    bench.write_html(Path("report.html"), "Pooling", records, bench.describe())
 """
 
 from __future__ import annotations
 
-from quatrefoil.bench.records import Record, Simulated
+from quatrefoil.bench.machine import describe
+from quatrefoil.bench.records import Record, Simulated, write_json
+from quatrefoil.bench.report import write_html
 from quatrefoil.bench.runner import run
 from quatrefoil.bench.timing import Timing
 
-__all__ = ["Record", "Simulated", "Timing", "run"]
+__all__ = ["Record", "Simulated", "Timing", "describe", "run", "write_html", "write_json"]

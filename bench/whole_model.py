@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from quatrefoil import backends
 from quatrefoil.bench.machine import package_version
 from quatrefoil.bench.peers import failures, get, session_options
 from quatrefoil.bench.records import Record
-from quatrefoil.bench.runner import Progress, Work, cost_of, threads_set
+from quatrefoil.bench.runner import Work, cost_of, threads_set
 from quatrefoil.bench.timing import interleaved
 from quatrefoil.errors import BackendUnavailable, NoKernelError
 from quatrefoil.models import Model, load
@@ -32,16 +32,21 @@ def run_model(
     *,
     threads: int = 1,
     rounds: int = 9,
-    progress: Progress | None = None,
+    begin: Callable[[str], None] | None = None,
 ) -> list[Record]:
     """A record for each contender. Results are compared with onnxruntime's where it is among the peers, else with
-    the first backend's; one that differs by more than 1e-3 of the largest value is refused and not timed."""
+    the first backend's; one that differs by more than 1e-3 of the largest value is refused and not timed. ``begin`` is
+    called with what happens next: each contender's first run, then the timing of all."""
+    say = begin or (lambda step: None)
     model = load(path)
     found: list[tuple[Record, Outputs | None, Work | None]] = []
     with threads_set(threads):
         if "ort" in peers:
+            say("ort")
             found.append(_onnxruntime(path, feeds, threads))
-        found += [_backend(model, path, feeds, name, threads) for name in on]
+        for name in on:
+            say(name)
+            found.append(_backend(model, path, feeds, name, threads))
         first = next(((record, outputs) for record, outputs, _ in found if outputs is not None), None)
         judged = []
         contenders: dict[str, Work] = {}
@@ -51,12 +56,9 @@ def run_model(
             if work is not None and not record.refused:
                 contenders[record.contender] = work
             judged.append(record)
+        say("timing in turn")
         timings = interleaved(contenders, rounds=rounds)
-    records = [replace(record, measured=timings.get(record.contender)) for record in judged]
-    if progress is not None:
-        for record in records:
-            progress(record)
-    return records
+    return [replace(record, measured=timings.get(record.contender)) for record in judged]
 
 
 def _compared(record: Record, outputs: Outputs, with_whom: str, wanted: Outputs) -> Record:

@@ -12,6 +12,7 @@ from quatrefoil.cli.arguments import AsJson, Seed, Threads, backend_names, liste
 from quatrefoil.cli.explain import is_model
 from quatrefoil.cli.output import FAILED, PlainTable, microseconds, say_json, stderr, stdout, table
 from quatrefoil.cli.progress import steps
+from quatrefoil.errors import QuatrefoilError
 
 Target = Annotated[
     str,
@@ -27,7 +28,8 @@ Peers = Annotated[str, typer.Option("--peers", "-p", help="Peers with commas bet
 Rounds = Annotated[int, typer.Option("--rounds", min=3, help="Interleaved rounds.")]
 Tune = Annotated[bool, typer.Option("--tune", help="Measure every kernel first and take the fastest.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Leave the comparison with the oracle out (and say so).")]
-Report = Annotated[Path | None, typer.Option("--report", help="Also write an HTML report to this file.")]
+Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="A model's inputs, as for run.")]
+Report = Annotated[Path | None, typer.Option("--report", help="Also write a report to this .html or .json file.")]
 
 
 def command(
@@ -39,22 +41,26 @@ def command(
     tune: Tune = False,
     no_verify: NoVerify = False,
     seed: Seed = 0,
+    input: Inputs = None,
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong."""
     from quatrefoil.bench import peers as known_peers
     from quatrefoil.bench.machine import describe
-    from quatrefoil.bench.records import document
+    from quatrefoil.bench.records import document, write_json
     from quatrefoil.bench.report import write_html
 
     on = backend_names(backends)
     against = listed(peers)
     for name in against:
         known_peers.get(name)
-    title, records = _measure(target, on, against, threads, rounds, tune, not no_verify, seed)
+    title, records = _measure(target, on, against, threads, rounds, tune, not no_verify, seed, input or [])
     if report is not None:
-        write_html(report, title, records, describe())
+        if report.suffix == ".json":
+            write_json(report, records, describe())
+        else:
+            write_html(report, title, records, describe())
         stderr().print(f"report written to {report}")
     if as_json:
         say_json(document(records, describe()))
@@ -66,17 +72,26 @@ def command(
 
 
 def _measure(
-    target: str, on: list[str], peers: list[str], threads: int, rounds: int, tune: bool, verify: bool, seed: int
+    target: str,
+    on: list[str],
+    peers: list[str],
+    threads: int,
+    rounds: int,
+    tune: bool,
+    verify: bool,
+    seed: int,
+    given: list[str],
 ) -> tuple[str, list[Record]]:
     if is_model(target):
         from quatrefoil.bench.whole_model import run_model
         from quatrefoil.cli.inputs import gather
         from quatrefoil.models import load
 
-        feeds = gather(load(target).inputs, [], seed)
-        with steps("bench", 1) as advance:
-            advance(target)
-            return target, run_model(target, feeds, on, peers, threads=threads, rounds=rounds)
+        feeds = gather(load(target).inputs, given, seed)
+        with steps("bench", len(on) + len(peers) + 1) as advance:
+            return target, run_model(target, feeds, on, peers, threads=threads, rounds=rounds, begin=advance)
+    if given:
+        raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
     from quatrefoil import ops
     from quatrefoil.bench import run, suites
 
@@ -96,7 +111,8 @@ def _measure(
 def records_table(title: str, records: list[Record]) -> PlainTable:
     """A row for each problem and contender; measured time and simulated cycles never share a column."""
     simulated = any(record.simulated for record in records)
-    columns = ["problem", "on", "kernel", "measured us", "spread", "Gmac/s"]
+    rated = any(record.gmacs for record in records)
+    columns = ["problem", "on", "kernel", "measured us", "spread", *(["Gmac/s"] if rated else [])]
     columns += ["simulated cycles", "simulated us"] if simulated else []
     columns += ["error"]
     rows = table(title, *columns, right=tuple(columns[3:]))
@@ -104,10 +120,11 @@ def records_table(title: str, records: list[Record]) -> PlainTable:
     for record in records:
         cells = ["" if record.name == last else record.name, record.contender, record.kernel]
         if record.measured is None:
-            cells += ["—" if record.simulated is None else "", "", ""]
+            cells += ["—" if record.simulated is None else "", ""]
         else:
-            rate = "" if record.gmacs is None else f"{record.gmacs:.1f}"
-            cells += [microseconds(record.measured.median), f"{record.measured.spread:.0%}", rate]
+            cells += [microseconds(record.measured.median), f"{record.measured.spread:.0%}"]
+        if rated:
+            cells.append("" if record.gmacs is None else f"{record.gmacs:.1f}")
         if simulated:
             cost = record.simulated
             cells += ["", ""] if cost is None else [f"{cost.cycles:,}", f"{cost.microseconds:,.1f}"]

@@ -8,8 +8,11 @@ from posix.stdlib cimport posix_memalign
 
 import numpy as np
 
-from quatrefoil import settings
 from quatrefoil.ops.activations import IDENTITY
+from quatrefoil.settings import num_threads
+
+cdef extern from "large_pages.h" nogil:
+    void prefer_large_pages(void* data, size_t size)
 
 cdef extern from "conv_kernels.h" nogil:
     ctypedef struct ConvShape:
@@ -105,16 +108,23 @@ cdef int find(str name, int isa, Algorithm* algorithm) except -1:
     return 0
 
 
+# From this size on, pages are large: streaming weights would otherwise stop at the end of each small page.
+cdef size_t LARGE_PAGE = 2 << 20
+
+
 cdef class Buffer:
-    """Memory of a given size, aligned to a cache line."""
+    """Memory of a given size, aligned to a cache line, in large pages where the system has them and it pays."""
 
     cdef char* data
     cdef size_t size
 
     def __cinit__(self, size_t size):
         cdef void* data = NULL
-        if posix_memalign(&data, 64, size or 64):
+        cdef bint large = size >= LARGE_PAGE
+        if posix_memalign(&data, LARGE_PAGE if large else 64, size or 64):
             raise MemoryError(f"{size} bytes for a convolution's weights or workspace")
+        if large:
+            prefer_large_pages(data, size)
         self.data = <char*>data
         self.size = size
 
@@ -175,6 +185,7 @@ cdef class Run:
     cdef size_t workspace
     cdef object weights, bias, y_shape, dtype
     cdef Buffer packed
+    cdef ConvCall call
     cdef bint empty
 
     def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias):
@@ -193,21 +204,22 @@ cdef class Run:
             self.packed = Buffer(needs.packed)
             self.workspace = needs.workspace
             self.algorithm.pack(&self.shape, <const float*>address(weights), <float*>self.packed.data)
+        self.call.weights = self.packed.data if self.packed is not None else address(weights)
+        self.call.bias = address(bias) if bias is not None else NULL
+        self.call.residual = NULL
+        self.call.workspace = NULL
 
     def __call__(self, inputs):
-        cdef ConvCall call
+        cdef ConvCall call = self.call
         cdef Buffer workspace = None
         y = np.empty(self.y_shape, self.dtype)
         if self.empty:
             return (y,)
-        residual = inputs[3] if len(inputs) > 3 else None
         call.x = address(inputs[0])
-        call.weights = self.packed.data if self.packed is not None else address(self.weights)
-        call.bias = address(self.bias) if self.bias is not None else NULL
-        call.residual = address(residual) if residual is not None else NULL
+        if len(inputs) > 3 and inputs[3] is not None:
+            call.residual = address(inputs[3])
         call.y = <void*>address(y)
-        call.threads = settings.num_threads()
-        call.workspace = NULL
+        call.threads = num_threads()
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
@@ -271,7 +283,7 @@ cdef class IntegerRun:
         call.bias = address(self.bias) if self.bias is not None else NULL
         call.residual = NULL
         call.y = <void*>address(y)
-        call.threads = settings.num_threads()
+        call.threads = num_threads()
         call.workspace = NULL
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)

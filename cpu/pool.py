@@ -23,6 +23,9 @@ VECTOR = 16
 BATCH_FLOATS = 4096
 """Floats of the row buffers that go through the passes together: 16 KiB, a third of the smallest first cache."""
 
+MAX_WORKSPACE_FLOATS = 2**26
+"""Row buffers beyond 256 MiB for each thread are left to the general kernel, which needs none."""
+
 
 def _only_float32(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
@@ -47,6 +50,16 @@ def _accepts_sliding(problem: Problem) -> Reject | None:
     return None
 
 
+def _accepts_separable(problem: Problem) -> Reject | None:
+    reject = _only_float32(problem)
+    if reject:
+        return reject
+    floats = separable_workspace(semantics.geometry(problem).window).floats
+    if floats > MAX_WORKSPACE_FLOATS:
+        return Reject(f"its window would take {floats} floats of row buffers, more than {MAX_WORKSPACE_FLOATS}")
+    return None
+
+
 def _is_global(w: Window) -> bool:
     return w.output_size == 1 and w.kernel == w.input and w.dilations == (1, 1, 1) and not any(w.pads)
 
@@ -67,6 +80,9 @@ def _accepts_indices(problem: Problem) -> Reject | None:
         return Reject(f"it computes float32, not {problem.dtype}")
     if semantics.geometry(problem).window.input_size >= 2**31:
         return Reject("it counts places in a plane with 32 bits")
+    floats = indices_workspace(semantics.geometry(problem).window).floats
+    if floats > MAX_WORKSPACE_FLOATS:
+        return Reject(f"its window would take {floats} floats of row buffers, more than {MAX_WORKSPACE_FLOATS}")
     return None
 
 
@@ -117,12 +133,13 @@ def indices_workspace(w: Window) -> Workspace:
     return Workspace(_rounded(w.output[2]) + (1 + rows) * row, row, rows)
 
 
-def _taps(w: Window, axis: int, include: bool, end: int) -> np.ndarray:
-    """For each output place along an axis, which taps count: inside the input, or inside it and its pads."""
-    starts = np.arange(w.output[axis])[:, None] * w.strides[axis] - w.pads[axis]
-    places = starts + np.arange(w.kernel[axis])[None] * w.dilations[axis]
-    low, high = (-w.pads[axis], w.input[axis] + end) if include else (0, w.input[axis])
-    return (places >= low) & (places < high)
+def _taps_between(w: Window, axis: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each output place along an axis: the place of the first tap in low to high, and how many taps are in it."""
+    starts = np.arange(w.output[axis], dtype=np.int64) * w.strides[axis] - w.pads[axis]
+    dilation = w.dilations[axis]
+    begins = np.maximum(-((starts - low) // dilation), 0)
+    ends = np.minimum(-((starts - high) // dilation), w.kernel[axis])
+    return starts + begins * dilation, np.maximum(ends - begins, 0)
 
 
 def _padded(values: np.ndarray) -> np.ndarray:
@@ -143,9 +160,9 @@ def _prepare(
         y = problem.outputs[0]
         half = problem.dtype == "float16"
         include = problem.op == "average_pool" and problem.integer("count_include_pad") == 1
-        counts = [_taps(w, axis, include, g.pads_end[axis]).sum(axis=1) for axis in range(3)]
-        columns = _taps(w, 2, False, 0)
-        first = np.arange(w.output[2]) * w.strides[2] - w.pads[2] + columns.argmax(axis=1) * w.dilations[2]
+        margins = [(w.pads[axis], g.pads_end[axis]) if include else (0, 0) for axis in range(3)]
+        counts = [_taps_between(w, axis, -margins[axis][0], w.input[axis] + margins[axis][1])[1] for axis in range(3)]
+        first, inside = _taps_between(w, 2, 0, w.input[2])
         with np.errstate(divide="ignore"):
             row_weights = (1.0 / np.outer(counts[0], counts[1])).astype(np.float32)
             column_weights = (1.0 / counts[2]).astype(np.float32)
@@ -163,7 +180,7 @@ def _prepare(
             p=problem.integer("p") if problem.op == "lp_pool" else 1,
             row_weights=row_weights,
             column_weights=_padded(column_weights),
-            first_columns=_padded(np.where(columns.any(axis=1), first, -1).astype(np.int32)),
+            first_columns=_padded(np.where(inside > 0, first, -1).astype(np.int32)),
             workspace=(room.floats, room.row_floats, room.batch_rows),
         )
         return _through_float32(run) if half else run
@@ -188,7 +205,7 @@ def _prepare_unpool(problem: Problem, parameters: Mapping[int, np.ndarray]) -> R
     from quatrefoil.cpu import _pool
 
     y = problem.outputs[0]
-    return _pool.Unpool(instruction_set.index(), semantics.unpool_geometry(problem), y.shape, y.numpy_dtype)  # type: ignore[no-any-return]
+    return _pool.Unpool(instruction_set.index(), semantics.unpool_geometry(problem), y.shape, y.numpy_dtype)
 
 
 KERNELS: list[Kernel] = [
@@ -203,7 +220,7 @@ KERNELS: list[Kernel] = [
         for kernel in (
             Kernel(f"{op}_global_nchw_f32_simd", op, _accepts_global, _prepare("global"),
                    summary="one pass over each plane"),
-            Kernel(f"{op}_separable_nchw_f32_simd", op, _only_float32, _prepare("separable", separable_workspace),
+            Kernel(f"{op}_separable_nchw_f32_simd", op, _accepts_separable, _prepare("separable", separable_workspace),
                    summary="down the window's rows, then along the width"),
         )
     ),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from quatrefoil.fpga import opencl
-from quatrefoil.fpga.limits import LANES, LINE_BUFFER_WORDS, OPENCL_TYPES, WEIGHT_WORDS, too_large, unsuited
+from quatrefoil.fpga.limits import LANES, OPENCL_TYPES, WEIGHT_WORDS, out_of_reach, unstreamable, unsuited
 from quatrefoil.numerics import integer_range, requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.conv import ConvGeometry
@@ -93,25 +93,11 @@ def _is_depthwise(g: ConvGeometry) -> bool:
     return g.groups > 1 and g.in_per_group == 1 and g.out_per_group == 1
 
 
-def _line_buffer_words(g: ConvGeometry) -> int:
-    w = g.window
-    extent_h, extent_w = ((w.kernel[a] - 1) * w.dilations[a] + 1 for a in (1, 2))
-    columns = (w.output[2] - 1) * w.strides[2] + extent_w
-    return ((extent_h - 1) * columns + extent_w) * g.in_channels
-
-
 def accepts_line_buffer(problem: Problem) -> Reject | None:
-    rejected = unsuited(problem)
+    g = semantics.geometry(problem)
+    rejected = unsuited(problem) or out_of_reach(g.window) or unstreamable(g.window, g.in_channels)
     if rejected is not None:
         return rejected
-    g = semantics.geometry(problem)
-    if g.window.input[0] != 1 or g.window.output[0] != 1 or g.window.kernel[0] != 1:
-        return Reject("the line buffer streams one or two spatial axes, not three")
-    words = _line_buffer_words(g)
-    if words > LINE_BUFFER_WORDS:
-        return Reject(
-            f"the window's rows of all channels are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"
-        )
     weights = g.out_channels * g.in_per_group * g.window.taps
     if weights > WEIGHT_WORDS:
         return Reject(f"there are {weights} weights; the kernel keeps {WEIGHT_WORDS} on the chip")
@@ -184,7 +170,7 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
 
 
 def accepts_direct(problem: Problem) -> Reject | None:
-    return unsuited(problem) or too_large(problem)
+    return unsuited(problem) or out_of_reach(semantics.geometry(problem).window)
 
 
 def _direct_sizes(problem: Problem, g: ConvGeometry) -> np.ndarray:

@@ -6,6 +6,7 @@ and keep a line buffer's shifts cheap on a processor.
 
 from __future__ import annotations
 
+from quatrefoil.ops.windows import Window
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Reject
 
@@ -38,4 +39,40 @@ def too_large(problem: Problem) -> Reject | None:
     for tensor in (*problem.inputs, *problem.outputs):
         if tensor is not None and tensor.size >= 2**31:
             return Reject(f"{tensor} has more elements than the kernels' 32-bit addresses reach; split the batch")
+    return None
+
+
+FAR = 2**30
+"""Beyond this, coordinates and their sums might not fit 32 bits."""
+
+
+def out_of_reach(window: Window) -> Reject | None:
+    """Coordinates are computed in 32 bits, padding included."""
+    for axis in range(3):
+        span = (window.output[axis] - 1) * window.strides[axis] + (window.kernel[axis] - 1) * window.dilations[axis]
+        reach = max(span, window.input[axis], window.strides[axis], window.dilations[axis]) + window.pads[axis]
+        if reach >= FAR:
+            return Reject(
+                f"the window reaches over {reach} places of an axis, more than 32-bit coordinates hold safely"
+            )
+    return None
+
+
+def unstreamable(window: Window, lanes: int) -> Reject | None:
+    """Why a line buffer of pixels of ``lanes`` values cannot stream the plane."""
+    if (window.input[0], window.output[0], window.kernel[0], window.pads[0]) != (1, 1, 1, 0):
+        return Reject("the line buffer streams one or two spatial axes, not three")
+    extent_h, extent_w = ((window.kernel[axis] - 1) * window.dilations[axis] + 1 for axis in (1, 2))
+    rows, columns = (
+        (window.output[axis] - 1) * window.strides[axis] + extent for axis, extent in ((1, extent_h), (2, extent_w))
+    )
+    words = ((extent_h - 1) * columns + extent_w) * lanes
+    if words > LINE_BUFFER_WORDS:
+        return Reject(
+            f"the window's rows of {lanes} channels are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"
+        )
+    if rows * columns > 4 * window.input_size + 2**16:
+        return Reject(
+            f"the stream would be {rows * columns} pixels for {window.input_size} of the input, mostly padding"
+        )
     return None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from quatrefoil.fpga import opencl
-from quatrefoil.fpga.limits import LANES, LINE_BUFFER_WORDS, OPENCL_TYPES, too_large, unsuited
+from quatrefoil.fpga.limits import FAR, LANES, OPENCL_TYPES, out_of_reach, too_large, unstreamable, unsuited
 from quatrefoil.ops import pool as semantics
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Kernel, Reject, Run
@@ -49,22 +49,15 @@ def _empty(problem: Problem) -> Run:
     return lambda inputs: tuple(np.empty(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs)
 
 
+def _lanes(planes: int) -> int:
+    return max(min(LANES, planes), 1)
+
+
 def accepts_line_buffer(problem: Problem) -> Reject | None:
-    rejected = unsuited(problem)
-    if rejected is not None:
-        return rejected
-    w = semantics.geometry(problem).window
-    if w.input[0] != 1 or w.kernel[0] != 1 or w.output[0] != 1:
-        return Reject("the line buffer streams one or two spatial axes, not three")
-    if w.kernel[1:] == w.input[1:] or w.output_size == 1:
-        return Reject("the window is the whole plane; there is nothing to slide")
-    extent_h, extent_w = ((w.kernel[a] - 1) * w.dilations[a] + 1 for a in (1, 2))
-    words = ((extent_h - 1) * ((w.output[2] - 1) * w.strides[2] + extent_w) + extent_w) * LANES
-    if words > LINE_BUFFER_WORDS:
-        return Reject(
-            f"the window's rows of {LANES} planes are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"
-        )
-    return None
+    g = semantics.geometry(problem)
+    if g.window.output_size == 1:
+        return Reject("the output is one pixel a plane; there is nothing to slide")
+    return unsuited(problem) or out_of_reach(g.window) or unstreamable(g.window, _lanes(g.planes))
 
 
 def interleave(planes: np.ndarray, lanes: int) -> np.ndarray:
@@ -84,8 +77,8 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
     g = semantics.geometry(problem)
     if g.planes == 0:
         return _empty(problem)
-    window = g.window
-    defines = _defines(problem) | {"LANES": LANES}
+    window, lanes = g.window, _lanes(g.planes)
+    defines = _defines(problem) | {"LANES": lanes}
     for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
         defines |= {
             extent: window.input[axis],
@@ -94,24 +87,24 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
             f"STRIDE_{letter}": window.strides[axis],
             f"DILATION_{letter}": window.dilations[axis],
             f"PAD_{letter}": window.pads[axis],
-            f"PAD_END_{letter}": g.pads_end[axis],
+            f"PAD_END_{letter}": min(g.pads_end[axis], FAR),
         }
     program = opencl.runtime().program("pool_line_buffer", defines)
-    blocks = -(-g.planes // LANES)
-    outputs = tuple(Tensor(y.dtype, (blocks, *window.output[1:], LANES)) for y in problem.outputs)
+    blocks = -(-g.planes // lanes)
+    outputs = tuple(Tensor(y.dtype, (blocks, *window.output[1:], lanes)) for y in problem.outputs)
     scalars = (np.int32(blocks), *_scalars(problem))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         x = inputs[0]
         assert x is not None
-        results = program((interleave(x.reshape(g.planes, *window.input[1:]), LANES), *scalars), outputs)
+        results = program((interleave(x.reshape(g.planes, *window.input[1:]), lanes), *scalars), outputs)
         return tuple(separate(result, y.shape) for result, y in zip(results, problem.outputs))
 
     return run
 
 
 def accepts_direct(problem: Problem) -> Reject | None:
-    return unsuited(problem)
+    return unsuited(problem) or out_of_reach(semantics.geometry(problem).window)
 
 
 def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
@@ -119,7 +112,16 @@ def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
     if g.planes == 0:
         return _empty(problem)
     w = g.window
-    sizes = (g.planes, *w.input, *w.output, *w.kernel, *w.strides, *w.dilations, *w.pads, *g.pads_end)
+    sizes = (
+        g.planes,
+        *w.input,
+        *w.output,
+        *w.kernel,
+        *w.strides,
+        *w.dilations,
+        *w.pads,
+        *(min(pad, FAR) for pad in g.pads_end),
+    )
     runtime = opencl.runtime()
     program = runtime.program("pool_direct", _defines(problem))
     uploaded = runtime.upload(np.array(sizes, np.int32))

@@ -243,7 +243,8 @@ def packed_weights(w: np.ndarray, groups: int, tile: Tile, together: int = 1) ->
 
 
 def patch_rows(g: ConvGeometry, padded_k: int) -> np.ndarray:
-    """struct PatchRow of src/implicit_gemm.cuh for each row of the patches; rounding rows lie outside every image."""
+    """struct PatchRow of src/implicit_gemm.cuh for each row of the patches, as (padded_k, 4) int32, because CuPy holds no
+    structs. The rows of the rounding lie outside every image."""
     w = g.window
     c, depth, height, width = np.indices((g.in_per_group, *w.kernel)).reshape(4, -1)
     depth, height, width = depth * w.dilations[0], height * w.dilations[1], width * w.dilations[2]
@@ -252,7 +253,7 @@ def patch_rows(g: ConvGeometry, padded_k: int) -> np.ndarray:
     known = rows[: c.size]
     known["offset"] = ((c * w.input[0] + depth) * w.input[1] + height) * w.input[2] + width
     known["depth"], known["height"], known["width"] = depth, height, width
-    return rows
+    return rows.view(np.int32).reshape(padded_k, 4)
 
 
 def _prepare_gemm(device: Device, tile: Tile, problem: Problem, parameters: Mapping[int, Array]) -> Run:

@@ -21,7 +21,7 @@ import numpy as np
 from quatrefoil import backends, dispatch, ops
 from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.models import control_flow
-from quatrefoil.models.graph import Graph, ModelError, Node
+from quatrefoil.models.graph import MISFITS, Graph, ModelError, Node
 from quatrefoil.ops import pool
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.ops.conv import RESIDUAL
@@ -30,9 +30,6 @@ from quatrefoil.registry import Array, Backend
 
 PLANS_KEPT: Final = 16
 """Plans that one node keeps for different shapes; the oldest goes first."""
-
-# What operators, NumPy and onnx.reference say when values do not fit: a person gets it with the node's name.
-MISFITS: Final = (QuatrefoilError, ValueError, TypeError, LookupError, AssertionError, OSError, MemoryError)
 
 
 class HostOperator(Protocol):
@@ -128,10 +125,10 @@ class HouseOperation:
             for position, kind, shape, dtype in latest[0]:
                 array = inputs[position]
                 if (
-                    type(array) is not kind
-                    or array.shape != shape
+                    array.shape != shape
                     or array.dtype != dtype
                     or not array.flags.c_contiguous
+                    or type(array) is not kind
                 ):
                     break
             else:
@@ -264,7 +261,7 @@ class BodiesOperation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An operation with the slots that it reads, writes (-1: not wanted) and leaves empty."""
+    """An operation with the slots that it reads, writes and leaves empty."""
 
     operation: Operation
     inputs: tuple[int, ...]
@@ -287,8 +284,9 @@ class Program:
         remote = None if house.owns(np.zeros(1, np.float32)) else house
         self.remote = remote
         """The backend, where its arrays are not the host's."""
-        slots: dict[str, int] = {"": 0}
-        initial: list[Any] = [None]
+        slots: dict[str, int] = {"": 0}  # the absent input, always None
+        unwanted = 1  # where outputs go that nobody asked for
+        initial: list[Any] = [None, None]
 
         def slot(name: str, value: Any = None) -> int:
             if name not in slots:
@@ -313,10 +311,11 @@ class Program:
                 Step(
                     self._operation(node, operators, remote),
                     tuple(slots[name] for name in node.inputs),
-                    tuple(slots[name] if name else -1 for name in node.outputs),
+                    tuple(slots[name] if name else unwanted for name in node.outputs),
                     tuple(slots[name] for name in finished if slots[name] not in constant_slots),
                 )
             )
+        self._work = [(step.operation.run, step.inputs, step.outputs, step.dead) for step in self.steps]
         self._outputs = [slots[value.name] for value in graph.outputs]
         self._initial = initial
 
@@ -335,20 +334,17 @@ class Program:
         values = self._initial.copy()
         for slot, value in zip(self._inputs, inputs):
             values[slot] = value
-        for step in self.steps:
-            given = [values[slot] for slot in step.inputs]
-            try:
-                if around is None:
-                    results = step.operation.run(given)
-                else:
-                    results = around(step, partial(step.operation.run, given))
-            except MISFITS as error:
-                raise _named(step.operation.node, error) from error
-            for slot, value in zip(step.outputs, results):
-                if slot >= 0:
+        index = 0
+        try:
+            for index, (run, sources, targets, dead) in enumerate(self._work):
+                given = [values[slot] for slot in sources]
+                results = run(given) if around is None else around(self.steps[index], partial(run, given))
+                for slot, value in zip(targets, results):
                     values[slot] = value
-            for slot in step.dead:
-                values[slot] = None
+                for slot in dead:
+                    values[slot] = None
+        except MISFITS as error:
+            raise _named(self.steps[index].operation.node, error) from error
         return [values[slot] for slot in self._outputs]
 
     def trace(self, inputs: Sequence[Any], placements: Placements) -> list[Any]:
@@ -364,8 +360,7 @@ class Program:
             except MISFITS as error:
                 raise _named(step.operation.node, error) from error
             for slot, value in zip(step.outputs, results):
-                if slot >= 0:
-                    values[slot] = value
+                values[slot] = value
         return [values[slot] for slot in self._outputs]
 
     def to_host(self, value: Any) -> Any:

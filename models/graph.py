@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from onnx import NodeProto
@@ -24,6 +24,11 @@ Dimension = int | str | None
 
 class ModelError(QuatrefoilError, ValueError):
     """A model that cannot be loaded or run, or inputs that do not fit it; the message names what is wrong."""
+
+
+MISFITS: Final = (QuatrefoilError, ValueError, TypeError, LookupError, AssertionError, OSError, MemoryError)
+"""What operators, NumPy and onnx.reference raise for values and attributes that do not fit. A person gets it with the
+node's name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -322,11 +322,6 @@ class _Scope:
         if self.count > MAX_NODES:
             raise ModelError(f"the model has more than {MAX_NODES} nodes")
         domain = _domain(proto.domain)
-        if domain != proto.domain:
-            renamed = NodeProto()
-            renamed.CopyFrom(proto)
-            renamed.domain = domain
-            proto = renamed
         self._check(proto)
         name = self._unique(proto.name or f"{proto.op_type}_{self.count}")
         inputs, outputs = tuple(proto.input), tuple(proto.output)
@@ -345,7 +340,14 @@ class _Scope:
             bodies = {a.name: self.graph(a.g, visible) for a in proto.attribute if a.type == AttributeProto.GRAPH}
             bodies, taken = _share_captures(proto, bodies)
             inputs += taken
-        return Node(name, proto.op_type, inputs, outputs, proto=proto, opsets=self.opsets, bodies=bodies)
+        # a part of a message keeps the whole one, with all its weights, in memory: a copy does not
+        own = NodeProto()
+        own.CopyFrom(proto)
+        own.domain = domain
+        if bodies:
+            del own.attribute[:]
+            own.attribute.extend(a for a in proto.attribute if a.type != AttributeProto.GRAPH)
+        return Node(name, own.op_type, inputs, outputs, proto=own, opsets=self.opsets, bodies=bodies)
 
     def _check(self, proto: NodeProto) -> None:
         """Whether the operator exists in the model's operator set and the node has its attributes and inputs."""
@@ -369,7 +371,7 @@ class _Scope:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in proto.attribute):
             for attribute in proto.attribute:
                 known = schema.attributes.get(attribute.name)
-                if known is None or known.type.name != AttributeProto.AttributeType.Name(attribute.type):
+                if known is None or str(known.type) != f"AttrType.{AttributeProto.AttributeType.Name(attribute.type)}":
                     raise ModelError(f"{where}: its attribute {attribute.name!r} is unknown or of a wrong type")
             return  # its bodies' nodes are checked one by one, where the names around them are known
         try:

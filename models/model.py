@@ -20,10 +20,10 @@ from onnx import ModelProto
 from quatrefoil import arrays, backends, dispatch
 from quatrefoil.models import host
 from quatrefoil.models.execution import HostOperator, HostOperators, Placement, Placements, Program, Step
-from quatrefoil.models.graph import Graph, ModelError, Value
+from quatrefoil.models.graph import MISFITS, Graph, ModelError, Value
 from quatrefoil.models.importing import load_graph
 from quatrefoil.models.passes import optimize
-from quatrefoil.models.passes.quantized import TABLE, TableOperator
+from quatrefoil.models.passes.quantized import operator_of
 from quatrefoil.registry import SimulatedCost, collect_costs
 
 
@@ -235,14 +235,17 @@ def _host_operators(graph: Graph) -> dict[str, HostOperator]:
         for node in part.nodes:
             for body in node.bodies.values():
                 visit(body)
-            if node.kind == TABLE:
-                found[node.name] = TableOperator(node.attributes["table"])
+            made = operator_of(node)
+            if made is not None:
+                found[node.name] = made
             elif node.op is None and not node.bodies:
                 assert node.proto is not None
                 try:
                     found[node.name] = host.prepare(node.proto, dict(node.opsets), part.constants)
                 except host.UnsupportedOperator as error:
                     refused.setdefault(node.kind, str(error))
+                except MISFITS as error:
+                    refused.setdefault(node.kind, f"{node} has attributes that do not fit: {error}")
 
     visit(graph)
     if refused:

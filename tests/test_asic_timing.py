@@ -286,6 +286,13 @@ def test_every_case_can_be_timed_on_every_design() -> None:
                 assert asic_sim.simulate(problem).cycles == asic_sim.simulate(rnn.without_layout(problem)).cycles
 
 
+def test_a_layer_that_only_slices_can_bring_is_streamed() -> None:
+    """4096 channels leave room for boxes of four places: 2,500 blocks of 65,536 folds are beyond the limit, while
+    20 blocks of 512 places, brought slice by slice, are not."""
+    problem = canonical("conv", "float32[1x4096x10000]", "float32[4096x4096x1]")
+    assert asic_sim.simulate(problem, "edge").counters["folds"] == 20 * 256 * 256
+
+
 FAR = 2**31 - 1
 HOSTILE = [
     canonical("conv", "float32[1x1x1x2147483647]", "float32[1x1x1x1]"),

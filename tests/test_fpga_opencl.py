@@ -146,6 +146,27 @@ def test_line_buffer_refuses_what_does_not_fit_on_the_chip() -> None:
     assert "on the chip" in str(conv.accepts_line_buffer(heavy))
     deep = float_conv("float32[1x1x4x4x4]", "float32[1x1x2x2x2]")
     assert "not three" in str(conv.accepts_line_buffer(deep))
+    # one plane before and one behind the only one, of which stride 3 takes the first: the output is all padding
+    padded = float_conv("float32[1x1x1x4x4]", "float32[1x1x1x2x2]", pads=[1, 0, 0, 1, 0, 0], strides=[3, 1, 1])
+    assert "not three" in str(conv.accepts_line_buffer(padded))
+
+
+def test_a_plane_that_is_mostly_padding_is_not_streamed() -> None:
+    """Strides of a million over padding: the direct kernel has 121 windows to look at, a stream 10^14 pixels."""
+    far = {"strides": [10**6] * 2, "pads": [5 * 10**6] * 4}
+    problem = float_conv("float32[1x1x4x4]", "float32[1x1x1x1]", **far)
+    assert "mostly padding" in str(conv.accepts_line_buffer(problem))
+    image = np.arange(16, dtype=np.float32).reshape(1, 1, 4, 4) + 1
+    (result,) = conv.prepare_direct(problem, {1: np.full((1, 1, 1, 1), 2, np.float32)})([image, None])
+    assert result[0, 0, 5, 5] == 2.0
+    assert np.count_nonzero(result) == 1
+    attributes = {"kernel_shape": [10**6] * 2, "pads": [10**6] * 4, "strides": [10**5] * 2}
+    wide = ops.canonical("average_pool", (Tensor.parse("float32[1x1x4x4]"),), attributes)
+    assert pool.accepts_line_buffer(wide) is not None
+    (mean,) = pool.prepare_direct(wide, {})([image])
+    assert np.nanmax(mean) == image.mean()
+    beyond = float_conv("float32[1x1x4x4]", "float32[1x1x1x1]", strides=[2**31 - 1] * 2)
+    assert all("32-bit" in str(k.accepts(beyond)) for k in fpga.BACKEND.kernels() if k.op == "conv")
 
 
 def test_line_buffer_at_its_limits() -> None:

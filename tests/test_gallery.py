@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 import quatrefoil as qf
+from quatrefoil import backends
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import gallery
 
@@ -42,6 +43,19 @@ def test_equals_onnxruntime(name: str, split: gallery.Split) -> None:
     session = onnxruntime.InferenceSession(gallery.path(name), providers=["CPUExecutionProvider"])
     [wanted] = session.run(None, {"image": image})
     scores = qf.load(gallery.path(name)).run({"image": image}, backend="cpu")["scores"]
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("backend", ["fpga", "asic"])
+@pytest.mark.parametrize("name", MODELS)
+def test_other_backends_give_the_same_scores(name: str, backend: str, split: gallery.Split) -> None:
+    available = backends.get(backend).probe()
+    if not available.ready:
+        pytest.skip(f"{backend} cannot run here: {available.detail}")
+    image = split.held_out_images[:16].reshape(-1, *MODELS[name][0])
+    model = qf.load(gallery.path(name))
+    wanted = model.run({"image": image}, backend="cpu")["scores"]
+    scores = model.run({"image": image}, backend=backend)["scores"]
     np.testing.assert_allclose(scores, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 
 from quatrefoil import ops, reference
-from quatrefoil.gpu import GpuBackend, conv, rnn
-from quatrefoil.gpu.emulation import EmulatedBackend, emulated_backend, host
+from quatrefoil.errors import OperatorError
+from quatrefoil.gpu import GpuBackend, compiler, conv, rnn
+from quatrefoil.gpu.emulation import EmulatedBackend, EmulatedDevice, emulated_backend, host
+from quatrefoil.gpu.launch import CupyDevice, KernelFault
 from quatrefoil.problem import Problem, Tensor
 
 needs_gxx = pytest.mark.skipif(host.gxx() is None, reason="emulating CUDA needs g++")
@@ -82,6 +87,38 @@ def test_it_owns_cupy_arrays_alone(fake_cupy: types.ModuleType) -> None:
     backend = GpuBackend()
     assert backend.owns(fake_cupy.ndarray())
     assert not backend.owns(np.zeros(3))
+
+
+def test_cupy_is_handed_what_it_takes(fake_cupy: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel is compiled for the current device once, loaded as machine code, and launched with tuples."""
+    compiled: list[tuple[object, ...]] = []
+    launched: list[tuple[object, ...]] = []
+
+    class Module:
+        def load(self, code: bytes) -> None:
+            assert code == b"machine code"
+
+        def get_function(self, name: str) -> Callable[..., None]:
+            return lambda *call: launched.append((name, *call))
+
+    def compile_cubin(*build: object) -> compiler.Cubin:
+        compiled.append(build)
+        return compiler.Cubin(b"machine code", "")
+
+    fake_cupy.cuda.Device = lambda: types.SimpleNamespace(id=0, compute_capability="90")
+    fake_cupy.cuda.function = types.SimpleNamespace(Module=Module)
+    monkeypatch.setattr(compiler, "compile_cubin", compile_cubin)
+    device = CupyDevice()
+    for _ in range(2):
+        device.load("rnn.cu", "rnn_step", {"BATCH_TILE": 4})((2, 3), (256,), None, np.int32(7))
+    assert compiled == [("rnn.cu", {"BATCH_TILE": 4}, "sm_90")]
+    assert launched == [("rnn_step", (2, 3), (256,), (None, np.int32(7)))] * 2
+
+
+def test_structs_are_not_put_on_the_device() -> None:
+    """CuPy refuses structured dtypes, and so does the emulation."""
+    with pytest.raises(KernelFault, match="CuPy holds numbers alone"):
+        EmulatedDevice().put(np.zeros(3, rnn.FUNCTION))
 
 
 def test_the_emulation_declares_the_same_kernels() -> None:
@@ -198,3 +235,47 @@ def test_requantisation_rounds_halves_to_even_and_saturates(emulated: EmulatedBa
     [y] = run(emulated, f"qlinear_conv_{algorithm}_nchw_i8_cuda", of, *arrays)
     np.testing.assert_array_equal(y[0].reshape(2, 9), [[10, 11, 12, 12, 12, 13, 14, 127, 10]] * 2)
     np.testing.assert_array_equal(y, reference.evaluate(of, arrays)[0])
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Problem:
+    """Small convolutions of any rank, group, stride, dilation and padding, plain or transposed, float or integer."""
+    rank, op = draw(st.integers(1, 3)), draw(st.sampled_from(["conv", "conv_transpose", "conv_integer"]))
+    group, inner, outer = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 6))
+
+    def each_axis(low: int, high: int, count: int = rank) -> list[int]:
+        return draw(st.lists(st.integers(low, high), min_size=count, max_size=count))
+
+    spatial, kernel = each_axis(1, 9 if rank < 3 else 5), each_axis(1, 3)
+    attributes = {"strides": each_axis(1, 3), "dilations": each_axis(1, 3), "pads": each_axis(0, 3, 2 * rank)}
+    x, channels = [draw(st.integers(1, 2)), group * inner, *spatial], group * outer
+    w = [group * inner, outer, *kernel] if op == "conv_transpose" else [channels, inner, *kernel]
+    types = ("int8", "uint8") if op == "conv_integer" else ("float32", "float32")
+    tensors: list[Tensor | None] = [Tensor(types[0], tuple(x)), Tensor(types[1], tuple(w))]
+    if draw(st.booleans()):
+        tensors += [None, Tensor("uint8", (channels,))] if op == "conv_integer" else [Tensor("float32", (channels,))]
+    try:
+        return ops.canonical(op, tensors, {**attributes, "group": group})
+    except OperatorError:
+        return reject()  # the window does not fit the input
+
+
+@needs_gxx
+@settings(max_examples=60, deadline=None)
+@given(of=convolutions())
+def test_any_small_convolution_is_right_by_every_kernel(of: Problem) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [
+        None
+        if tensor is None
+        else rng.standard_normal(tensor.shape, np.float32)
+        if tensor.dtype == "float32"
+        else rng.integers(-128 if tensor.dtype == "int8" else 0, 128, tensor.shape).astype(tensor.dtype)
+        for tensor in of.inputs
+    ]
+    [expected] = reference.evaluate(of, arrays)
+    accepting = [name for name, reason in verdicts(of).items() if reason is None]
+    assert accepting
+    for kernel_id in accepting:
+        [y] = run(emulated_backend(seed=1), kernel_id, of, *arrays)
+        assert ops.SPECS[of.op].tolerance(of).violations(y, expected) == 0, kernel_id

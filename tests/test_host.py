@@ -26,6 +26,7 @@ def longs(*values: int) -> np.ndarray:
 
 
 X = floats(2, 3, 4, 5)
+LARGE = floats(70, 3, 29, 31)  # more elements than are computed at a time, and no whole number of blocks
 FLAT = floats(3, 4)
 WHOLE = RNG.integers(-20, 20, (3, 4)).astype(np.int32)
 DIVISOR = np.array([[3, -3, 7, -7]] * 3, np.int32)
@@ -73,6 +74,12 @@ EXAMPLES = [
     Example("IsInf", 10, [np.array([1, np.inf, -np.inf], np.float32)], {"detect_negative": 0}),
     Example("PRelu", 7, [X, floats(3, 1, 1)]),
     Example("PRelu", 16, [X, floats(5)]),
+    Example("PRelu", 16, [LARGE, floats(3, 1, 1)]),
+    Example("PRelu", 16, [LARGE, np.array([0.5, -0.5, 1], np.float32).reshape(3, 1, 1)]),
+    Example("PRelu", 16, [LARGE, np.array([0.5, -0.5, 2], np.float32).reshape(3, 1, 1)]),
+    Example("PRelu", 16, [LARGE, floats(70, 1, 1, 1)]),
+    *(Example(op, 6, [LARGE]) for op in ("Sigmoid", "LeakyRelu", "HardSigmoid")),
+    Example("Sigmoid", 6, [LARGE.transpose(0, 2, 3, 1)]),
     Example("Clip", 6, [X], {"min": -0.5, "max": 0.5}),
     Example("Clip", 6, [X], {"max": 0.5}),
     Example("Clip", 11, [X, np.float32(-0.5)[...], np.float32(0.5)[...]]),
@@ -132,6 +139,9 @@ EXAMPLES = [
     Example("Pad", 13, [X, longs(0, 0, 1, 2, 0, 0, 3, 1)], {"mode": "edge"}),
     Example("Pad", 18, [X, longs(1, 2, 0, 1), None, longs(3, -2)], {"mode": "reflect"}),
     Example("Pad", 19, [X, longs(0, 0, 1, 2, 0, 0, 3, 1)], {"mode": "wrap"}),
+    Example("Pad", 19, [X, longs(0, 0, 5, 2, 0, 0, 3, 7)], {"mode": "edge"}),
+    Example("Pad", 13, [X, longs(0, 0, 3, 4, 0, 0, 2, 1)],
+            {"mode": "reflect"}),
     Example("Gather", 1, [X, longs(0, 2, -1)], {"axis": 2}),
     Example("Gather", 13, [X, np.array([[0, 1], [2, 2]])], {"axis": -1}),
     Example("GatherElements", 13, [FLAT, np.array([[0, -1, 2], [1, 1, 0]])], {"axis": 1}),
@@ -179,6 +189,7 @@ EXAMPLES = [
     *(Example(op, opset, [X], {"axis": axis}) for op in ("Softmax", "LogSoftmax", "Hardmax") for opset, axis in
       ((1, 1), (1, 2), (11, -1), (13, -1), (13, 1))),
     Example("Softmax", 11, [X]),
+    *(Example(op, 13, [floats(60, 8, 3)], {"axis": axis}) for op in ("Softmax", "LogSoftmax") for axis in (-1, 1)),
     Example("Softmax", 13, [X]),
     Example("LpNormalization", 1, [X], {"axis": 1, "p": 1}),
     # normalisation
@@ -314,6 +325,14 @@ def test_nan_and_infinity_pass() -> None:
         np.testing.assert_array_equal(y, np.array(wanted, np.float32))
 
 
+@pytest.mark.parametrize("slope", [0.25, -0.25, 0, 1, 3])
+def test_prelu_of_infinity_and_nan(slope: float) -> None:
+    x, s = np.array([np.nan, np.inf, -np.inf, 2, -2], np.float32), np.array([slope], np.float32)
+    [y] = host.prepare(helper.make_node("PRelu", ["x", "s"], ["y"]), {"": 16}, {"s": s}).run([x, s])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(y, np.where(x < 0, x * s, x))
+
+
 def test_other_types_go_to_the_reference() -> None:
     from ml_dtypes import bfloat16
 
@@ -328,18 +347,6 @@ def test_rare_operators_run_by_the_reference() -> None:
     assert operator.name == "onnx.reference"
     [y] = operator.run([np.diag(np.array([2, 3], np.float32))])
     assert float(y) == 6
-
-
-def test_subgraphs_see_the_values_around_them() -> None:
-    def branch(op: str) -> onnx.GraphProto:
-        out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
-        return helper.make_graph([helper.make_node(op, ["a", "b"], ["out"])], op, [], [out])
-
-    node = helper.make_node("If", ["condition"], ["y"], then_branch=branch("Add"), else_branch=branch("Sub"))
-    operator = host.prepare(node, {"": 16}, {}, outer=["a", "b"])
-    a, b = np.float32([5]), np.float32([3])
-    assert operator.run([np.array(True), a, b])[0].tolist() == [8]
-    assert operator.run([np.array(False), a, b])[0].tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -358,6 +365,11 @@ def test_what_nothing_runs_is_refused_by_name(node: onnx.NodeProto, opsets: dict
         host.prepare(node, opsets, {})
 
 
+def test_attributes_that_do_not_fit_are_refused_by_name() -> None:
+    with pytest.raises(OperatorError, match="Slice: what its attributes say is"):
+        host.prepare(helper.make_node("Slice", ["x"], ["y"], axes=[0]), {"": 9}, {})
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "wanted"),
     [
@@ -369,6 +381,8 @@ def test_what_nothing_runs_is_refused_by_name(node: onnx.NodeProto, opsets: dict
         (helper.make_node("Slice", list("asext"), ["c"]), [FLAT, longs(0), longs(2), longs(0), longs(0)], "step of 0"),
         (helper.make_node("TopK", ["a", "k"], ["v", "i"]), [FLAT, longs(9)], "k is 9"),
         (helper.make_node("Split", ["a", "s"], ["c", "d"]), [FLAT, longs(1, 1)], "add up to the 3"),
+        (helper.make_node("Pad", ["x", "p"], ["y"], mode="edge"), [floats(2, 0), longs(0, 1, 0, 1)], "Pad"),
+        (helper.make_node("Pad", ["x", "p"], ["y"]), [FLAT, longs(1, 1)], "all beginnings and then all ends"),
         (helper.make_node("Det", ["x"], ["y"]), [floats(2, 3)], "Det"),
     ],
 )  # fmt: skip

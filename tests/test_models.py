@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,10 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
 import quatrefoil as qf
+from quatrefoil import backends, ops
 from quatrefoil.models import ModelError
+from quatrefoil.reference import evaluate
+from quatrefoil.registry import Availability, Kernel
 
 RNG = np.random.default_rng(11)
 
@@ -256,6 +261,65 @@ def test_max_unpool_to_a_shape_that_is_an_input() -> None:
         assert y[0, 0, 1, 1] == 1 and y[0, 0, 3, 3] == 4 and y.sum() == 10
 
 
+def test_a_model_without_inputs() -> None:
+    model = qf.load(text_model("g () => (float[2] y) { c = Constant<value_floats = [1.0, 2.0]>() y = Neg(c) }"))
+    assert model.run({})["y"].tolist() == [-1, -2]
+
+
+@pytest.mark.parametrize("opset", [6, 7, 9, 11, 13, 17, 18, 22])
+def test_operator_sets(opset: int) -> None:
+    """The same network in operator sets old and new."""
+    dropout = "Dropout <ratio = 0.5> (p)" if opset < 12 else "Dropout (p)"
+    squeezed = "Squeeze <axes = [2, 3]> (a)" if opset < 13 else "Squeeze (a, axes)"
+    clip = "Clip <min = 0.0, max = 1.0> (n)" if opset < 11 else "Clip (n, low, high)"
+    test = "is_test = 1, " if opset < 7 else ""
+    body = f"""
+        g (float[1, 3, 9, 9] x) => (float[1, 2] y) {{
+            c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w)
+            n = BatchNormalization <{test} epsilon = 0.01> (c, s, o, m, v)
+            k = {clip}
+            p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (k)
+            d = {dropout}
+            l = LpPool <kernel_shape = [1, 1], p = 2> (d)
+            q = AveragePool <kernel_shape = [2, 2], pads = [0, 0, 1, 1]> (l)
+            a = GlobalMaxPool (q)
+            y = {squeezed}
+        }}
+    """
+    model = text_model(body, opset=opset)
+    weights = {"w": normal(2, 3, 3, 3), "s": normal(2), "o": normal(2), "m": normal(2), "v": np.float32([1, 2])}
+    small = {"low": np.float32(0), "high": np.float32(1), "axes": np.int64([2, 3])}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in (weights | small).items())
+    x = normal(1, 3, 9, 9)
+    c = qf.conv2d(x, weights["w"], stride=2, padding=1)
+    s, o, m, v = (weights[name].reshape(-1, 1, 1) for name in "somv")
+    k = np.clip((c - m) / np.sqrt(v + 0.01) * s + o, 0, 1)
+    p = qf.max_pool2d(k, 2)
+    got = qf.load(model).run(x)["y"]
+    assert got.shape == (1, 2)
+    best = [max(p[0, n, i : i + 2, j : j + 2].mean() for i in (0, 1) for j in (0, 1)) for n in (0, 1)]
+    np.testing.assert_allclose(got[0], best, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("opset", "extra"), [(6, ", output_sequence = 1"), (7, ""), (14, ""), (22, "")])
+def test_recurrent_layers_of_old_operator_sets(opset: int, extra: str) -> None:
+    model = text_model(
+        f"g (float[3, 2, 4] x) => (float[3, 1, 2, 5] y) {{ y = GRU <hidden_size = 5 {extra}> (x, w, r) }}", opset=opset
+    )
+    w, r, x = normal(1, 15, 4), normal(1, 15, 5), normal(3, 2, 4)
+    model.graph.initializer.extend([numpy_helper.from_array(w, "w"), numpy_helper.from_array(r, "r")])
+    newest = changed(model, _set("opset_import.0.version", 22))
+    if extra:
+        del newest.graph.node[0].attribute[1]
+    close(qf.load(model).run(x)["y"], reference(newest, {"x": x})["y"])
+
+
+def test_the_weights_of_a_loaded_model_are_read_only() -> None:
+    graph = qf.load(CNN).graph
+    assert graph.constants
+    assert not any(array.flags.writeable for array in graph.constants.values())
+
+
 # Control flow
 
 
@@ -410,6 +474,114 @@ def test_strict() -> None:
     qf.load(LSTM, strict=True)
 
 
+# A backend with a memory of its own
+
+
+class FarArray:
+    """An array that NumPy cannot read: what a device's array is to the host."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, data: np.ndarray) -> None:
+        self.data, self.shape, self.dtype, self.flags, self.size = data, data.shape, data.dtype, data.flags, data.size
+
+    def reshape(self, *shape: int) -> FarArray:
+        return FarArray(self.data.reshape(*shape))
+
+    def __getitem__(self, index: Any) -> FarArray:
+        return FarArray(self.data[index])
+
+    def min(self) -> int:
+        return int(self.data.min())
+
+    def max(self) -> int:
+        return int(self.data.max())
+
+
+class FarBackend:
+    """Computes with the oracle, on FarArrays, and counts what travels."""
+
+    name, simulated, timing_note = "far", False, ""
+
+    def __init__(self) -> None:
+        self.puts: list[tuple[int, ...]] = []
+        self.gets: list[tuple[int, ...]] = []
+
+    def probe(self) -> Availability:
+        return Availability(True, "far away")
+
+    def kernels(self) -> list[Kernel]:
+        def prepare(problem: Any, parameters: Any) -> Any:
+            assert all(isinstance(array, FarArray) for array in parameters.values())
+
+            def run(inputs: Any) -> tuple[FarArray, ...]:
+                given = [parameters.get(i, array) for i, array in enumerate(inputs)]
+                assert all(array is None or isinstance(array, FarArray) for array in given)
+                results = evaluate(problem, [None if array is None else array.data for array in given])
+                return tuple(FarArray(r.astype(t.numpy_dtype)) for r, t in zip(results, problem.outputs))
+
+            return run
+
+        return [Kernel(f"{op}_far", op, lambda problem: None, prepare) for op in ops.SPECS]
+
+    def device(self) -> str:
+        return "far"
+
+    def owns(self, array: object) -> bool:
+        return isinstance(array, FarArray)
+
+    def put(self, array: np.ndarray) -> FarArray:
+        self.puts.append(array.shape)
+        return FarArray(array.copy())
+
+    def get(self, array: FarArray) -> np.ndarray:
+        self.gets.append(array.shape)
+        return array.data.copy()
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch) -> FarBackend:
+    module = ModuleType("far_away")
+    module.BACKEND = FarBackend()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "far_away", module)
+    monkeypatch.setitem(backends.MODULES, "far", "far_away")
+    backends.get.cache_clear()
+    return module.BACKEND  # type: ignore[attr-defined]
+
+
+def test_arrays_stay_on_the_device_between_operators_of_the_house(far: FarBackend) -> None:
+    model, x = qf.load(CNN), normal(2, 3, 8, 8)
+    want = reference(CNN, {"image": x})["scores"]
+    close(model.run(x, backend="far")["scores"], want)
+    assert sorted(far.puts) == [(2, 3, 8, 8), (4,), (4, 3, 3, 3)]
+    assert far.gets == [(2, 4, 1, 1)], "the pooled features are brought to the host for Flatten, nothing else is"
+    far.puts.clear()
+    far.gets.clear()
+    close(model.run(x, backend="far")["scores"], want)
+    assert far.puts == [(2, 3, 8, 8)], "weights are put once"
+    lines = str(model.explain(x, backend="far")).splitlines()
+    assert lines[0].endswith("far, conv_far, first in priority that accepts")
+    assert lines[3].endswith("host, numpy, its inputs copied to the host")
+    assert [r.kernel for r in model.profile(x, backend="far")][:3] == ["conv_far", "max_pool_far", "average_pool_far"]
+
+
+def test_outputs_are_brought_back_from_the_device(far: FarBackend) -> None:
+    x, lengths = normal(5, 2, 4), np.int32([5, 3])
+    got = qf.load(LSTM).run({"x": x, "lengths": lengths}, backend="far")
+    want = qf.load(LSTM).run({"x": x, "lengths": lengths}, backend="cpu")
+    close(got["y"], want["y"])
+    close(got["h"], want["h"])
+
+
+def test_an_output_shape_on_the_device(far: FarBackend) -> None:
+    model = qf.load(text_model(
+        "g (float[1,1,2,2] x, int64[4] s) => (float[a,b,c,d] y)"
+        "{ p, i = MaxPool <kernel_shape = [1, 1], strides = [1, 1]> (x)"
+        "  y = MaxUnpool <kernel_shape = [1, 1], strides = [1, 1]> (p, i, s) }"
+    ))  # fmt: skip
+    assert model.run({"x": normal(1, 1, 2, 2), "s": [1, 1, 3, 3]}, backend="far")["y"].shape == (1, 1, 3, 3)
+
+
 # Refusals of inputs
 
 
@@ -499,9 +671,10 @@ def _set(path: str, value: Any) -> Any:
     (lambda m: m.graph.node[2].attribute.pop(0), "Required attribute 'kernel_shape'"),
     (lambda m: m.graph.node[1].attribute.append(helper.make_attribute("slope", 1)), "Unrecognized attribute: slope"),
     (lambda m: m.graph.node[1].input.append("image"), "node '' .Relu.: Node.* has input size 2"),
-    (lambda m: m.graph.node[2].attribute[0].ints.append(-1), None),
+    (lambda m: m.graph.node[2].attribute[0].ints.append(-1), r"node 'MaxPool_3' .*kernel_shape is \(2, 2, -1\)"),
+    (lambda m: m.graph.node[1].CopyFrom(helper.make_node("Cast", ["features"], ["positive"], to=0)), "Cast"),
 ])  # fmt: skip
-def test_damaged_models(change: Any, message: str | None) -> None:
+def test_damaged_models(change: Any, message: str) -> None:
     model = changed(CNN, change)
     with pytest.raises(ModelError, match=message):
         qf.load(model).run(normal(1, 3, 8, 8))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import quatrefoil as qf
+from quatrefoil import backends
 from quatrefoil.bench import efficientnet_lite, fetching, real_models
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import ModelError
@@ -77,6 +78,16 @@ def test_text_is_found_on_the_page(folder: Path) -> None:
     text = mask[0, 0] > 0.3
     assert 0.05 < text.mean() < 0.3
     assert page[text].mean() < page[~text].mean(), "letters are darker than paper"
+
+
+@pytest.mark.parametrize("name", ["pulsevad", "pulsevad_int8", "lac", "silero_vad"])
+def test_the_simulated_chip_gives_the_same_numbers(name: str, folder: Path) -> None:
+    available = backends.get("asic").probe()
+    if not available.ready:
+        pytest.skip(f"asic cannot run here: {available.detail}")
+    loaded, feed = qf.load(folder / MODELS[name].file), MODELS[name].feeds(folder)[0]
+    wanted = loaded.run(feed, backend="cpu")
+    assert real_models.difference(loaded.run(feed, backend="asic"), wanted) <= MODELS[name].tolerance
 
 
 @pytest.mark.parametrize("name", MODELS)

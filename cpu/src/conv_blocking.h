@@ -107,13 +107,16 @@ struct Blocking {
   QF_INLINE int64_t workspace_bytes() const { return divide_up((in_place ? 1 : block) * panel_size() * 4, 64) * 64; }
 };
 
+// Packed weights begin with their Blocking, in this many bytes: whole cache lines.
+constexpr int64_t BLOCKING_BYTES = (sizeof(Blocking) + 63) / 64 * 64;
+
 // One thread's part: a block of pixels of one image and group, and a range of channel blocks.
 //
 // Arithmetic says what elements and sums are and gives
 //   tile<rows, columns>(scalars, scalar_step, vectors, vector_step, depth, target), of type TileFunction
 //   sums_target(sums, row_step)               a tile's sums as they are
 //   target(y offset, row_step, channel)       a tile written into y at once, if WRITES_TILES
-//   write_row(sums, channel, y offset, count) part of a row of sums into y
+//   write_rows(sums, step, channel, rows, y offset, row_step, count)   a piece of each row of sums into y
 //   pack(x offset, segments, panel, width)
 template <class Arithmetic>
 struct Pass {
@@ -135,8 +138,7 @@ struct Pass {
     int64_t n = plan.merged ? pixel / plane : 0, place = pixel - n * plane;
     while (count > 0) {
       const int64_t length = smaller(count, plane - place), at = y_offset(channel) + n * image_step + place;
-      for (int64_t r = 0; r < rows; r++)
-        arithmetic.write_row(sums + r * step, m + r, at + r * plane, length);
+      arithmetic.write_rows(sums, step, m, rows, at, plane, length);
       sums += length;
       count -= length;
       place = 0;
@@ -226,7 +228,7 @@ void multiply(const ConvShape& s, const ConvCall& call, const Blocking& plan, co
     const int64_t split = part % splits, pixel_block = part / splits % pixel_blocks;
     const int64_t other = part / splits / pixel_blocks;
     const Pass<Arithmetic> pass{s, plan, arithmetic, other / s.groups, other % s.groups, volume(s.output)};
-    pass.run((const Element*)call.weights, (const Element*)call.x, plan.tiles * pixel_block / pixel_blocks,
+    pass.run((const Element*)((const char*)call.weights + BLOCKING_BYTES), (const Element*)call.x, plan.tiles * pixel_block / pixel_blocks,
              plan.tiles * (pixel_block + 1) / pixel_blocks, plan.channel_blocks * split / splits,
              plan.channel_blocks * (split + 1) / splits, workspace);
   }

@@ -3,7 +3,7 @@
 // registers and move up by one as it does. Each value of x is loaded once for each column of the kernel, not once for
 // each tap. Several channels slide together, so that their independent sums hide the latency of the multiply-adds.
 //
-// 3x3 and 5x5 of stride 1 and 2 slide; other kernels, dilations and depths take a plain loop over the taps. Lanes that
+// 3x3 and 5x5 of strides 1x1, 2x2 and 2x1 slide; other kernels, dilations and depths take a plain loop over the taps. Lanes that
 // fall on padding beside a row are masked, rows above and below are skipped. Threads share the channels.
 // Weights are read as they are: (M, 1, kernel).
 #include "conv_epilogue.h"
@@ -22,11 +22,11 @@ struct Planes {
 };
 
 // One column of LANES outputs from column `first` (of y), for V channels.
-template <int K, int STRIDE, int V, bool MASKED>
+template <int K, int DOWN, int STRIDE, int V, bool MASKED>
 __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& planes, const Epilogue& epilogue,
                                           int64_t first) {
   typedef RowWindow<K, STRIDE, MASKED> Window;
-  constexpr int SUMS = Window::SUMS;
+  constexpr int SUMS = (K + DOWN - 1) / DOWN;  // output rows that one row of x contributes to
   const Window window(s, first);
   constexpr bool KEEP_WEIGHTS = REGISTERS == 32 && K * K * V <= 18;
   [[maybe_unused]] vfloat kept[V][K * K];
@@ -39,14 +39,14 @@ __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& plan
       QF_UNROLL for (int i = SUMS - 1; i > 0; i--) sums[v][i] = sums[v][i - 1];
       sums[v][0] = broadcast(planes.bias[v]);
     }
-    QF_UNROLL for (int phase = 0; phase < STRIDE; phase++) {
-      const int64_t row = step * STRIDE + phase - s.pads[1];
+    QF_UNROLL for (int phase = 0; phase < DOWN; phase++) {
+      const int64_t row = step * DOWN + phase - s.pads[1];
       if (row < 0 || row >= s.input[1]) continue;
       QF_UNROLL for (int v = 0; v < V; v++) {
         vfloat x[Window::LOADS];
         window.read(planes.x[v] + row * s.input[2], x);
         QF_UNROLL for (int i = 0; i < SUMS; i++) {
-          const int k = phase + STRIDE * i;
+          const int k = phase + DOWN * i;
           if (k < K)
             QF_UNROLL for (int tap = 0; tap < K; tap++) {
               if constexpr (KEEP_WEIGHTS)
@@ -69,22 +69,32 @@ __attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& plan
   }
 }
 
-template <int K, int STRIDE, int V>
+template <int K, int DOWN, int STRIDE, int V>
 void slide(const ConvShape& s, const Planes& planes, const Epilogue& epilogue) {
   for (int64_t first = 0; first < s.output[2]; first += LANES) {
     if (RowWindow<K, STRIDE, false>::inside(s, first))
-      slide_down<K, STRIDE, V, false>(s, planes, epilogue, first);
+      slide_down<K, DOWN, STRIDE, V, false>(s, planes, epilogue, first);
     else
-      slide_down<K, STRIDE, V, true>(s, planes, epilogue, first);
+      slide_down<K, DOWN, STRIDE, V, true>(s, planes, epilogue, first);
   }
 }
 
-template <int K, int STRIDE>
+template <int K, int DOWN, int STRIDE>
 void slide_channels(const ConvShape& s, const Planes& planes, const Epilogue& epilogue, int channels) {
   if (channels == 1)
-    slide<K, STRIDE, 1>(s, planes, epilogue);
+    slide<K, DOWN, STRIDE, 1>(s, planes, epilogue);
   else
-    slide<K, STRIDE, 2>(s, planes, epilogue);
+    slide<K, DOWN, STRIDE, 2>(s, planes, epilogue);
+}
+
+template <int K>
+void slide_strides(const ConvShape& s, const Planes& planes, const Epilogue& epilogue, int channels) {
+  if (s.strides[2] == 2)
+    slide_channels<K, 2, 2>(s, planes, epilogue, channels);
+  else if (s.strides[1] == 2)
+    slide_channels<K, 2, 1>(s, planes, epilogue, channels);
+  else
+    slide_channels<K, 1, 1>(s, planes, epilogue, channels);
 }
 
 // Any kernel, stride and dilation: taps one by one, up to COLUMNS vectors of a row together.
@@ -128,7 +138,7 @@ void plain(const ConvShape& s, const float* x, const float* weights, float bias,
 QF_INLINE int sliding_kernel(const ConvShape& s) {
   const bool flat = s.kernel[0] == 1 && s.input[0] == 1 && s.output[0] == 1 && s.strides[0] == 1 && s.pads[0] == 0;
   const bool dense = s.dilations[1] == 1 && s.dilations[2] == 1;
-  const bool square = s.kernel[1] == s.kernel[2] && s.strides[1] == s.strides[2] && s.strides[1] <= 2;
+  const bool square = s.kernel[1] == s.kernel[2] && s.strides[1] <= 2 && s.strides[2] <= s.strides[1];
   return flat && dense && square && (s.kernel[1] == 3 || s.kernel[1] == 5) ? int(s.kernel[1]) : 0;
 }
 
@@ -156,9 +166,9 @@ extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const Conv
       planes.y[i] = (float*)call->y + plane * y_size;
     }
     if (kernel == 3)
-      (s.strides[1] == 1 ? slide_channels<3, 1> : slide_channels<3, 2>)(s, planes, epilogue, count);
+      slide_strides<3>(s, planes, epilogue, count);
     else if (kernel == 5)
-      (s.strides[1] == 1 ? slide_channels<5, 1> : slide_channels<5, 2>)(s, planes, epilogue, count);
+      slide_strides<5>(s, planes, epilogue, count);
     else
       (s.strides[2] == 1   ? plain<1>
        : s.strides[2] == 2 ? plain<2>

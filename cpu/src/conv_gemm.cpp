@@ -56,17 +56,22 @@ struct FloatArithmetic {
   QF_INLINE Target sums_target(float* sums, int64_t row_step) const {
     return {sums, row_step, nullptr, nullptr, nullptr, false};
   }
-  QF_INLINE void write_row(const float* sums, int64_t channel, int64_t at, int64_t count) const {
-    const vfloat bias = call.bias ? broadcast(((const float*)call.bias)[channel]) : (vfloat){};
+  void write_rows(const float* sums, int64_t step, int64_t channel, int64_t rows, int64_t at, int64_t row_step,
+                  int64_t count) const {
+    const float* bias = call.bias ? (const float*)call.bias + channel : nullptr;
+    const float* residual = call.residual ? (const float*)call.residual + at : nullptr;
     float* y = (float*)call.y + at;
     for (int64_t i = 0; i < count; i += LANES) {
-      const int lanes = int(smaller(LANES, count - i));
-      vfloat v = load_first(sums + i, lanes) + bias;
-      if (call.residual) v += load_first((const float*)call.residual + at + i, lanes);
-      if (epilogue.clamps) v = epilogue.clamp(v);
-      store_first(y + i, v, lanes);
+      const lanemask lanes = lanes_between(0, int(smaller(LANES, count - i)));
+      for (int64_t r = 0; r < rows; r++) {
+        vfloat v = load_masked(sums + r * step + i, lanes);
+        if (bias) v += bias[r];
+        if (residual) v += load_masked(residual + r * row_step + i, lanes);
+        store_masked(y + r * row_step + i, epilogue.clamp(v), lanes);
+      }
     }
-    if (epilogue.later) epilogue.activate_row(y, count);
+    if (epilogue.later)
+      for (int64_t r = 0; r < rows; r++) epilogue.activate_row(y + r * row_step, count);
   }
 };
 
@@ -76,13 +81,15 @@ Blocking blocking_of(const ConvShape& s) { return Blocking(s, s.in_channels * vo
 
 extern "C" void QF_EXPORT(conv_gemm_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
   const Blocking plan = blocking_of(*s);
-  *needs = {size_t(plan.packed_bytes(s->groups)), size_t(plan.workspace_bytes())};
+  *needs = {size_t(BLOCKING_BYTES + plan.packed_bytes(s->groups)), size_t(plan.workspace_bytes())};
 }
 
-// Packed: for each group and block of channels, the weights of its channels side by side, tap by tap.
+// Packed: the blocking, so that calls need not think again; then for each group and block of channels, the weights of its channels side by side, tap by tap.
 extern "C" void QF_EXPORT(conv_gemm_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
   const Blocking plan = blocking_of(*s);
   const int64_t taps = volume(s->kernel);
+  memcpy(packed, &plan, sizeof plan);
+  packed += BLOCKING_BYTES / sizeof(float);
   for (int64_t group = 0; group < s->groups; group++)
     for (int64_t block = 0; block < plan.channel_blocks; block++) {
       const int64_t first = plan.first_channel(block), count = plan.channels(block);
@@ -96,7 +103,7 @@ extern "C" void QF_EXPORT(conv_gemm_f32_pack)(const ConvShape* s, const float* w
 }
 
 extern "C" void QF_EXPORT(conv_gemm_f32)(const ConvShape* s, const ConvCall* call) {
-  const Blocking plan = blocking_of(*s);
+  const Blocking& plan = *(const Blocking*)call->weights;
   const Epilogue epilogue(*s);
   const int64_t y_bytes = s->batch * s->groups * s->out_channels * volume(s->output) * 4;
   multiply(*s, *call, plan, FloatArithmetic{*s, *call, epilogue, plan.depth >= 48 && y_bytes > (1 << 20)});

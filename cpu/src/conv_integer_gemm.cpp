@@ -164,11 +164,14 @@ struct IntegerArithmetic : Tiles {
       pack_pairs_of(s, segments, (const uint8_t*)call.x + x_offset, quantization.x_zero, panel, width);
   }
   QF_INLINE SumsTarget sums_target(int32_t* sums, int64_t row_step) const { return {sums, row_step}; }
-  void write_row(const int32_t* sums, int64_t channel, int64_t at, int64_t count) const {
-    const uint32_t bias = call.bias ? ((const uint32_t*)call.bias)[channel] : 0;
-    int32_t row[MOST_PIXELS];
-    for (int64_t i = 0; i < count; i++) row[i] = int32_t(uint32_t(sums[i]) + bias);
-    store_sums(quantization, call, row, channel, at, count);
+  void write_rows(const int32_t* sums, int64_t step, int64_t channel, int64_t rows, int64_t at, int64_t row_step,
+                  int64_t count) const {
+    for (int64_t r = 0; r < rows; r++) {
+      const uint32_t bias = call.bias ? ((const uint32_t*)call.bias)[channel + r] : 0;
+      int32_t row[MOST_PIXELS];
+      for (int64_t i = 0; i < count; i++) row[i] = int32_t(uint32_t(sums[r * step + i]) + bias);
+      store_sums(quantization, call, row, channel + r, at + r * row_step, count);
+    }
   }
 };
 
@@ -180,12 +183,15 @@ Blocking blocking_of(const ConvShape& s) {
 
 extern "C" void QF_EXPORT(conv_gemm_integer_needs)(const ConvShape* s, ConvNeeds* needs) {
   const Blocking plan = blocking_of(*s);
-  *needs = {size_t(plan.packed_bytes(s->groups)), size_t(plan.workspace_bytes())};
+  *needs = {size_t(BLOCKING_BYTES + plan.packed_bytes(s->groups)), size_t(plan.workspace_bytes())};
 }
 
+// Packed: the blocking, so that calls need not think again; then pairs in conv_gemm.cpp's order.
 extern "C" void QF_EXPORT(conv_gemm_integer_pack)(const ConvShape* s, const int16_t* weights, int32_t* packed) {
   const Blocking plan = blocking_of(*s);
   const int64_t taps = volume(s->kernel);
+  memcpy(packed, &plan, sizeof plan);
+  packed += BLOCKING_BYTES / sizeof(int32_t);
   for (int64_t group = 0; group < s->groups; group++)
     for (int64_t block = 0; block < plan.channel_blocks; block++) {
       const int64_t first = plan.first_channel(block), count = plan.channels(block);
@@ -203,7 +209,7 @@ extern "C" void QF_EXPORT(conv_gemm_integer_pack)(const ConvShape* s, const int1
 }
 
 extern "C" void QF_EXPORT(conv_gemm_integer)(const ConvShape* s, const ConvQuantization* q, const ConvCall* call) {
-  const Blocking plan = blocking_of(*s);
+  const Blocking& plan = *(const Blocking*)call->weights;
 #if defined(QF_ISA_V4)
   if (__builtin_cpu_supports("avx512vnni")) {
     multiply(*s, *call, plan, IntegerArithmetic<DotProductTiles>(*s, *call, *q));

@@ -11,7 +11,6 @@ template <int K, int STRIDE, bool MASKED>
 struct RowWindow {
   static_assert(STRIDE == 1 || STRIDE == 2);
   static constexpr int LOADS = STRIDE == 1 ? K : 2 * ((K + 1) / 2);
-  static constexpr int SUMS = (K + STRIDE - 1) / STRIDE;  // output rows that one row of x contributes to
 
   int64_t column;  // where the first tap of the first lane lies; may be negative
   int lanes;       // outputs that exist

@@ -88,15 +88,18 @@ QF_INLINE vfloat load_between(const float* p, int first, int last) { return load
 // The first n lanes from memory, the others 0; memory behind them is not touched.
 QF_INLINE vfloat load_first(const float* p, int n) { return load_between(p, 0, n); }
 
-QF_INLINE void store_first(float* p, vfloat v, int n) {
+QF_INLINE void store_masked(float* p, vfloat v, lanemask mask) {
 #if defined(QF_ISA_V4)
-  _mm512_mask_storeu_ps(p, lanes_between(0, n), (__m512)v);
+  _mm512_mask_storeu_ps(p, mask, (__m512)v);
 #elif defined(QF_ISA_V3)
-  _mm256_maskstore_ps(p, (__m256i)lanes_between(0, n), (__m256)v);
+  _mm256_maskstore_ps(p, (__m256i)mask, (__m256)v);
 #else
-  for (int i = 0; i < n; i++) p[i] = v[i];
+  for (int i = 0; i < LANES; i++)
+    if (mask[i]) p[i] = v[i];
 #endif
 }
+
+QF_INLINE void store_first(float* p, vfloat v, int n) { store_masked(p, v, lanes_between(0, n)); }
 
 // Every second element of the 2 * LANES in a, b: those at even and at odd places.
 QF_INLINE vfloat even_lanes(vfloat a, vfloat b) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,6 @@ class ExportReport:
     layers: tuple[ExportedLayer, ...]
     outputs: tuple[OutputCheck, ...] = ()
     simulation_seconds: float | None = None
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def top_function(self) -> Path:
@@ -85,4 +84,4 @@ class ExportReport:
             lines += [f"  {output}" for output in self.outputs]
         else:
             lines.append("not simulated: no samples were given")
-        return "\n".join((*lines, *self.notes))
+        return "\n".join(lines)

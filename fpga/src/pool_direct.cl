@@ -13,6 +13,13 @@ enum {
   STRIDE_D, STRIDE_H, STRIDE_W, DILATION_D, DILATION_H, DILATION_W, PAD_D, PAD_H, PAD_W, PAD_END_D, PAD_END_H, PAD_END_W
 };
 
+/* The first tap of a window that begins at `start` to lie at 0 or beyond, and the first to lie at `limit` or beyond. */
+static inline int first_tap(int start, int dilation) { return start >= 0 ? 0 : (dilation - 1 - start) / dilation; }
+
+static inline int end_tap(int start, int dilation, int taps, int limit) {
+  return start >= limit ? 0 : min(taps, (limit - start + dilation - 1) / dilation);
+}
+
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pool_direct(
     __global const X_T* restrict x, __constant const int* restrict g, int p, int count_pads, int column_major,
     __global X_T* restrict y
@@ -25,26 +32,30 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pool_direct(
     for (int od = 0; od < g[OUT_D]; od++)
       for (int oh = 0; oh < g[OUT_H]; oh++)
         for (int ow = 0; ow < g[OUT_W]; ow++, out++) {
+          int start_d = od * g[STRIDE_D] - g[PAD_D];
+          int start_h = oh * g[STRIDE_H] - g[PAD_H];
+          int start_w = ow * g[STRIDE_W] - g[PAD_W];
+          int first_d = first_tap(start_d, g[DILATION_D]), end_d = end_tap(start_d, g[DILATION_D], g[KERNEL_D], g[IN_D]);
+          int first_h = first_tap(start_h, g[DILATION_H]), end_h = end_tap(start_h, g[DILATION_H], g[KERNEL_H], g[IN_H]);
+          int first_w = first_tap(start_w, g[DILATION_W]), end_w = end_tap(start_w, g[DILATION_W], g[KERNEL_W], g[IN_W]);
           window_t window;
-          int taps = 0, taps_and_pads = 0;
           open(&window);
-          for (int kd = 0; kd < g[KERNEL_D]; kd++)
-            for (int kh = 0; kh < g[KERNEL_H]; kh++) {
-              int d = od * g[STRIDE_D] + kd * g[DILATION_D] - g[PAD_D];
-              int h = oh * g[STRIDE_H] + kh * g[DILATION_H] - g[PAD_H];
-              int row_counts = d < g[IN_D] + g[PAD_END_D] && h < g[IN_H] + g[PAD_END_H];
-              int row_inside = d >= 0 && d < g[IN_D] && h >= 0 && h < g[IN_H];
-              for (int kw = 0; kw < g[KERNEL_W]; kw++) {
-                int w = ow * g[STRIDE_W] + kw * g[DILATION_W] - g[PAD_W];
-                taps_and_pads += row_counts && w < g[IN_W] + g[PAD_END_W];
-                if (!row_inside || w < 0 || w >= g[IN_W]) continue;
-                taps++;
-                int place = (d * g[IN_H] + h) * g[IN_W] + w;
+          for (int kd = first_d; kd < end_d; kd++)
+            for (int kh = first_h; kh < end_h; kh++) {
+              int d = start_d + kd * g[DILATION_D], h = start_h + kh * g[DILATION_H];
+              int row = (d * g[IN_H] + h) * g[IN_W];
+              for (int kw = first_w; kw < end_w; kw++) {
+                int place = row + start_w + kw * g[DILATION_W];
                 add(&window, x[plane * (g[IN_D] * g[IN_H] * g[IN_W]) + place], place, p);
               }
               close_row(&window);
             }
-          y[out] = result(&window, count_pads ? taps_and_pads : taps, p);
+          float count = (float)max(end_d - first_d, 0) * (float)max(end_h - first_h, 0) * (float)max(end_w - first_w, 0);
+          if (count_pads)
+            count = (float)end_tap(start_d, g[DILATION_D], g[KERNEL_D], g[IN_D] + g[PAD_END_D]) *
+                    (float)end_tap(start_h, g[DILATION_H], g[KERNEL_H], g[IN_H] + g[PAD_END_H]) *
+                    (float)end_tap(start_w, g[DILATION_W], g[KERNEL_W], g[IN_W] + g[PAD_END_W]);
+          y[out] = result(&window, count, p);
 #ifdef WITH_INDICES
           indices[out] = index_of(plane, window.place, g[IN_D], g[IN_H], g[IN_W], column_major);
 #endif

@@ -40,7 +40,7 @@ static inline void add(window_t* window, X_T value, int place, int p) {
 
 static inline void close_row(window_t* window) {}
 
-static inline X_T result(const window_t* window, int count, int p) { return window->value; }
+static inline X_T result(const window_t* window, float count, int p) { return window->value; }
 #else
 /* Sums by rows first: the rounding error of a global window grows with its side instead of its area. */
 typedef struct {
@@ -63,9 +63,9 @@ static inline void close_row(window_t* window) {
   window->row = 0.0f;
 }
 
-static inline X_T result(const window_t* window, int count, int p) {
+static inline X_T result(const window_t* window, float count, int p) {
 #if MODE == MODE_AVERAGE
-  return window->total / (float)count;
+  return window->total / count;
 #else
   return p == 1 ? window->total : p == 2 ? sqrt(window->total) : pow(window->total, 1.0f / (float)p);
 #endif

@@ -168,13 +168,15 @@ inline bool run_block(unsigned threads, uint64_t& random) {
     for (unsigned t = 0; t < threads; t++)
       if (!fibers[t].finished) {
         if (finished > 0) {
-          snprintf(message, sizeof message, "%u of %u threads of block (%u, %u, %u) left the kernel while others wait at "
-                   "__syncthreads() on line %d", finished, threads, block.x, block.y, block.z, fibers[t].barrier_line);
+          snprintf(message, sizeof message,
+                   "%u of %u threads of block (%u, %u, %u) left the kernel while others wait at __syncthreads() on line %d",
+                   finished, threads, block.x, block.y, block.z, fibers[t].barrier_line);
           return false;
         }
         if (waiting && waiting->barrier_line != fibers[t].barrier_line) {
-          snprintf(message, sizeof message, "threads of block (%u, %u, %u) wait at different barriers, on lines %d and %d",
-                   block.x, block.y, block.z, waiting->barrier_line, fibers[t].barrier_line);
+          snprintf(message, sizeof message,
+                   "threads of block (%u, %u, %u) wait at different barriers, on lines %d and %d", block.x, block.y,
+                   block.z, waiting->barrier_line, fibers[t].barrier_line);
           return false;
         }
         waiting = &fibers[t];

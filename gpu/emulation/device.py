@@ -12,7 +12,7 @@ import numpy as np
 
 from quatrefoil.gpu import compiler, declared
 from quatrefoil.gpu.emulation import host
-from quatrefoil.gpu.launch import Extents, Launch
+from quatrefoil.gpu.launch import Extents, KernelFault, Launch
 from quatrefoil.problem import Tensor
 from quatrefoil.registry import Array, Availability, Kernel
 
@@ -66,6 +66,8 @@ class EmulatedDevice:
         return np.full(tensor.shape, 0xA5, np.uint8) if tensor.dtype == "uint8" else _poisoned(tensor)
 
     def put(self, array: np.ndarray) -> Array:
+        if array.dtype.kind not in "biufc":
+            raise KernelFault(f"an array of {array.dtype} is put on the device; CuPy holds numbers alone")
         return np.array(array, order="C")
 
     def get(self, array: Array) -> np.ndarray:

@@ -1,8 +1,8 @@
 /* Depthwise convolution, float32, NCHW: each output channel reads one input channel.
  *
  * A block works on one output plane: it brings the plane's TAPS_LIMIT or fewer weights into shared memory once, then
- * its 128 threads walk the plane. The work is bound by memory; neighbouring threads read neighbouring x, and the taps of
- * a window overlap in the first-level cache.
+ * its 128 threads walk the plane. The work is bound by memory; neighbouring threads read neighbouring x, and the taps
+ * of a window overlap in the first-level cache.
  */
 #include "common.cuh"
 

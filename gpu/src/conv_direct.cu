@@ -9,7 +9,8 @@
 
 extern "C" __global__ void __launch_bounds__(256)
 conv_direct(const float* __restrict__ x, const float* __restrict__ w, float* __restrict__ y, const ConvGeometry g,
-            const float* __restrict__ bias, const float* __restrict__ residual, int activation, float alpha, float beta) {
+            const float* __restrict__ bias, const float* __restrict__ residual, int activation, float alpha,
+            float beta) {
   const int channels = g.groups * g.out_per_group;
   const long long row = g.output[2], plane = row * g.output[1], volume = plane * g.output[0];
   const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;

@@ -1,5 +1,5 @@
-/* Convolution of uint8 or int8 as an implicit matrix product; see implicit_gemm.cuh. Four rows of the patches lie in one
- * int, and __dp4a adds four products at a time to sums that wrap.
+/* Convolution of uint8 or int8 as an implicit matrix product; see implicit_gemm.cuh. Four rows of the patches lie in
+ * one int, and __dp4a adds four products at a time to sums that wrap.
  *
  * The operands are made signed and their zero points taken out of the sum: with x' = x - 128 for uint8 (the sign bit
  * flipped), x_zero' likewise, and K counting every row up to the rounding,
@@ -7,7 +7,8 @@
  *     sum (x' - x_zero') (w' - w_zero') = sum x' w' - w_zero' sum x' + (K x_zero' w_zero' - x_zero' sum w')
  *
  * The bracket is known on the host and comes as corrections[m], for qlinear_conv with the bias in it; sum x' is added
- * up while x is gathered. Padding and the rounding rows stand for x_zero'. Exact modulo 2^32, as conv_integer is defined.
+ * up while x is gathered. Padding and the rounding rows stand for x_zero'. Exact modulo 2^32, as conv_integer
+ * is defined.
  *
  * Macros: X_FLIP, 0x80 for uint8 and 0 for int8; Y_TYPE, Y_LOW and Y_HIGH for qlinear_conv. The weights come made
  * signed, four rows an int: (groups, K / 4, M rounded up). rows is still one PatchRow for each of the K rows.

@@ -1,4 +1,5 @@
-/* One step of gru, float32, gates z, r, h~ as ops/rnn.py defines them. See recurrent.cuh for the launch and the layouts.
+/* One step of gru, float32, gates z, r, h~ as ops/rnn.py defines them. See recurrent.cuh for the launch and the
+ * layouts.
  *
  * With linear_before_reset all three gates need h alone, and gru_step is one launch. Without it the candidate needs
  * R (r h), r of all units, so that gru_gates and then gru_candidate are launched.

@@ -1,5 +1,5 @@
-/* The inputs' part of a recurrent layer for all steps at once, float32: sums[row][column] = bias[column] + sum over k of
- * x[row][k] * weights[k][column], a row for each step and sequence, a column for each gate of each hidden unit.
+/* The inputs' part of a recurrent layer for all steps at once, float32: sums[row][column] = bias[column] + sum over k
+ * of x[row][k] * weights[k][column], a row for each step and sequence, a column for each gate of each hidden unit.
  *
  * A block multiplies tiles from double-buffered shared memory as conv_gemm.cu does. x is (rows, depth); weights are
  * (padded_k, padded_columns) with zeros in the rounding, bias (padded_columns), sums (rows, padded_columns).

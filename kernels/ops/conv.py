@@ -379,6 +379,7 @@ def cases_conv() -> list[Case]:
         f32("3d", "1x3x6x7x8", "4x3x3x3x3", "4", pads=[1, 1, 1, 1, 1, 1]),
         f32("3d_stride_dilation", "2x4x9x8x7", "6x2x2x3x3", "6", group=2, strides=[2, 1, 2], dilations=[1, 2, 1],
             pads=[1, 0, 2, 0, 1, 1]),
+        f32("3d_flat_padded_depth", "1x2x1x6x6", "3x2x1x2x3", pads=[1, 0, 1, 1, 1, 1], strides=[2, 1, 1]),
         f32("bias_residual_relu", "1x9x8x9", "11x9x3x3", "11", "1x11x8x9", pads=[1, 1, 1, 1], activation="Relu"),
         f32("residual_alone", "1x4x5x5", "4x4x1x1", None, "1x4x5x5"),
         f32("depthwise_residual", "1x6x5x7", "6x1x3x3", "6", "1x6x5x7", group=6, pads=[1, 1, 1, 1],

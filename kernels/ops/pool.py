@@ -261,6 +261,7 @@ def _window_cases(op: str, **always: object) -> list[Case]:
         make(
             "3d_dilated_ceil", "1x2x8x7x9", kernel_shape=[2, 2, 3], dilations=[2, 1, 2], strides=[3, 2, 2], ceil_mode=1
         ),
+        make("3d_flat_padded_depth", "1x2x1x6x7", kernel_shape=[2, 2, 2], strides=[1, 2, 2], pads=[1, 0, 1, 1, 1, 0]),
         make("empty_batch", "0x3x8x8", kernel_shape=[2, 2]),
         make(
             "special_values", "1x3x9x40", fill=Fill("special"), kernel_shape=[3, 3], strides=[2, 1], pads=[1, 1, 1, 1]

@@ -20,7 +20,7 @@ import onnx
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.models.host import elementwise, matrices, normalization, quantization, reductions, resizing, shapes
 from quatrefoil.models.host.reference import ReferenceRun
-from quatrefoil.models.host.table import BUILDERS, SILENT, Builder, Node, Run
+from quatrefoil.models.host.table import BUILDERS, SILENT, Node, Run
 
 NATIVE = frozenset(map(np.dtype, ["?", "b", "h", "i", "q", "B", "H", "I", "Q", "e", "f", "d"]))
 """Booleans, integers of 8 to 64 bits, and floats of 16 to 64."""
@@ -38,11 +38,6 @@ BAD_INPUT = (
 """What NumPy and onnx's reference raise for inputs that an operator cannot take."""
 
 
-HOUSE_DOMAIN, QUANTIZE_DEQUANTIZE = "quatrefoil", "QuantizeDequantize"
-HOUSE_BUILDERS: dict[str, Builder] = {QUANTIZE_DEQUANTIZE: quantization.build_quantize_dequantize}
-"""Operators that only passes make."""
-
-SMALL_INTEGERS = quantization.SMALL_INTEGERS
 IMPLEMENTATIONS = (elementwise, matrices, normalization, quantization, reductions, resizing, shapes)
 """The modules whose loading fills the table."""
 
@@ -66,18 +61,17 @@ class HostOperator:
         self,
         node: onnx.NodeProto,
         opsets: dict[str, int],
-        outer: Sequence[str],
         fast: Run | None = None,
         reference: ReferenceRun | None = None,
     ) -> None:
         self.name = "numpy" if fast is not None else "onnx.reference"
         self.node = node
-        self._opsets, self._outer = opsets, tuple(outer)
+        self._opsets = opsets
         self._fast, self._reference = fast, reference
         self._warns = node.op_type not in SILENT
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """The node's outputs for its inputs in order (None for absent ones), then the values of ``outer``.
+        """The node's outputs for its inputs in order (None for absent ones).
 
         Outputs may be views of inputs and are not to be written to. Raises OperatorError for inputs that the operator
         cannot take.
@@ -113,7 +107,7 @@ class HostOperator:
         if self._fast is not None and all(map(_native, values)):
             return self._run_fast(self._fast, values)
         if self._reference is None:
-            self._reference = ReferenceRun(self.node, self._opsets, self._outer)
+            self._reference = ReferenceRun(self.node, self._opsets)
         with np.errstate(all="ignore"):
             outputs = self._reference(values)
         return [_as_array(value) for value in outputs]
@@ -133,32 +127,34 @@ def prepare(
     node: onnx.NodeProto,
     opsets: Mapping[str, int],
     constants: Mapping[str, np.ndarray],
-    outer: Sequence[str] = (),
 ) -> HostOperator:
     """What runs a node on the host.
 
     opsets: the version of each domain that the model imports. constants: values, by name, of inputs that stay the
-    same. outer: names of values of the surrounding graphs that the node's subgraphs read; their values follow the
-    node's inputs in ``run``. Raises UnsupportedOperator where nothing runs it.
+    same. Raises UnsupportedOperator where nothing runs it.
     """
     versions = {("" if domain == "ai.onnx" else domain): version for domain, version in opsets.items()}
     if node.domain == "ai.onnx":
         node = _without_domain(node)
-    if node.domain == HOUSE_DOMAIN and node.op_type in HOUSE_BUILDERS:
-        return HostOperator(node, versions, outer, fast=HOUSE_BUILDERS[node.op_type](Node(node, 1, constants)))
     version = _version_of(node, versions)
-    fast = BUILDERS[node.op_type] if node.domain == "" and node.op_type in BUILDERS else None
-    run = fast(Node(node, version, constants)) if fast is not None else None
-    if run is not None:
-        return HostOperator(node, versions, outer, fast=run)
+    if node.domain == "" and node.op_type in BUILDERS:
+        try:
+            run = BUILDERS[node.op_type](Node(node, version, constants))
+        except OperatorError:
+            raise
+        except BAD_INPUT as error:
+            named = ", ".join(item.name for item in node.attribute) or "none"
+            raise OperatorError(node.op_type, "what its attributes say", f"({named})", str(error)) from error
+        if run is not None:
+            return HostOperator(node, versions, fast=run)
     try:
-        reference = ReferenceRun(node, versions, outer)
+        reference = ReferenceRun(node, versions)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedOperator(
             f"{_titled(node, versions)} has no implementation on the host ({error}); rewrite the model with operators "
             "that onnx.reference runs"
         ) from error
-    return HostOperator(node, versions, outer, reference=reference)
+    return HostOperator(node, versions, reference=reference)
 
 
 def _without_domain(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -201,4 +197,4 @@ def _version_of(node: onnx.NodeProto, opsets: Mapping[str, int]) -> int:
     return schema.since_version
 
 
-__all__ = ["HOUSE_DOMAIN", "QUANTIZE_DEQUANTIZE", "SMALL_INTEGERS", "HostOperator", "UnsupportedOperator", "prepare"]
+__all__ = ["HostOperator", "UnsupportedOperator", "prepare"]

@@ -159,11 +159,11 @@ def build_clip(node: Node) -> Run | None:
 
 def clip(x: Array, low: Any, high: Any) -> Array:
     """min(max(x, low), high), either limit optional; NaN stays NaN."""
-    y = x if low is None else np.maximum(x, low)
-    if high is None:
-        return y
-    # y is ours to overwrite only when the lower limit has made it
-    return np.minimum(y, high, out=y) if y is not x and isinstance(y, np.ndarray) else np.minimum(y, high)
+    if low is None and high is None:
+        return x
+    if low is None:
+        return np.minimum(x, high)
+    return np.maximum(x, low) if high is None else x.clip(low, high)
 
 
 def _cast_target(code: int) -> np.dtype | None:
@@ -390,9 +390,18 @@ def prelu(x: Array, slope: Array, out: Array) -> None:
     out += negative * slope
 
 
+def prelu_gentle(x: Array, slope: Array, out: Array) -> None:
+    """max(x, x * slope), which is the same for slopes up to 1, and for infinity too where no slope is 0."""
+    np.multiply(x, slope, out=out)
+    np.maximum(x, out, out=out)
+
+
 @operator("PRelu")
 def build_prelu(node: Node) -> Run | None:
     """Block by block along the first axis where the array is large and the slope does not vary along it."""
+    slopes = node.constant(1)
+    gentle = slopes is not None and bool(np.all((slopes <= 1) & (slopes != 0)))
+    function = prelu_gentle if gentle else prelu
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         x, slope = inputs
@@ -402,11 +411,11 @@ def build_prelu(node: Node) -> Run | None:
             raise node.error("the slope's shape", list(slope.shape), f"it has to broadcast to x's {list(x.shape)}")
         y = np.empty_like(x)
         if x.size <= 2 * BLOCK or (slope.ndim == x.ndim and slope.shape[0] > 1):
-            prelu(x, slope, y)
+            function(x, slope, y)
         else:
             step = max(1, BLOCK * len(x) // x.size)
             for first in range(0, len(x), step):
-                prelu(x[first : first + step], slope, y[first : first + step])
+                function(x[first : first + step], slope, y[first : first + step])
         return [y]
 
     return run

@@ -1,5 +1,6 @@
 """Matrix products. float32 and float64 go to NumPy's BLAS; integers go there too, in a float type that holds every
-partial sum exactly.
+partial sum exactly. BLAS keeps its own number of threads (``OPENBLAS_NUM_THREADS``), which
+``quatrefoil.set_num_threads`` does not change.
 """
 
 from __future__ import annotations

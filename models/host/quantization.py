@@ -28,9 +28,7 @@ def along(values: Array, rank: int, axis: int, op: str) -> Array:
 def saturated(values: Array, dtype: np.dtype) -> Array:
     """Float values, already rounded, as integers of the type. ``values`` is overwritten."""
     low, high = limits(dtype, values.dtype)
-    np.maximum(values, low, out=values)
-    np.minimum(values, high, out=values)
-    return values.astype(dtype)
+    return values.clip(low, high, out=values).astype(dtype)
 
 
 @lru_cache
@@ -62,9 +60,7 @@ def _quantize_per_tensor(scale: Any, zero: Array | None, wanted: np.dtype) -> Ru
         np.rint(y, out=y)
         if shift:
             y += shift
-        np.maximum(y, low, out=y)
-        np.minimum(y, high, out=y)
-        return [y.astype(dtype)]
+        return [y.clip(low, high, out=y).astype(dtype)]
 
     return run
 
@@ -76,32 +72,6 @@ def _dequantize_per_tensor(scale: Any, zero: Array | None) -> Run:
         y = inputs[0].astype(np.float32)
         if shift:
             y -= shift
-        y *= scale
-        return [y]
-
-    return run
-
-
-SMALL_INTEGERS = frozenset(map(np.dtype, ["int8", "uint8", "int16", "uint16"]))
-
-
-def build_quantize_dequantize(node: Node) -> Run | None:
-    """clamp(round(x / scale), least - zero, most - zero) * scale; with ``relu`` the lower limit is at least 0. The
-    parameters are constants: ``quatrefoil.models.quantization`` makes such nodes."""
-    settled = _per_tensor(node)
-    if settled is None or settled[1] is None:
-        raise node.error("scale and zero point", "not constant", "give one of each, as constants")
-    scale, zero = settled[0], settled[1]
-    low, high = (limit - np.float32(zero) for limit in limits(zero.dtype, np.dtype(np.float32)))
-    if node.get("relu", 0):
-        low = max(low, np.float32(0))
-
-    def run(inputs: Sequence[Any]) -> list[Any]:
-        x = inputs[0]
-        y = np.asarray(np.divide(x if x.dtype == np.float32 else x.astype(np.float32), scale))
-        np.rint(y, out=y)
-        np.maximum(y, low, out=y)
-        np.minimum(y, high, out=y)
         y *= scale
         return [y]
 

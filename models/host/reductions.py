@@ -16,14 +16,17 @@ from quatrefoil.models.host.table import Array, Node, Run, axes_of, axis_of, ope
 
 Reduction = Callable[[Array, tuple[int, ...], bool], Array]
 
+# np.add.reduce takes a bool for keepdims; its stubs know only literals
+add_over: Callable[..., Array] = np.add.reduce
+
 
 def _sum(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
-    return np.add.reduce(x, axes, x.dtype, keepdims=keep)
+    return add_over(x, axes, x.dtype, keepdims=keep)
 
 
 def _mean(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     if x.dtype.kind == "f":
-        total = np.asarray(np.add.reduce(x, axes, keepdims=keep))
+        total = np.asarray(add_over(x, axes, keepdims=keep))
         return np.divide(total, x.dtype.type(math.prod(x.shape[axis] for axis in axes)), out=total)
     return np.mean(x, axes, keepdims=keep).astype(x.dtype)
 

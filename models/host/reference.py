@@ -1,7 +1,7 @@
 """Any operator of ONNX by onnx's own reference implementation: right, and as slow as plain Python.
 
-A model of one node is handed to ``onnx.reference``. Nodes with subgraphs (If, Loop, Scan) read values of the
-surrounding graph: these are further inputs of that model.
+A model of one node is handed to ``onnx.reference``. Nodes with subgraphs (If, Loop, Scan, SequenceMap) do not come here:
+the executor runs their bodies.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from onnx.reference.ops import load_op
 NEWEST_IR = 10
 
 
-def node_model(
-    node: onnx.NodeProto, opsets: dict[str, int], outer: Sequence[str], values: Sequence[Any] | None = None
-) -> onnx.ModelProto:
+def node_model(node: onnx.NodeProto, opsets: dict[str, int], values: Sequence[Any] | None = None) -> onnx.ModelProto:
     """A model of one node. ``values`` give the inputs' types, which some operators need; others run without."""
-    names = list(dict.fromkeys(name for name in (*node.input, *outer) if name))
-    types = dict(zip((*node.input, *outer), values or ()))
+    names = list(dict.fromkeys(name for name in node.input if name))
+    types = dict(zip(node.input, values or ()))
     graph = helper.make_graph(
         [node],
         node.op_type,
@@ -57,24 +55,23 @@ def _depends_on_types(node: onnx.NodeProto, opsets: dict[str, int]) -> bool:
 class ReferenceRun:
     """Runs one node. Raises NotImplementedError or RuntimeError on construction where onnx has no implementation."""
 
-    def __init__(self, node: onnx.NodeProto, opsets: dict[str, int], outer: Sequence[str]) -> None:
-        self._node, self._opsets, self._outer = node, opsets, tuple(outer)
+    def __init__(self, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
+        self._node, self._opsets = node, opsets
         self._typed: dict[tuple[str, ...], ReferenceEvaluator] = {}
         self._untyped: ReferenceEvaluator | None = None
         if not _depends_on_types(node, opsets):
-            self._untyped = ReferenceEvaluator(node_model(node, opsets, outer))
+            self._untyped = ReferenceEvaluator(node_model(node, opsets))
 
     def _evaluator(self, inputs: Sequence[Any]) -> ReferenceEvaluator:
         if self._untyped is not None:
             return self._untyped
         key = tuple(f"{value.dtype}{value.ndim}" if isinstance(value, np.ndarray) else "" for value in inputs)
         if key not in self._typed:
-            self._typed[key] = ReferenceEvaluator(node_model(self._node, self._opsets, self._outer, inputs))
+            self._typed[key] = ReferenceEvaluator(node_model(self._node, self._opsets, inputs))
         return self._typed[key]
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
-        names = (*self._node.input, *self._outer)
-        feeds = {name: value for name, value in zip(names, inputs) if name}
+        feeds = {name: value for name, value in zip(self._node.input, inputs) if name}
         wanted = [name for name in self._node.output if name]
         found = dict(zip(wanted, self._evaluator(inputs).run(wanted, feeds)))
         return [found.get(name) for name in self._node.output]

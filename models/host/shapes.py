@@ -234,23 +234,19 @@ def sliced(
     return x[tuple(places)]
 
 
-PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
-
-
 @operator("Pad", arithmetic=False)
 def build_pad(node: Node) -> Run | None:
     """Negative pads cut. Pads and value are attributes before operator set 11."""
-    mode = PAD_MODES.get(node.get("mode", "constant"))
-    if mode is None:
+    mode = node.get("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
         return None
+    fixed = node.get("pads") if node.version < 11 else node.constant(1)
+    known = None if fixed is None else ints(fixed)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
-        x = inputs[0]
-        if node.version < 11:
-            pads, value, axes = ints(node.get("pads")), node.get("value", 0.0), None
-        else:
-            pads, value, axes = ints(inputs[1]), given(inputs, 2), given(inputs, 3)
-        return [padded(node, x, pads, mode, 0 if value is None else np.asarray(value).item(), axes)]
+        value = node.get("value", 0.0) if node.version < 11 else given(inputs, 2)
+        pads = ints(inputs[1]) if known is None else known
+        return [padded(node, inputs[0], pads, mode, 0 if value is None else np.asarray(value).item(), given(inputs, 3))]
 
     return run
 
@@ -259,24 +255,27 @@ def padded(node: Node, x: Array, pads: Sequence[int], mode: str, value: Any, axe
     along = tuple(range(x.ndim)) if axes is None else axes_of(ints(axes), x.ndim, node.op)
     if len(pads) != 2 * len(along):
         raise node.error("pads", list(pads), f"give {2 * len(along)} values, all beginnings and then all ends")
+    if min(pads, default=0) < 0:
+        cut: list[slice] = [slice(None)] * x.ndim
+        for position, axis in enumerate(along):
+            begin, end = pads[position], pads[position + len(along)]
+            cut[axis] = slice(max(-begin, 0), x.shape[axis] - max(-end, 0))
+        x = x[tuple(cut)]
     widths = [(0, 0)] * x.ndim
-    cut: list[slice] = [slice(None)] * x.ndim
     for position, axis in enumerate(along):
-        begin, end = pads[position], pads[position + len(along)]
-        cut[axis] = slice(max(-begin, 0), x.shape[axis] - max(-end, 0))
-        widths[axis] = (max(begin, 0), max(end, 0))
-    x = x[tuple(cut)]
+        widths[axis] = (max(pads[position], 0), max(pads[position + len(along)], 0))
     y = np.empty([before + n + behind for n, (before, behind) in zip(x.shape, widths)], x.dtype)
     if mode == "constant":
         y[...] = value
-    y[tuple(slice(before, before + n) for n, (before, _) in zip(x.shape, widths))] = x
+    y[tuple([slice(before, before + n) for n, (before, _) in zip(x.shape, widths)])] = x
     if mode == "constant":
         return y
     for axis, (before, behind) in enumerate(widths):
         if before or behind:
-            if mode != "edge" and max(before, behind) > x.shape[axis] - (mode == "reflect"):
+            needed = {"edge": 1, "reflect": max(before, behind) + 1, "wrap": max(before, behind)}[mode]
+            if x.shape[axis] < needed:
                 return np.pad(x, widths, mode)  # type: ignore[call-overload]
-            fill_border(np.moveaxis(y, axis, 0), before, behind, mode)
+            fill_border(y.swapaxes(axis, 0), before, behind, mode)
     return y
 
 

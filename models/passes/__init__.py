@@ -20,7 +20,7 @@ from quatrefoil.models.passes.cleaning import (
     remove_identities,
 )
 from quatrefoil.models.passes.convolutions import fold_affine, fold_pads, fold_scale
-from quatrefoil.models.passes.quantized import fuse_quantized, tabulate
+from quatrefoil.models.passes.quantized import fuse_quantized, join_round_trips, tabulate
 
 
 def optimize(graph: Graph) -> Graph:
@@ -32,6 +32,8 @@ def optimize(graph: Graph) -> Graph:
         fuse_quantized,
         tabulate,
         fold_constants,
+        remove_dead_nodes,
+        join_round_trips,
         remove_dead_nodes,
         name_activations,
         fold_pads,
@@ -58,6 +60,7 @@ __all__ = [
     "fuse_activations",
     "fuse_quantized",
     "fuse_residuals",
+    "join_round_trips",
     "name_activations",
     "optimize",
     "remove_dead_nodes",

@@ -83,8 +83,9 @@ def _is_sixth(node: Node, source: str, constants: Mapping[str, np.ndarray]) -> b
 
 
 def _activation_node(last: Node, kind: str, source: str) -> Node:
-    attributes = {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
-    proto = helper.make_node(kind, [source], [last.outputs[0]], name=last.name, **attributes)
+    proto = helper.make_node(kind, [source], [last.outputs[0]], name=last.name)
+    if kind == "HardSigmoid":
+        proto.attribute.extend([helper.make_attribute("alpha", 1 / 6), helper.make_attribute("beta", 0.5)])
     opsets = {**last.opsets, "": max(last.opsets[""], HARD_SWISH_OPSET)}
     return Node(last.name, kind, (source,), last.outputs[:1], proto=proto, opsets=opsets)
 

@@ -9,9 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import host
-from quatrefoil.models.graph import Graph, Node, frozen_array
+from quatrefoil.models.graph import MISFITS, Graph, Node, frozen_array
 from quatrefoil.models.passes.matching import on_host
 
 FOLDED_ELEMENTS: Final = 2**24
@@ -112,7 +111,7 @@ def _folded(node: Node, constants: Mapping[str, np.ndarray]) -> dict[str, np.nda
         return None
     try:
         outputs = host.prepare(node.proto, dict(node.opsets), constants).run(given)
-    except QuatrefoilError:
+    except MISFITS:
         return None  # it is met again, and said by name, when the model is loaded or run
     if not all(isinstance(array, np.ndarray) for array in outputs):
         return None

@@ -7,7 +7,10 @@ channel of the weights, and the bias in int32 with the scale of the products. Th
 once more, so that a result may differ by one unit from it.
 
 ``tabulate`` makes one look-up in 256 entries of a chain of elementwise operators between DequantizeLinear and
-QuantizeLinear. The entries are computed by the operators themselves: nothing changes.
+QuantizeLinear, and in 65,536 of one that adds, subtracts or multiplies two. The entries are computed by the operators
+themselves: nothing changes.
+
+``join_round_trips`` makes one step of QuantizeLinear -> DequantizeLinear, which only rounds and bounds.
 """
 
 from __future__ import annotations
@@ -19,12 +22,15 @@ from typing import Any, Final
 import numpy as np
 
 from quatrefoil.models import host
-from quatrefoil.models.graph import Graph, Node, frozen_array
+from quatrefoil.models.graph import MISFITS, Graph, Node, frozen_array
 from quatrefoil.models.passes.matching import attributes_of, on_host, sole_reader
 from quatrefoil.ops.conv import BIAS, W, X
 
 TABLE: Final = "Table"
 """The kind of the nodes that ``tabulate`` makes; their attribute ``table`` holds what each byte becomes."""
+
+ROUND_TRIP: Final = "RoundTrip"
+"""The kind of the nodes that ``join_round_trips`` makes; attributes ``scale``, ``low`` and ``high``."""
 
 BYTES: Final = (np.dtype(np.uint8), np.dtype(np.int8))
 
@@ -34,16 +40,39 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 
+_PAIRS = ("Add", "Sub", "Mul")
+
+
 @dataclass(frozen=True)
 class TableOperator:
-    """Runs a node of kind ``Table`` on the host."""
+    """Runs a node of kind ``Table`` on the host: of the bytes of one or two arrays."""
 
     table: np.ndarray
     name: str = "numpy"
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        [array] = inputs
-        return [self.table.take(array.view(np.uint8))]
+        index = inputs[0].view(np.uint8)
+        if len(inputs) == 2:
+            index = np.left_shift(index, 8, dtype=np.uint16) | inputs[1].view(np.uint8)
+        return [self.table.take(index)]
+
+
+@dataclass(frozen=True)
+class RoundTripOperator:
+    """Runs a node of kind ``RoundTrip`` on the host: to whole multiples, from low to high, of the scale."""
+
+    scale: np.float32
+    low: np.float32
+    high: np.float32
+    name: str = "numpy"
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        y = np.asarray(np.divide(inputs[0], self.scale))
+        np.rint(y, out=y)
+        np.maximum(y, self.low, out=y)
+        np.minimum(y, self.high, out=y)
+        y *= self.scale
+        return [y]
 
 
 @dataclass(frozen=True)
@@ -169,9 +198,10 @@ def _sums_have_scale(node: Node, x: _Quantization, w: _Quantization, constants: 
 
 
 def tabulate(graph: Graph) -> Graph:
-    """Chains of elementwise operators between DequantizeLinear and QuantizeLinear become look-ups."""
+    """Elementwise operators between DequantizeLinear and QuantizeLinear become look-ups, and those one after another
+    become one."""
     producers, reader = graph.producers(), sole_reader(graph)
-    replaced: dict[str, Node] = {}
+    tables: dict[str, Node] = {}
     gone: set[str] = set()
     for node in graph.nodes:
         if not on_host(node, "QuantizeLinear"):
@@ -183,28 +213,111 @@ def tabulate(graph: Graph) -> Graph:
             ):
                 break
             chain.append(before)
-        if before is None or not on_host(before, "DequantizeLinear"):
+        if before is None:
             continue
-        table = _table([before, *reversed(chain)], graph.constants)
-        if table is not None:
-            kinds = tuple(member.kind for member in reversed(chain[1:]))
-            replaced[node.name] = Node(
-                node.name, TABLE, before.inputs[:1], node.outputs, attributes={"table": table}, fused=kinds
-            )
+        sources: list[Node | None] = [before]
+        if on_host(before, *_PAIRS) and before.opsets[""] >= 7 and reader(before) is chain[-1]:
+            chain.append(before)
+            sources = [producers.get(name) for name in before.inputs]
+        made = _table(sources, chain[::-1], graph.constants)
+        if made is not None:
+            inputs, table = made
             gone.update(member.name for member in chain[1:])
+            fused = tuple(member.kind for member in chain[:0:-1])
+            first = tables.get(inputs[0])
+            if len(inputs) == 1 and first is not None and _sole_use(inputs[0], graph):
+                # what the table before gives is all that this one sees
+                inputs, fused = list(first.inputs), (*first.fused, *fused)
+                table = frozen_array(table.take(first.attributes["table"].view(np.uint8)))
+                gone.add(first.name)
+            tables[node.outputs[0]] = Node(
+                node.name, TABLE, tuple(inputs), node.outputs, attributes={"table": table}, fused=fused
+            )
+    made_by_name = {node.name: node for node in tables.values()}
+    return graph.with_nodes(made_by_name.get(node.name, node) for node in graph.nodes if node.name not in gone)
+
+
+def _sole_use(name: str, graph: Graph) -> bool:
+    """Whether a quantized value goes through DequantizeLinear into one node alone."""
+    dequantize = graph.consumers().get(name, [])
+    if len(dequantize) != 1 or name in graph.output_names:
+        return False
+    [node] = dequantize
+    return on_host(node, "DequantizeLinear") and graph.uses()[node.outputs[0]] == 1
+
+
+def _table(
+    sources: Sequence[Node | None], chain: Sequence[Node], constants: Mapping[str, np.ndarray]
+) -> tuple[list[str], np.ndarray] | None:
+    """The names of the one or two quantized values that the chain starts from, and what all their bytes become; None
+    where it does not lead from bytes to bytes, each with one scale."""
+    last = _quantization(chain[-1], constants)
+    if last is None or not last.per_tensor or last.zero_point.dtype not in BYTES:
+        return None
+    names, values = [], []
+    for place, node in enumerate(sources):
+        if node is None or not on_host(node, "DequantizeLinear") or node.inputs[0] in constants:
+            return None
+        first = _quantization(node, constants)
+        if first is None or not first.per_tensor or first.zero_point.dtype not in BYTES:
+            return None
+        each = np.arange(256, dtype=np.uint8).view(first.zero_point.dtype)
+        if len(sources) == 2:
+            each = each.reshape((256, 1) if place == 0 else (1, 256))
+        names.append(node.inputs[0])
+        values.append(each)
+    try:
+        values = [_applied(node, [each], constants) for node, each in zip(sources, values) if node is not None]
+        for node in chain:
+            values = [_applied(node, values, constants)]
+    except MISFITS:
+        return None  # it is met again, and said by name, when the model is loaded or run
+    return names, frozen_array(values[0].reshape(-1))
+
+
+def _applied(node: Node, values: Sequence[np.ndarray], constants: Mapping[str, np.ndarray]) -> np.ndarray:
+    assert node.proto is not None
+    operator = host.prepare(node.proto, dict(node.opsets), constants)
+    fixed = [constants[name] if name else None for name in node.inputs[len(values) :]]
+    [result] = operator.run([*values, *fixed])
+    return result
+
+
+def join_round_trips(graph: Graph) -> Graph:
+    """QuantizeLinear that only a DequantizeLinear of the same scale and zero point reads becomes one step with it."""
+    reader = sole_reader(graph)
+    replaced: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in graph.nodes:
+        back = reader(node) if on_host(node, "QuantizeLinear") else None
+        if back is None or not on_host(back, "DequantizeLinear") or back.inputs[0] != node.outputs[0]:
+            continue
+        there, again = _quantization(node, graph.constants), _quantization(back, graph.constants)
+        if there is None or again is None or not there.per_tensor or not again.per_tensor:
+            continue
+        zero = there.zero_point.reshape(-1)[0]
+        if zero.dtype not in BYTES or again.zero_point.dtype != zero.dtype or again.zero_point.reshape(-1)[0] != zero:
+            continue
+        scale = there.scale.reshape(-1)[0]
+        if again.scale.reshape(-1)[0] != scale:
+            continue
+        limits = np.iinfo(zero.dtype)
+        attributes = {
+            "scale": scale,
+            "low": np.float32(limits.min - int(zero)),
+            "high": np.float32(limits.max - int(zero)),
+        }
+        replaced[back.name] = Node(
+            back.name, ROUND_TRIP, node.inputs[:1], back.outputs, attributes=attributes, fused=(node.kind, back.kind)
+        )
+        gone.add(node.name)
     return graph.with_nodes(replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
 
 
-def _table(chain: Sequence[Node], constants: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """What every byte becomes, by its bits; None where the chain is not by one scale from bytes to bytes."""
-    first, last = _quantization(chain[0], constants), _quantization(chain[-1], constants)
-    if first is None or last is None or not first.per_tensor or not last.per_tensor:
-        return None
-    if first.zero_point.dtype not in BYTES or last.zero_point.dtype not in BYTES:
-        return None
-    values = np.arange(256, dtype=np.uint8).view(first.zero_point.dtype)
-    for node in chain:
-        assert node.proto is not None
-        operator = host.prepare(node.proto, dict(node.opsets), constants)
-        [values] = operator.run([values, *(constants[name] if name else None for name in node.inputs[1:])])
-    return frozen_array(values)
+def operator_of(node: Node) -> TableOperator | RoundTripOperator | None:
+    """What runs a node that the passes of this module made; None for any other node."""
+    if node.kind == TABLE and "table" in node.attributes:
+        return TableOperator(node.attributes["table"])
+    if node.kind == ROUND_TRIP and "scale" in node.attributes:
+        return RoundTripOperator(**node.attributes)
+    return None

@@ -1,0 +1,16 @@
+from collections.abc import Sequence
+
+import numpy as np
+
+from quatrefoil.ops.rnn import RecurrentGeometry
+
+class Layer:
+    def __init__(
+        self,
+        isa: int,
+        kind: str,
+        geometry: RecurrentGeometry,
+        dtype: np.dtype,
+        parameters: Sequence[np.ndarray | None],
+    ) -> None: ...
+    def __call__(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...
