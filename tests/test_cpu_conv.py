@@ -85,6 +85,9 @@ BLOCKED = [
     ("1x7x21x90", "7x1x5x5", {"group": 7, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
     ("1x3x40x100", "3x1x3x3", {"group": 3, "strides": [2, 2], "pads": [0, 0, 1, 1]}),
     ("1x4x9x66", "4x1x5x5", {"group": 4, "pads": [3, 4, 3, 4]}),
+    ("1x5x30x49", "5x1x5x5", {"group": 5, "strides": [2, 1], "pads": [2, 2, 2, 2]}),
+    ("1x100x95x18", "5x100x3x3", {"pads": [1, 0, 1, 0]}),  # several bands of rows
+    ("2x3x41x67", "20x3x3x3", {"strides": [2, 2], "pads": [0, 1, 1, 0]}),
 ]
 
 

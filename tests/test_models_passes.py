@@ -203,6 +203,17 @@ def test_batch_normalization_that_stays() -> None:
     assert kinds(same_numbers(training)) == ["Conv", "BatchNormalization"]
 
 
+def test_weights_that_would_overflow_stay() -> None:
+    half = {"w": W3.astype(np.float16), "k": np.float16([60000.0]), "p": np.float16([1e-7]), "q": np.float16([60.0])}
+    for body in (
+        "h = Cast<to = 10>(x) c = Conv(h, w) y = Mul(c, k)",
+        "h = Cast<to = 10>(x) c = Mul(h, k) y = Conv(c, w)",
+        "h = Cast<to = 10>(x) m = Mul(h, p) c = Add(m, q) y = Conv<pads = [1, 1, 1, 1]>(c, w)",
+    ):
+        proto = model(body, outputs="float16[a, b, c, d] y", **half)
+        assert qf.load(proto).graph.nodes[-1].title in ("Mul", "Conv")
+
+
 # Activations
 
 

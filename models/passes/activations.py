@@ -196,6 +196,7 @@ def fuse_residuals(graph: Graph) -> Graph:
     """
     reader = sole_reader(graph)
     producers = graph.producers()
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
     moved: set[str] = set()
     fused: dict[str, Node] = {}
     for node in graph.nodes:
@@ -209,7 +210,6 @@ def fuse_residuals(graph: Graph) -> Graph:
         candidates = [(place, maker) for place, maker in candidates if maker.name not in moved]
         if not candidates:
             continue
-        order = {each.name: index for index, each in enumerate(graph.nodes)}
         place, conv = max(candidates, key=lambda item: order[item[1].name])
         other = node.inputs[1 - place]
         inputs = (*conv.inputs, *("",) * (RESIDUAL - len(conv.inputs)), other)

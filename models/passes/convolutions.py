@@ -15,14 +15,14 @@ from quatrefoil.ops.conv import BIAS, RESIDUAL, W, X
 FUSING = ("conv", "conv_transpose")
 
 
-def _plain_conv(node: Node, graph: Graph) -> bool:
+def _plain_conv(node: Node, constants: Mapping[str, np.ndarray]) -> bool:
     """A convolution with nothing fused into it but affine steps, whose weights are constants."""
     return (
         node.op in FUSING
         and "activation" not in node.attributes
         and len(node.inputs) <= RESIDUAL
-        and all(not name or name in graph.constants for name in node.inputs[W:])
-        and graph.constants[node.inputs[W]].dtype in FLOATS
+        and all(not name or name in constants for name in node.inputs[W:])
+        and constants[node.inputs[W]].dtype in FLOATS
     )
 
 
@@ -87,7 +87,7 @@ def fold_affine(graph: Graph) -> Graph:
         node = given
         if node.name in merged:
             continue
-        while _plain_conv(node, replace(graph, constants=constants)):
+        while _plain_conv(node, constants):
             following = reader(node)
             if following is None:
                 break
@@ -96,7 +96,10 @@ def fold_affine(graph: Graph) -> Graph:
             affine = _affine(following, node.outputs[0], channels, weight.ndim, constants)
             if affine is None:
                 break
-            node = _scaled(node, following, *affine, constants)
+            scaled = _scaled(node, following, *affine, constants)
+            if scaled is None:
+                break
+            node = scaled
             merged[following.name] = following
         nodes.append(node)
     # a fused node stands where the convolution stood: all that the nodes merged into it read are constants
@@ -127,38 +130,51 @@ def fold_scale(graph: Graph) -> Graph:
             chain.append(node)
         if not chain or not np.isfinite([scale, shift]).all():
             continue
-        weight = constants[conv.inputs[W]].astype(np.float64)
-        dtype = constants[conv.inputs[W]].dtype
-        padded = any(conv.attributes.get("pads") or ()) or conv.attributes.get("auto_pad", "NOTSET") not in (
-            "NOTSET",
-            "VALID",
-        )
-        inputs = [source, f"{conv.outputs[0]}:weight", *conv.inputs[BIAS:]]
-        if shift and padded:
-            if len(chain) == 1 or scale == 0.0:
-                continue
-            last = chain[0]
-            offset_name = f"{last.outputs[0]}:shift"
-            constants[offset_name] = frozen_array(np.asarray(shift / scale, dtype))
-            proto = helper.make_node("Add", [source, offset_name], [last.outputs[0]], name=last.name)
-            replaced[last.name] = Node(
-                last.name, "Add", (source, offset_name), last.outputs, proto=proto, opsets=last.opsets
-            )
-            gone.update(node.name for node in chain[1:])
-            inputs[0] = last.outputs[0]
-        else:
-            gone.update(node.name for node in chain)
-            if shift:
-                bias = constants[conv.inputs[BIAS]] if len(conv.inputs) > BIAS and conv.inputs[BIAS] else 0.0
-                added = weight.sum(axis=tuple(range(1, weight.ndim))) * shift
-                name = f"{conv.outputs[0]}:bias"
-                constants[name] = frozen_array((added + bias).astype(dtype))
-                inputs[BIAS:] = [name, *conv.inputs[RESIDUAL:]]
-        constants[inputs[W]] = frozen_array((weight * scale).astype(dtype))
-        fused = (*(node.kind for node in reversed(chain)), *conv.fused)
-        replaced[conv.name] = replace(conv, inputs=tuple(inputs), fused=fused)
+        settled = _scaled_before(conv, chain, scale, shift, source, constants)
+        if settled is None:
+            continue
+        for node in settled:
+            replaced[node.name] = node
+        gone.update(node.name for node in chain if node.name not in replaced)
     nodes = (replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
     return graph.with_nodes(nodes, constants)
+
+
+def _scaled_before(
+    conv: Node, chain: list[Node], scale: float, shift: float, source: str, constants: dict[str, np.ndarray]
+) -> list[Node] | None:
+    """The convolution of ``source`` that computes what it does of ``scale * source + shift``, preceded by an Add where
+    the shift has to stay; None where nothing would be gained or the numbers do not fit the dtype."""
+    dtype = constants[conv.inputs[W]].dtype
+    weight = constants[conv.inputs[W]].astype(np.float64)
+    bias = constants[conv.inputs[BIAS]] if len(conv.inputs) > BIAS and conv.inputs[BIAS] else 0.0
+    auto_pad = conv.attributes.get("auto_pad", "NOTSET")
+    padded = any(conv.attributes.get("pads") or ()) or auto_pad not in ("NOTSET", "VALID")
+    stays = bool(shift) and padded
+    if stays and (len(chain) == 1 or scale == 0.0):
+        return None
+    with np.errstate(over="ignore"):
+        new_weight = (weight * scale).astype(dtype)
+        new_bias = (bias + weight.sum(axis=tuple(range(1, weight.ndim))) * shift).astype(dtype)
+        offset = np.asarray(shift / scale if stays else 0.0, dtype)
+    if not all(np.isfinite(array).all() for array in (new_weight, new_bias, offset)):
+        return None
+    inputs = [source, f"{conv.outputs[0]}:weight", *conv.inputs[BIAS:]]
+    constants[inputs[W]] = frozen_array(new_weight)
+    made = []
+    if stays:
+        last = chain[0]
+        name = f"{last.outputs[0]}:shift"
+        constants[name] = frozen_array(offset)
+        proto = helper.make_node("Add", [source, name], [last.outputs[0]], name=last.name)
+        made.append(Node(last.name, "Add", (source, name), last.outputs, proto=proto, opsets=last.opsets))
+        inputs[X] = last.outputs[0]
+    elif shift:
+        name = f"{conv.outputs[0]}:bias"
+        constants[name] = frozen_array(new_bias)
+        inputs[BIAS:] = [name, *conv.inputs[RESIDUAL:]]
+    fused = (*(node.kind for node in reversed(chain)), *conv.fused)
+    return [*made, replace(conv, inputs=tuple(inputs), fused=fused)]
 
 
 def _constant_bias(conv: Node, constants: Mapping[str, np.ndarray]) -> bool:
@@ -237,8 +253,9 @@ def _batch_normalization(
 
 def _scaled(
     conv: Node, following: Node, scale: np.ndarray, shift: np.ndarray, constants: dict[str, np.ndarray]
-) -> Node:
-    """The convolution with ``scale * (conv) + shift`` in its weights, which are entered into ``constants``."""
+) -> Node | None:
+    """The convolution with ``scale * (conv) + shift`` in its weights, which are entered into ``constants``; None where
+    the new weights do not fit the dtype."""
     weight = constants[conv.inputs[W]]
     has_bias = len(conv.inputs) > BIAS and conv.inputs[BIAS] != ""
     bias = constants[conv.inputs[BIAS]].astype(np.float64) if has_bias else np.zeros(len(scale))
@@ -249,9 +266,13 @@ def _scaled(
         group = int(conv.attributes.get("group", 1))
         rows = np.repeat(scale.reshape(group, -1), weight.shape[0] // group, axis=0)
         factors = rows.reshape(*rows.shape, *(1,) * (weight.ndim - 2))
+    with np.errstate(over="ignore"):
+        new_weight = (weight.astype(np.float64) * factors).astype(weight.dtype)
+        new_bias = (bias * scale + shift).astype(weight.dtype)
+    if not np.isfinite(new_weight).all() or not np.isfinite(new_bias).all():
+        return None
     names = f"{following.outputs[0]}:weight", f"{following.outputs[0]}:bias"
-    constants[names[0]] = frozen_array((weight.astype(np.float64) * factors).astype(weight.dtype))
-    constants[names[1]] = frozen_array((bias * scale + shift).astype(weight.dtype))
+    constants[names[0]], constants[names[1]] = frozen_array(new_weight), frozen_array(new_bias)
     return replace(
         conv,
         inputs=(conv.inputs[X], *names),

@@ -201,6 +201,13 @@ def tabulate(graph: Graph) -> Graph:
     """Elementwise operators between DequantizeLinear and QuantizeLinear become look-ups, and those one after another
     become one."""
     producers, reader = graph.producers(), sole_reader(graph)
+    consumers, outputs = graph.consumers(), graph.output_names
+
+    def read_once(quantized: str) -> bool:
+        """Whether a quantized value goes through DequantizeLinear into one node alone."""
+        dequantize = consumers.get(quantized, [])
+        return len(dequantize) == 1 and quantized not in outputs and reader(dequantize[0]) is not None
+
     tables: dict[str, Node] = {}
     gone: set[str] = set()
     for node in graph.nodes:
@@ -225,7 +232,7 @@ def tabulate(graph: Graph) -> Graph:
             gone.update(member.name for member in chain[1:])
             fused = tuple(member.kind for member in chain[:0:-1])
             first = tables.get(inputs[0])
-            if len(inputs) == 1 and first is not None and _sole_use(inputs[0], graph):
+            if len(inputs) == 1 and first is not None and read_once(inputs[0]):
                 # what the table before gives is all that this one sees
                 inputs, fused = list(first.inputs), (*first.fused, *fused)
                 table = frozen_array(table.take(first.attributes["table"].view(np.uint8)))
@@ -235,15 +242,6 @@ def tabulate(graph: Graph) -> Graph:
             )
     made_by_name = {node.name: node for node in tables.values()}
     return graph.with_nodes(made_by_name.get(node.name, node) for node in graph.nodes if node.name not in gone)
-
-
-def _sole_use(name: str, graph: Graph) -> bool:
-    """Whether a quantized value goes through DequantizeLinear into one node alone."""
-    dequantize = graph.consumers().get(name, [])
-    if len(dequantize) != 1 or name in graph.output_names:
-        return False
-    [node] = dequantize
-    return on_host(node, "DequantizeLinear") and graph.uses()[node.outputs[0]] == 1
 
 
 def _table(
