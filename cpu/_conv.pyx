@@ -68,6 +68,8 @@ cdef extern from "conv_kernels.h" nogil:
     ConvNeedsFunction conv_gemm_integer_needs(int isa)
     ConvIntegerPackFunction conv_gemm_integer_pack(int isa)
     ConvIntegerFunction conv_gemm_integer(int isa)
+    ConvNeedsFunction conv_depthwise_integer_needs(int isa)
+    ConvIntegerFunction conv_depthwise_integer(int isa)
     ConvIntegerFunction conv_direct_integer(int isa)
 
 
@@ -263,6 +265,11 @@ cdef class IntegerRun:
         if algorithm == "conv_direct_integer":
             self.run = conv_direct_integer(isa)
             self.weights = weights
+        elif algorithm == "conv_depthwise_integer":
+            self.run = conv_depthwise_integer(isa)
+            conv_depthwise_integer_needs(isa)(&self.shape, &needs)
+            self.weights = weights
+            self.workspace = needs.workspace
         elif algorithm == "conv_gemm_integer":
             self.run = conv_gemm_integer(isa)
             conv_gemm_integer_needs(isa)(&self.shape, &needs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -68,6 +69,10 @@ def _accepts_sliding(problem: Problem) -> Reject | None:
         return Reject(f"rows of {columns} fill vectors of {VECTOR} too badly for {channels} output channels")
     if geometry.in_per_group * kernel[0] * kernel[0] > 1024:
         return Reject(f"weights of {geometry.in_per_group} input channels do not stay in the first-level cache")
+    if geometry.in_per_group * window.input_size > 640 * 1024:
+        return Reject(
+            f"{geometry.in_per_group} planes of {window.input[1]}x{window.input[2]} do not stay in the second-level cache"
+        )
     return None
 
 
@@ -169,6 +174,24 @@ def _centred_weights(weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
 def _several_channels(problem: Problem) -> Reject | None:
     if semantics.geometry(problem).in_per_group == 1:
         return Reject("it multiplies channels in pairs, and a group has one channel")
+    return None
+
+
+# Beyond this many int32 values a padded channel no longer stays in the second-level cache.
+PADDED_CHANNEL = 2**18
+
+
+def _depthwise_integer(problem: Problem) -> Reject | None:
+    geometry = semantics.geometry(problem)
+    if geometry.in_per_group > 1:
+        return Reject(f"it takes one input channel a group, not {geometry.in_per_group}")
+    window = geometry.window
+    padded = math.prod(
+        (o - 1) * s + (k - 1) * d + 1
+        for o, s, k, d in zip(window.output, window.strides, window.kernel, window.dilations)
+    )
+    if padded > PADDED_CHANNEL:
+        return Reject(f"a channel with its padding has {padded} values, more than the {PADDED_CHANNEL} it lays out")
     return None
 
 
@@ -295,6 +318,13 @@ KERNELS: list[Kernel] = [
         summary="converted to float32 and back around the float32 kernels",
     ),
     Kernel(
+        "conv_integer_depthwise_nchw_i8_simd",
+        "conv_integer",
+        _depthwise_integer,
+        _integer("conv_depthwise_integer"),
+        summary="each channel laid out once with its padding, then vectors of outputs sum their taps, exact",
+    ),
+    Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
         _several_channels,
@@ -307,6 +337,13 @@ KERNELS: list[Kernel] = [
         _only("uint8", "int8"),
         _integer("conv_direct_integer"),
         summary="the definition, row by row, exact",
+    ),
+    Kernel(
+        "qlinear_conv_depthwise_nchw_i8_simd",
+        "qlinear_conv",
+        _depthwise_integer,
+        _quantized("conv_depthwise_integer"),
+        summary="each channel laid out once with its padding, then vectors of outputs sum their taps, exact",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",

@@ -183,7 +183,9 @@ Blocking blocking_of(const ConvShape& s) {
 
 extern "C" void QF_EXPORT(conv_gemm_integer_needs)(const ConvShape* s, ConvNeeds* needs) {
   const Blocking plan = blocking_of(*s);
-  *needs = {size_t(BLOCKING_BYTES + plan.packed_bytes(s->groups)), size_t(plan.workspace_bytes())};
+  // Whole cache lines, so that several packed weights can follow one another.
+  const int64_t packed = divide_up(BLOCKING_BYTES + plan.packed_bytes(s->groups), 64) * 64;
+  *needs = {size_t(packed), size_t(plan.workspace_bytes())};
 }
 
 // Packed: the blocking, so that calls need not think again; then pairs in conv_gemm.cpp's order.
