@@ -175,6 +175,18 @@ cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
     return 0
 
 
+# Multiply-accumulates from which on another thread is worth waking.
+cdef double WORTH_A_THREAD = 1 << 18
+
+
+cdef int most_threads(const ConvShape* s) noexcept:
+    """How many threads the work of a convolution is worth, whatever is allowed."""
+    cdef double macs = <double>s.batch * s.groups * s.in_channels * s.out_channels
+    for axis in range(3):
+        macs *= <double>s.output[axis] * s.kernel[axis]
+    return <int>min(max(macs / WORTH_A_THREAD, 1.0), 1024.0)
+
+
 cdef class Run:
     """A prepared conv or conv_transpose.
 
@@ -188,12 +200,14 @@ cdef class Run:
     cdef object weights, bias, y_shape, dtype
     cdef Buffer packed
     cdef ConvCall call
+    cdef int threads
     cdef bint empty
 
     def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias):
         cdef ConvNeeds needs
         find(algorithm, isa, &self.algorithm)
         fill(&self.shape, geometry, activation)
+        self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
         self.dtype = dtype
         self.bias = bias
@@ -221,7 +235,7 @@ cdef class Run:
         if len(inputs) > 3 and inputs[3] is not None:
             call.residual = address(inputs[3])
         call.y = <void*>address(y)
-        call.threads = num_threads()
+        call.threads = min(<int>num_threads(), self.threads)
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
@@ -245,12 +259,14 @@ cdef class IntegerRun:
     cdef size_t workspace
     cdef object weights, bias, multipliers, y_shape, dtype
     cdef Buffer packed
+    cdef int threads
     cdef bint empty
 
     def __init__(self, str algorithm, int isa, geometry, y_shape, dtype, weights, bias, bint x_signed, int x_zero,
                  multipliers, int y_zero):
         cdef ConvNeeds needs
         fill(&self.shape, geometry, IDENTITY)
+        self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
         self.dtype = dtype
         self.bias = bias
@@ -290,7 +306,7 @@ cdef class IntegerRun:
         call.bias = address(self.bias) if self.bias is not None else NULL
         call.residual = NULL
         call.y = <void*>address(y)
-        call.threads = num_threads()
+        call.threads = min(<int>num_threads(), self.threads)
         call.workspace = NULL
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)

@@ -97,7 +97,9 @@ FORBIDDEN = ("cupy", "numba", "cuda", "pyopencl", "onnx", "torch", "hls4ml", "sc
 
 def fresh_python(code: str, **environment: str) -> str:
     variables = {**os.environ, **environment}
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=variables
+    ).stdout
 
 
 def test_import_loads_nothing_heavy() -> None:

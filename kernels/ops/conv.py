@@ -440,6 +440,20 @@ def cases_conv_integer() -> list[Case]:
         _case(op, "no_zero_points", "uint8[1x3x5x5]", "uint8[2x3x3x3]"),
         _case(op, "1x1", "uint8[1x33x7x5]", "int8[35x33x1x1]", "uint8[]"),
         _case(op, "depthwise", "uint8[1x19x8x9]", "int8[19x1x3x3]", "uint8[]", group=19, pads=[1, 1, 1, 1]),
+        _case(
+            op,
+            "depthwise_stride3_dilated",
+            "int8[2x6x11x23]",
+            "int8[12x1x3x4]",
+            "int8[]",
+            "int8[12]",
+            group=6,
+            strides=[2, 3],
+            dilations=[2, 2],
+            pads=[2, 3, 1, 4],
+        ),
+        _case(op, "depthwise_1d", "uint8[1x5x90]", "uint8[5x1x11]", "uint8[]", "uint8[]", group=5, pads=[5, 5]),
+        _case(op, "depthwise_3d", "uint8[1x3x4x5x6]", "int8[3x1x2x3x2]", "uint8[]", group=3, pads=[1, 1, 0, 0, 1, 1]),
         _case(op, "grouped", "uint8[1x6x5x5]", "int8[4x3x3x3]", "uint8[1]", "int8[1]", group=2, dilations=[2, 2]),
         _case(op, "1d", "int8[2x4x15]", "int8[3x4x4]", "int8[]", pads=[2, 1]),
         _case(op, "3d", "uint8[1x2x4x5x6]", "int8[3x2x2x2x2]", "uint8[]", pads=[1, 0, 0, 0, 1, 1]),
@@ -488,6 +502,9 @@ def cases_qlinear_conv() -> list[Case]:
         quantized("s8s8u8_1x1", "int8", "int8", "uint8", True, True, "1x32x5x7", "33x32x1x1"),
         quantized(
             "depthwise", "uint8", "int8", "uint8", True, True, "1x20x9x9", "20x1x3x3", group=20, pads=[1, 1, 1, 1]
+        ),
+        quantized(
+            "depthwise_stride2", "int8", "int8", "int8", True, True, "2x7x9x37", "7x1x3x3", group=7, strides=[2, 2]
         ),
         quantized("grouped", "int8", "int8", "int8", False, True, "1x8x6x6", "6x4x3x3", group=2),
         quantized("1d", "uint8", "int8", "uint8", False, True, "2x6x21", "5x6x5", pads=[2, 2], strides=[2]),
