@@ -14,6 +14,9 @@ from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.rnn import without_layout
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
+from quatrefoil.widening import with_float16
+
+KERNELS = with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic")
 
 LOWERINGS: dict[str, Lowering] = {**conv.LOWERINGS, **pool.LOWERINGS, **rnn.LOWERINGS}
 BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
@@ -41,7 +44,7 @@ class AsicBackend:
         return Availability(True, f"simulated {design}")
 
     def kernels(self) -> Sequence[Kernel]:
-        return [*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS]
+        return KERNELS
 
     def device(self) -> str:
         return f"simulated systolic array {hardware.current()}"

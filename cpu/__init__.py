@@ -14,6 +14,7 @@ import numpy as np
 from quatrefoil.cpu import instruction_set
 from quatrefoil.errors import BackendUnavailable
 from quatrefoil.registry import Availability, Kernel
+from quatrefoil.widening import with_float16
 
 NATIVE_MODULES = ("_instruction_set", "_conv", "_pool", "_rnn")
 
@@ -39,9 +40,7 @@ class CpuBackend:
             return Availability(False, str(error), f"unset {instruction_set.VARIABLE}")
 
     def kernels(self) -> Sequence[Kernel]:
-        from quatrefoil.cpu import conv, pool, rnn
-
-        return (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+        return _kernels()
 
     def device(self) -> str:
         return f"{instruction_set.processor_name()}, instruction set {instruction_set.name()}"
@@ -54,6 +53,13 @@ class CpuBackend:
 
     def get(self, array: np.ndarray) -> np.ndarray:
         return array
+
+
+@cache
+def _kernels() -> tuple[Kernel, ...]:
+    from quatrefoil.cpu import conv, pool, rnn
+
+    return with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd")
 
 
 @cache

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -12,11 +11,10 @@ from quatrefoil.cpu import instruction_set
 from quatrefoil.numerics import requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.activations import IDENTITY
-from quatrefoil.problem import Problem, Tensor
+from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
 
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
-Inputs = Sequence[np.ndarray | None]
 
 
 def _only(*dtypes: str) -> Callable[[Problem], Reject | None]:
@@ -134,31 +132,6 @@ def _double(algorithm: str) -> Prepare:
         return lambda inputs: (activation(sums(inputs)[0]),)
 
     return prepare
-
-
-def _widened(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else replace(tensor, dtype="float32")
-
-
-def _prepare_half(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
-    """float16 in and out, computed by the first float32 kernel that takes the same problem in float32."""
-    single = replace(
-        problem,
-        inputs=tuple(map(_widened, problem.inputs)),
-        outputs=tuple(replace(tensor, dtype="float32") for tensor in problem.outputs),
-    )
-    kernel = next(kernel for kernel in KERNELS if kernel.op == problem.op and kernel.accepts(single) is None)
-    inner = kernel.prepare(single, {position: value.astype(np.float32) for position, value in parameters.items()})
-
-    def run(inputs: Inputs) -> tuple[np.ndarray, ...]:
-        given = [
-            array.astype(np.float32) if array is not None and position not in parameters else None
-            for position, array in enumerate(inputs)
-        ]
-        with np.errstate(over="ignore"):  # beyond float16's range is infinity
-            return tuple(y.astype(np.float16) for y in inner(given))
-
-    return run
 
 
 def _zero_point(parameters: Mapping[int, np.ndarray], position: int) -> np.ndarray:
@@ -283,13 +256,6 @@ KERNELS: list[Kernel] = [
         summary="the definition, row by row",
     ),
     Kernel(
-        "conv_widened_nchw_f16_simd",
-        "conv",
-        _only("float16"),
-        _prepare_half,
-        summary="converted to float32 and back around the float32 kernels",
-    ),
-    Kernel(
         "conv_transpose_gemm_nchw_f32_simd",
         "conv_transpose",
         _only("float32"),
@@ -309,13 +275,6 @@ KERNELS: list[Kernel] = [
         _only("float64"),
         _double("conv_transpose_direct_f64"),
         summary="the definition, row by row",
-    ),
-    Kernel(
-        "conv_transpose_widened_nchw_f16_simd",
-        "conv_transpose",
-        _only("float16"),
-        _prepare_half,
-        summary="converted to float32 and back around the float32 kernels",
     ),
     Kernel(
         "conv_integer_depthwise_nchw_i8_simd",

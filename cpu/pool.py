@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,8 @@ def _accepts_indices(problem: Problem) -> Reject | None:
 
 
 def _accepts_any(problem: Problem) -> Reject | None:
-    return None
+    """Any shape and option; half precision is widened (``quatrefoil.widening``)."""
+    return Reject("it computes float32, float64 and bytes, not float16") if problem.dtype == "float16" else None
 
 
 def _rounded(count: int) -> int:
@@ -158,7 +159,6 @@ def _prepare(
         g = semantics.geometry(problem)
         w = g.window
         y = problem.outputs[0]
-        half = problem.dtype == "float16"
         include = problem.op == "average_pool" and problem.integer("count_include_pad") == 1
         margins = [(w.pads[axis], g.pads_end[axis]) if include else (0, 0) for axis in range(3)]
         counts = [_taps_between(w, axis, -margins[axis][0], w.input[axis] + margins[axis][1])[1] for axis in range(3)]
@@ -173,7 +173,7 @@ def _prepare(
             g,
             problem.op,
             y.shape,
-            np.dtype(np.float32) if half else y.numpy_dtype,
+            y.numpy_dtype,
             with_indices=problem.op == "max_pool" and problem.integer("with_indices") == 1,
             storage_order=problem.integer("storage_order") if problem.op == "max_pool" else 0,
             count_include_pad=int(include),
@@ -183,22 +183,9 @@ def _prepare(
             first_columns=_padded(np.where(inside > 0, first, -1).astype(np.int32)),
             workspace=(room.floats, room.row_floats, room.batch_rows),
         )
-        return _through_float32(run) if half else run
+        return run
 
     return prepare
-
-
-def _through_float32(run: Run) -> Run:
-    """float16 values are float32 values, so that a maximum stays exact and a sum is rounded once."""
-
-    def converted(inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
-        x = inputs[0]
-        assert x is not None
-        y, *indices = run([x.astype(np.float32)])
-        with np.errstate(over="ignore"):
-            return (y.astype(np.float16), *indices)
-
-    return converted
 
 
 def _prepare_unpool(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:

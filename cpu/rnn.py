@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -22,35 +22,23 @@ def _only(*dtypes: str) -> Callable[[Problem], Reject | None]:
 
 
 def _prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
-    """float32 by the packed kernel, float64 by the general one, float16 through float32."""
+    """float32 by the packed kernel, float64 by the general one."""
     from quatrefoil.cpu import _rnn
 
-    half = problem.dtype == "float16"
-    dtype = np.dtype(np.float32) if half else problem.outputs[0].numpy_dtype
+    dtype = problem.outputs[0].numpy_dtype
     weights = [
         np.ascontiguousarray(parameters[position], dtype) if position in parameters else None
         for position in (semantics.W, semantics.R, semantics.B, semantics.P)
     ]
     run: Run = _rnn.Layer(instruction_set.index(), problem.op, semantics.geometry(problem), dtype, weights)
-    return _through_float32(run) if half else run
-
-
-def _through_float32(run: Run) -> Run:
-    def converted(inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]:
-        wide = [
-            array.astype(np.float32) if array is not None and array.dtype == np.float16 else array for array in inputs
-        ]
-        with np.errstate(over="ignore"):
-            return tuple(output.astype(np.float16) for output in run(wide))
-
-    return converted
+    return run
 
 
 KERNELS: list[Kernel] = [
     kernel
     for op in semantics.GATES
     for kernel in (
-        Kernel(f"{op}_packed_tnc_f32_simd", op, _only("float32", "float16"), _prepare,
+        Kernel(f"{op}_packed_tnc_f32_simd", op, _only("float32"), _prepare,
                summary="weights packed by blocks of units, input products of many steps at once"),
         Kernel(f"{op}_general_tnc_f64_simd", op, _only("float64"), _prepare, summary="the definition, in loops"),
     )

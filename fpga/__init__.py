@@ -13,8 +13,9 @@ import numpy as np
 
 from quatrefoil.fpga import conv, opencl, pool, rnn
 from quatrefoil.registry import Availability, Kernel
+from quatrefoil.widening import with_float16
 
-KERNELS = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+KERNELS = with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl")
 
 
 class FpgaBackend:

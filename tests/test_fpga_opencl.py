@@ -166,7 +166,7 @@ def test_a_plane_that_is_mostly_padding_is_not_streamed() -> None:
     (mean,) = pool.prepare_direct(wide, {})([image])
     assert np.nanmax(mean) == image.mean()
     beyond = float_conv("float32[1x1x4x4]", "float32[1x1x1x1]", strides=[2**31 - 1] * 2)
-    assert all("32-bit" in str(k.accepts(beyond)) for k in fpga.BACKEND.kernels() if k.op == "conv")
+    assert all("32-bit" in str(k.accepts(beyond)) for k in conv.KERNELS if k.op == "conv")
 
 
 def test_line_buffer_at_its_limits() -> None:
@@ -183,6 +183,12 @@ def test_line_buffer_at_its_limits() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_other_floats_are_refused_in_a_sentence(dtype: str) -> None:
     problem = float_conv(f"{dtype}[1x1x4x4]", f"{dtype}[1x1x2x2]")
-    for each in fpga.BACKEND.kernels():
+    for each in conv.KERNELS:
         if each.op == "conv":
             assert "cast to float32" in str(each.accepts(problem))
+
+
+def test_half_precision_is_widened_by_name() -> None:
+    problem = float_conv("float16[1x1x4x4]", "float16[1x1x2x2]")
+    taking = [each.id for each in fpga.BACKEND.kernels() if each.op == "conv" and each.accepts(problem) is None]
+    assert taking == ["conv_widened_any_f16_opencl"]

@@ -39,9 +39,6 @@ LEFT_OUT = {
 """What no device runs, by pattern of names."""
 
 FAMILIES = re.compile(r"conv|pool|lstm|gru|rnn", re.IGNORECASE)
-LEFT_OUT_BESIDE_CPU = {
-    r"causal_conv.*fp16_expanded": "float16 convolutions are rejected by this backend's kernels, in a sentence",
-}
 
 
 def _cases() -> dict[str, TestCase]:
@@ -65,7 +62,7 @@ def _parameters(names: list[str], left_out: dict[str, str]) -> list[Any]:
 
 
 EVERY_CASE = _parameters(sorted(CASES), LEFT_OUT)
-FAMILY_CASES = _parameters(sorted(name for name in CASES if FAMILIES.search(name)), {**LEFT_OUT, **LEFT_OUT_BESIDE_CPU})
+FAMILY_CASES = _parameters(sorted(name for name in CASES if FAMILIES.search(name)), LEFT_OUT)
 
 
 def _data_sets(case: TestCase, model: onnx.ModelProto) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -137,7 +134,7 @@ def test_light_models(path: Path) -> None:
 
 def test_what_is_left_out_is_known() -> None:
     """Every pattern leaves something out, so that none outlives its reason."""
-    for pattern, why in {**LEFT_OUT, **LEFT_OUT_BESIDE_CPU}.items():
+    for pattern, why in LEFT_OUT.items():
         found = [name for name in CASES if re.search(pattern, name)]
         print(f"left out, {len(found)} cases: {pattern}: {why}")
         assert found, pattern

@@ -46,7 +46,7 @@ def train(build: Callable[[], Any], shape: tuple[int, ...], epochs: int) -> tupl
             scores = module(shifted[:, 1:-1, 1:-1].reshape(-1, *shape))
             loss = torch.nn.functional.cross_entropy(scores, digits[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     module.eval()
