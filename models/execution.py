@@ -33,12 +33,12 @@ PLANS_KEPT: Final = 16
 
 
 class HostOperator(Protocol):
-    """What runs a node on the host; ``name`` says how."""
+    """What runs a node on the host, NumPy's floating-point warnings being off already; ``name`` says how."""
 
     @property
     def name(self) -> str: ...
 
-    def run(self, inputs: Sequence[Any]) -> list[Any]: ...
+    def compute(self, inputs: Sequence[Any]) -> list[Any]: ...
 
 
 HostOperators = Mapping[str, HostOperator]
@@ -231,16 +231,17 @@ class HostOperation:
         self.operator = operator
         self.house = house
         """The backend whose arrays have to be brought to the host; None where they are there."""
+        self.run: Callable[[list[Any]], Sequence[Any]] = operator.compute if house is None else self._bring_and_run
 
-    def run(self, inputs: list[Any]) -> Sequence[Any]:
-        if self.house is not None:
-            inputs = [_on_host(self.house, value) for value in inputs]
-        return self.operator.run(inputs)
+    def _bring_and_run(self, inputs: list[Any]) -> Sequence[Any]:
+        assert self.house is not None
+        return self.operator.compute([_on_host(self.house, value) for value in inputs])
 
     def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
         copied = "" if self.house is None else ", its inputs copied to the host"
         placements[self.node.name] = Placement(self.node, where=self.operator.name + copied)
-        return self.run(inputs)
+        with np.errstate(all="ignore"):
+            return self.run(inputs)
 
 
 class BodiesOperation:
@@ -252,7 +253,7 @@ class BodiesOperation:
         self.execute = control_flow.prepare(node)
 
     def run(self, inputs: list[Any]) -> Sequence[Any]:
-        return self.execute(lambda name, values: self.bodies[name].run(values), inputs)
+        return self.execute(lambda name, values: self.bodies[name].compute(values), inputs)
 
     def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
         placements[self.node.name] = Placement(self.node, where="runs its bodies")
@@ -331,6 +332,11 @@ class Program:
 
         Raises ModelError that names the node whose inputs do not fit it, NoKernelError where no kernel takes it.
         """
+        with np.errstate(all="ignore"):
+            return self.compute(inputs, around)
+
+    def compute(self, inputs: Sequence[Any], around: Around | None = None) -> list[Any]:
+        """``run`` inside another program's run, which has turned NumPy's floating-point warnings off."""
         values = self._initial.copy()
         for slot, value in zip(self._inputs, inputs):
             values[slot] = value
@@ -339,8 +345,11 @@ class Program:
             for index, (run, sources, targets, dead) in enumerate(self._work):
                 given = [values[slot] for slot in sources]
                 results = run(given) if around is None else around(self.steps[index], partial(run, given))
-                for slot, value in zip(targets, results):
-                    values[slot] = value
+                if len(targets) == 1:
+                    values[targets[0]] = results[0]
+                else:
+                    for slot, value in zip(targets, results):
+                        values[slot] = value
                 for slot in dead:
                     values[slot] = None
         except MISFITS as error:

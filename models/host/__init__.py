@@ -20,7 +20,7 @@ import onnx
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.models.host import elementwise, matrices, normalization, quantization, reductions, resizing, shapes
 from quatrefoil.models.host.reference import ReferenceRun
-from quatrefoil.models.host.table import BUILDERS, SILENT, Node, Run
+from quatrefoil.models.host.table import BUILDERS, Node, Run
 
 NATIVE = frozenset(map(np.dtype, ["?", "b", "h", "i", "q", "B", "H", "I", "Q", "e", "f", "d"]))
 """Booleans, integers of 8 to 64 bits, and floats of 16 to 64."""
@@ -68,49 +68,48 @@ class HostOperator:
         self.node = node
         self._opsets = opsets
         self._fast, self._reference = fast, reference
-        self._warns = node.op_type not in SILENT
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """The node's outputs for its inputs in order (None for absent ones).
+        """The node's outputs for its inputs in order (None for absent ones), NumPy's floating-point warnings off.
 
         Outputs may be views of inputs and are not to be written to. Raises OperatorError for inputs that the operator
         cannot take.
         """
+        with np.errstate(all="ignore"):
+            return self.compute(inputs)
+
+    def compute(self, inputs: Sequence[Any]) -> list[Any]:
+        """``run`` for a caller that has turned the warnings off for many nodes at once."""
         fast = self._fast
         try:
             if fast is None:
-                return self._run_other(inputs)
+                return self._compute_other(inputs)
             for value in inputs:
                 if value is not None and (type(value) is not np.ndarray or value.dtype not in NATIVE):
-                    return self._run_other(inputs)
-            return self._run_fast(fast, inputs)
+                    return self._compute_other(inputs)
+            return _as_arrays(fast(inputs))
         except OperatorError:
             raise
         except BAD_INPUT as error:
             given = ", ".join(_described(value) for value in inputs)
             raise OperatorError(self.node.op_type, "what it was given", given or "nothing", str(error)) from error
 
-    def _run_fast(self, fast: Run, inputs: Sequence[Any]) -> list[Any]:
-        if self._warns:
-            with np.errstate(all="ignore"):
-                outputs = fast(inputs)
-        else:
-            outputs = fast(inputs)
-        for place, value in enumerate(outputs):
-            if type(value) is not np.ndarray:
-                outputs[place] = np.asarray(value)
-        return outputs
-
-    def _run_other(self, inputs: Sequence[Any]) -> list[Any]:
+    def _compute_other(self, inputs: Sequence[Any]) -> list[Any]:
         """NumPy scalars become arrays; anything stranger is onnx's."""
         values = [np.asarray(value) if isinstance(value, (np.generic, np.ndarray)) else value for value in inputs]
         if self._fast is not None and all(map(_native, values)):
-            return self._run_fast(self._fast, values)
+            return _as_arrays(self._fast(values))
         if self._reference is None:
             self._reference = ReferenceRun(self.node, self._opsets)
-        with np.errstate(all="ignore"):
-            outputs = self._reference(values)
-        return [_as_array(value) for value in outputs]
+        return [_as_array(value) for value in self._reference(values)]
+
+
+def _as_arrays(outputs: list[Any]) -> list[Any]:
+    """NumPy gives scalars where a result has rank 0."""
+    for place, value in enumerate(outputs):
+        if type(value) is not np.ndarray:
+            outputs[place] = np.asarray(value)
+    return outputs
 
 
 def _as_array(value: Any) -> Any:

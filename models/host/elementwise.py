@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from quatrefoil.models.host.table import BUILDERS, SILENT, Array, Builder, Node, Run, given, operator
+from quatrefoil.models.host.table import BUILDERS, Array, Builder, Node, Run, given, operator
 
 Binary = Callable[[Array, Array], Array]
 Unary = Callable[[Array], Array]
@@ -67,7 +67,6 @@ def _binary(function: Binary) -> Builder:
 
 
 BUILDERS.update({name: _binary(function) for name, function in BINARY.items()})
-SILENT.update(set(BINARY) - {"Add", "Sub", "Mul", "Div"})
 
 
 @operator("Mod")
@@ -127,9 +126,6 @@ def add_all(arrays: Sequence[Array]) -> Array:
     return reduce(np.add, arrays)
 
 
-SILENT.update({"Max", "Min", "Clip"})
-
-
 @operator("Max", "Min", "Sum", "Mean")
 def build_variadic(node: Node) -> Run | None:
     if node.op == "Mean":
@@ -138,7 +134,7 @@ def build_variadic(node: Node) -> Run | None:
     return lambda inputs: [reduce(function, inputs)]
 
 
-@operator("Where", arithmetic=False)
+@operator("Where")
 def build_where(node: Node) -> Run | None:
     return lambda inputs: [np.where(inputs[0], inputs[1], inputs[2])]
 
@@ -186,12 +182,12 @@ def build_cast_like(node: Node) -> Run | None:
     return lambda inputs: [inputs[0].astype(inputs[1].dtype, copy=False)]
 
 
-@operator("Not", arithmetic=False)
+@operator("Not")
 def build_not(node: Node) -> Run | None:
     return lambda inputs: [np.logical_not(inputs[0])]
 
 
-@operator("IsInf", arithmetic=False)
+@operator("IsInf")
 def build_is_inf(node: Node) -> Run | None:
     negative, positive = bool(node.get("detect_negative", 1)), bool(node.get("detect_positive", 1))
     if negative and positive:
@@ -357,9 +353,6 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[tuple[str, float], ...]]]
     "Swish": (swish, (("alpha", 1.0),)),
 }
 """Functions with the attributes they take and their defaults."""
-
-
-SILENT.update(set(PLAIN) - {"Reciprocal"})
 
 
 @operator(*PLAIN)

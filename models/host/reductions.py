@@ -86,7 +86,7 @@ def build_reduction(node: Node) -> Run | None:
     return run
 
 
-@operator("ArgMax", "ArgMin", arithmetic=False)
+@operator("ArgMax", "ArgMin")
 def build_arg(node: Node) -> Run | None:
     function = np.argmax if node.op == "ArgMax" else np.argmin
     axis, keep, last = node.get("axis", 0), bool(node.get("keepdims", 1)), bool(node.get("select_last_index", 0))
@@ -103,7 +103,7 @@ def build_arg(node: Node) -> Run | None:
     return run
 
 
-@operator("TopK", arithmetic=False)
+@operator("TopK")
 def build_top_k(node: Node) -> Run | None:
     """Equal elements come in the order of their indices."""
     axis, largest = node.get("axis", -1), bool(node.get("largest", 1))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from onnx import numpy_helper
 from quatrefoil.models.host.table import Array, Node, Run, axes_of, axis_of, given, ints, operator
 
 
-@operator("Identity", arithmetic=False)
+@operator("Identity")
 def build_identity(node: Node) -> Run | None:
     return lambda inputs: [inputs[0]]
 
 
-@operator("Dropout", arithmetic=False)
+@operator("Dropout")
 def build_dropout(node: Node) -> Run | None:
     """In inference everything passes. The mask, where it is wanted, is all true."""
     if node.version >= 12 and node.has(2):
@@ -38,7 +39,7 @@ def build_dropout(node: Node) -> Run | None:
     return run
 
 
-@operator("Constant", arithmetic=False)
+@operator("Constant")
 def build_constant(node: Node) -> Run | None:
     value = constant_value(node)
     return None if value is None else lambda inputs: [value]
@@ -55,7 +56,7 @@ def constant_value(node: Node) -> Array | None:
     return None
 
 
-@operator("ConstantOfShape", arithmetic=False)
+@operator("ConstantOfShape")
 def build_constant_of_shape(node: Node) -> Run | None:
     value = node.get("value")
     fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
@@ -76,18 +77,18 @@ def build_range(node: Node) -> Run | None:
     return run
 
 
-@operator("Shape", arithmetic=False)
+@operator("Shape")
 def build_shape(node: Node) -> Run | None:
     start, end = node.get("start", 0), node.get("end")
     return lambda inputs: [np.array(inputs[0].shape[start:end], np.int64)]
 
 
-@operator("Size", arithmetic=False)
+@operator("Size")
 def build_size(node: Node) -> Run | None:
     return lambda inputs: [np.array(inputs[0].size, np.int64)]
 
 
-@operator("Reshape", arithmetic=False)
+@operator("Reshape")
 def build_reshape(node: Node) -> Run | None:
     """0 copies the input's extent unless allowzero says that it means 0."""
     attribute, keep_zero = node.get("shape"), bool(node.get("allowzero", 0))
@@ -109,7 +110,7 @@ def build_reshape(node: Node) -> Run | None:
     return lambda inputs: [inputs[0].reshape(target(inputs[0], inputs[1]))]
 
 
-@operator("Flatten", arithmetic=False)
+@operator("Flatten")
 def build_flatten(node: Node) -> Run | None:
     axis = node.get("axis", 1)
 
@@ -136,7 +137,7 @@ def settled_axes(node: Node, position: int) -> Callable[[Sequence[Any]], tuple[i
     return lambda inputs: None if inputs[position] is None else ints(inputs[position])
 
 
-@operator("Squeeze", arithmetic=False)
+@operator("Squeeze")
 def build_squeeze(node: Node) -> Run | None:
     find = settled_axes(node, 1)
 
@@ -148,33 +149,38 @@ def build_squeeze(node: Node) -> Run | None:
     return run
 
 
-@operator("Unsqueeze", arithmetic=False)
+@operator("Unsqueeze")
 def build_unsqueeze(node: Node) -> Run | None:
     find = settled_axes(node, 1)
 
     def run(inputs: Sequence[Any]) -> list[Any]:
-        x, axes = inputs[0], find(inputs) or ()
-        shape = list(x.shape)
-        for axis in sorted(axes_of(axes, x.ndim + len(axes), node.op)):
-            shape.insert(axis, 1)
-        return [x.reshape(shape)]
+        x = inputs[0]
+        return [x.reshape(_unsqueezed(x.shape, find(inputs) or (), node.op))]
 
     return run
 
 
-@operator("Transpose", arithmetic=False)
+@lru_cache(4096)
+def _unsqueezed(shape: tuple[int, ...], axes: tuple[int, ...], op: str) -> tuple[int, ...]:
+    longer = list(shape)
+    for axis in sorted(axes_of(axes, len(shape) + len(axes), op)):
+        longer.insert(axis, 1)
+    return tuple(longer)
+
+
+@operator("Transpose")
 def build_transpose(node: Node) -> Run | None:
     perm = node.get("perm")
     return lambda inputs: [np.transpose(inputs[0], perm)]
 
 
-@operator("Concat", arithmetic=False)
+@operator("Concat")
 def build_concat(node: Node) -> Run | None:
     axis = node.get("axis", 1)
     return lambda inputs: [np.concatenate(inputs, axis_of(axis, inputs[0].ndim, node.op))]
 
 
-@operator("Split", arithmetic=False)
+@operator("Split")
 def build_split(node: Node) -> Run | None:
     """Into the sizes that are given (attribute before operator set 13), else into equal parts, the last smaller."""
     axis, attribute, parts = node.get("axis", 0), node.get("split"), node.get("num_outputs", len(node.outputs))
@@ -195,7 +201,7 @@ def build_split(node: Node) -> Run | None:
     return run
 
 
-@operator("Slice", arithmetic=False)
+@operator("Slice")
 def build_slice(node: Node) -> Run | None:
     if node.version < 10:
         starts, ends = ints(node.get("starts")), ints(node.get("ends"))
@@ -234,7 +240,7 @@ def sliced(
     return x[tuple(places)]
 
 
-@operator("Pad", arithmetic=False)
+@operator("Pad")
 def build_pad(node: Node) -> Run | None:
     """Negative pads cut. Pads and value are attributes before operator set 11."""
     mode = node.get("mode", "constant")
@@ -292,13 +298,13 @@ def fill_border(y: Array, before: int, behind: int, mode: str) -> None:
         y[:before], y[last:] = y[last - before : last], y[before : before + behind]
 
 
-@operator("Gather", arithmetic=False)
+@operator("Gather")
 def build_gather(node: Node) -> Run | None:
     axis = node.get("axis", 0)
     return lambda inputs: [inputs[0].take(inputs[1], axis_of(axis, inputs[0].ndim, node.op))]
 
 
-@operator("GatherElements", arithmetic=False)
+@operator("GatherElements")
 def build_gather_elements(node: Node) -> Run | None:
     axis = node.get("axis", 0)
 
@@ -311,14 +317,14 @@ def build_gather_elements(node: Node) -> Run | None:
     return run
 
 
-@operator("GatherND", arithmetic=False)
+@operator("GatherND")
 def build_gather_nd(node: Node) -> Run | None:
     if node.get("batch_dims", 0):
         return None
     return lambda inputs: [inputs[0][tuple(np.moveaxis(inputs[1], -1, 0))]]
 
 
-@operator("Scatter", "ScatterElements", arithmetic=False)
+@operator("Scatter", "ScatterElements")
 def build_scatter_elements(node: Node) -> Run | None:
     if node.get("reduction", "none") != "none":
         return None
@@ -334,7 +340,7 @@ def build_scatter_elements(node: Node) -> Run | None:
     return run
 
 
-@operator("ScatterND", arithmetic=False)
+@operator("ScatterND")
 def build_scatter_nd(node: Node) -> Run | None:
     if node.get("reduction", "none") != "none":
         return None
@@ -347,7 +353,7 @@ def build_scatter_nd(node: Node) -> Run | None:
     return run
 
 
-@operator("Expand", arithmetic=False)
+@operator("Expand")
 def build_expand(node: Node) -> Run | None:
     def run(inputs: Sequence[Any]) -> list[Any]:
         x = inputs[0]
@@ -357,7 +363,7 @@ def build_expand(node: Node) -> Run | None:
     return run
 
 
-@operator("Tile", arithmetic=False)
+@operator("Tile")
 def build_tile(node: Node) -> Run | None:
     def run(inputs: Sequence[Any]) -> list[Any]:
         x, repeats = inputs[0], ints(inputs[1])
@@ -368,7 +374,7 @@ def build_tile(node: Node) -> Run | None:
     return run
 
 
-@operator("NonZero", arithmetic=False)
+@operator("NonZero")
 def build_non_zero(node: Node) -> Run | None:
     def run(inputs: Sequence[Any]) -> list[Any]:
         x = inputs[0]
@@ -377,7 +383,7 @@ def build_non_zero(node: Node) -> Run | None:
     return run
 
 
-@operator("OneHot", arithmetic=False)
+@operator("OneHot")
 def build_one_hot(node: Node) -> Run | None:
     axis = node.get("axis", -1)
 
@@ -391,7 +397,7 @@ def build_one_hot(node: Node) -> Run | None:
     return run
 
 
-@operator("DepthToSpace", "SpaceToDepth", arithmetic=False)
+@operator("DepthToSpace", "SpaceToDepth")
 def build_depth_and_space(node: Node) -> Run | None:
     size, column_first = node.get("blocksize"), node.get("mode", "DCR") == "CRD"
 

@@ -60,18 +60,13 @@ Builder: TypeAlias = Callable[[Node], Run | None]
 BUILDERS: dict[str, Builder] = {}
 """Every operator of ONNX's default domain that has a fast path here."""
 
-SILENT: set[str] = set()
-"""Operators of which NumPy has nothing to warn: they move, select and compare, and compute nothing that overflows."""
 
-
-def operator(*names: str, arithmetic: bool = True) -> Callable[[Builder], Builder]:
+def operator(*names: str) -> Callable[[Builder], Builder]:
     """Enters a builder into the table under the operators' names."""
 
     def enter(builder: Builder) -> Builder:
         for name in names:
             BUILDERS[name] = builder
-            if not arithmetic:
-                SILENT.add(name)
         return builder
 
     return enter

@@ -50,7 +50,7 @@ class TableOperator:
     table: np.ndarray
     name: str = "numpy"
 
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
+    def compute(self, inputs: Sequence[Any]) -> list[Any]:
         index = inputs[0].view(np.uint8)
         if len(inputs) == 2:
             index = np.left_shift(index, 8, dtype=np.uint16) | inputs[1].view(np.uint8)
@@ -66,7 +66,7 @@ class RoundTripOperator:
     high: np.float32
     name: str = "numpy"
 
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
+    def compute(self, inputs: Sequence[Any]) -> list[Any]:
         y = np.asarray(np.divide(inputs[0], self.scale))
         np.rint(y, out=y)
         np.maximum(y, self.low, out=y)
