@@ -343,7 +343,8 @@ class Program:
         index = 0
         try:
             for index, (run, sources, targets, dead) in enumerate(self._work):
-                given = [values[slot] for slot in sources]
+                # one input is the common case, and a comprehension costs as much as a small node
+                given = [values[sources[0]]] if len(sources) == 1 else [values[slot] for slot in sources]
                 results = run(given) if around is None else around(self.steps[index], partial(run, given))
                 if len(targets) == 1:
                     values[targets[0]] = results[0]

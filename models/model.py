@@ -87,6 +87,7 @@ class Model:
         self.inputs = tuple(value for value in graph.inputs if value.name not in graph.defaults)
         self.all_inputs = graph.inputs
         """Those that have a weight as their value and may still be given included."""
+        self._known = frozenset(value.name for value in graph.inputs)
         self.outputs = graph.outputs
         self.graph, operators = self._variant(frozenset())
         if strict and operators:
@@ -164,8 +165,7 @@ class Model:
                 names = ", ".join(value.name for value in self.inputs) or "none"
                 raise ModelError(f"the model has {len(self.inputs)} inputs ({names}); give them by name, in a dict")
             inputs = {self.inputs[0].name: inputs}
-        known = {value.name for value in self.all_inputs}
-        unknown = [str(name) for name in inputs if name not in known]
+        unknown = [str(name) for name in inputs if name not in self._known]
         if unknown:
             raise ModelError(f"the model has no input {unknown[0]!r}; it has {_listed(self.inputs)}")
         missing = [v.name for v in self.inputs if v.name not in inputs and v.kind != "optional"]
