@@ -12,18 +12,9 @@ from quatrefoil.numerics import requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.activations import IDENTITY
 from quatrefoil.problem import Problem
-from quatrefoil.registry import Kernel, Reject, Run
+from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
-
-
-def _only(*dtypes: str) -> Callable[[Problem], Reject | None]:
-    def accepts(problem: Problem) -> Reject | None:
-        if problem.dtype not in dtypes:
-            return Reject(f"it computes {' and '.join(dtypes)}, not {problem.dtype}")
-        return None
-
-    return accepts
 
 
 def _accepts_depthwise(problem: Problem) -> Reject | None:
@@ -237,42 +228,42 @@ KERNELS: list[Kernel] = [
     Kernel(
         "conv_gemm_nchw_f32_simd",
         "conv",
-        _only("float32"),
+        only_dtypes("float32"),
         _float("conv_gemm_f32", "conv_direct_f32"),
         summary="implicit matrix product, panels packed in the cache",
     ),
     Kernel(
         "conv_direct_nchw_f32_simd",
         "conv",
-        _only("float32"),
+        only_dtypes("float32"),
         _float("conv_direct_f32"),
         summary="the definition, row by row",
     ),
     Kernel(
         "conv_direct_nchw_f64_simd",
         "conv",
-        _only("float64"),
+        only_dtypes("float64"),
         _double("conv_direct_f64"),
         summary="the definition, row by row",
     ),
     Kernel(
         "conv_transpose_gemm_nchw_f32_simd",
         "conv_transpose",
-        _only("float32"),
+        only_dtypes("float32"),
         _float("conv_transpose_gemm_f32", arrange=_channels_last),
         summary="a matrix product, whose columns each row of y then gathers",
     ),
     Kernel(
         "conv_transpose_direct_nchw_f32_simd",
         "conv_transpose",
-        _only("float32"),
+        only_dtypes("float32"),
         _float("conv_transpose_direct_f32"),
         summary="the definition, row by row",
     ),
     Kernel(
         "conv_transpose_direct_nchw_f64_simd",
         "conv_transpose",
-        _only("float64"),
+        only_dtypes("float64"),
         _double("conv_transpose_direct_f64"),
         summary="the definition, row by row",
     ),
@@ -293,7 +284,7 @@ KERNELS: list[Kernel] = [
     Kernel(
         "conv_integer_direct_nchw_i8_simd",
         "conv_integer",
-        _only("uint8", "int8"),
+        only_dtypes("uint8", "int8"),
         _integer("conv_direct_integer"),
         summary="the definition, row by row, exact",
     ),
@@ -314,7 +305,7 @@ KERNELS: list[Kernel] = [
     Kernel(
         "qlinear_conv_direct_nchw_i8_simd",
         "qlinear_conv",
-        _only("uint8", "int8"),
+        only_dtypes("uint8", "int8"),
         _quantized("conv_direct_integer"),
         summary="the definition, row by row, exact, requantised row by row",
     ),

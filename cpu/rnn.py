@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
 from quatrefoil.ops import rnn as semantics
 from quatrefoil.problem import Problem
-from quatrefoil.registry import Kernel, Reject, Run
-
-
-def _only(*dtypes: str) -> Callable[[Problem], Reject | None]:
-    def accepts(problem: Problem) -> Reject | None:
-        if problem.dtype not in dtypes:
-            return Reject(f"it computes {' and '.join(dtypes)}, not {problem.dtype}")
-        return None
-
-    return accepts
+from quatrefoil.registry import Kernel, Run, only_dtypes
 
 
 def _prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
@@ -38,8 +29,8 @@ KERNELS: list[Kernel] = [
     kernel
     for op in semantics.GATES
     for kernel in (
-        Kernel(f"{op}_packed_tnc_f32_simd", op, _only("float32"), _prepare,
+        Kernel(f"{op}_packed_tnc_f32_simd", op, only_dtypes("float32"), _prepare,
                summary="weights packed by blocks of units, input products of many steps at once"),
-        Kernel(f"{op}_general_tnc_f64_simd", op, _only("float64"), _prepare, summary="the definition, in loops"),
+        Kernel(f"{op}_general_tnc_f64_simd", op, only_dtypes("float64"), _prepare, summary="the definition, in loops"),
     )
 ]  # fmt: skip

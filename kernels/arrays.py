@@ -47,6 +47,8 @@ def home(array: object) -> str:
 
 def to_host(array: Any) -> np.ndarray:
     """A host array as NumPy without a copy; a NumPy array as it is. Other byte orders are brought to the native one."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise QuatrefoilError("a masked array has no value where it is masked; fill it first: array.filled(value)")
     if isinstance(array, (np.ndarray, np.generic)):
         converted = np.asarray(array)
         if not converted.dtype.isnative:

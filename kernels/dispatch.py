@@ -271,12 +271,16 @@ class Call:
 
     def problem(self) -> Problem:
         tensors = tuple(None if array is None else Tensor.of(array) for array in self.inputs)
-        return _canonical(self.op, tensors, _frozen(self.attributes), self.outputs)
+        frozen = _frozen(self.attributes)
+        try:
+            return _canonical(self.op, tensors, frozen, self.outputs)
+        except TypeError:  # a value that cannot be a key, such as a dict: the operator says what it wants instead
+            return ops.canonical(self.op, tensors, dict(frozen), self.outputs)
 
 
 def _frozen(attributes: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(
-        (name, tuple(value) if isinstance(value, (list, np.ndarray)) else value)
+        (name, tuple(value) if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim) else value)
         for name, value in attributes.items()
         if value is not None
     )

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import Any, TextIO
 
+import numpy as np
+
 from quatrefoil import dispatch
 from quatrefoil.dispatch import Call, CallPlan, Selection
 from quatrefoil.errors import OperatorError, QuatrefoilError
@@ -73,15 +75,15 @@ def _operator(function: Any) -> OperatorFunction:
     return function
 
 
-def _spread(op: str, name: str, value: Size, rank: int) -> list[int]:
-    """An int for every axis, or one for each."""
-    if isinstance(value, (list, tuple)):
-        if len(value) == 1:
-            return [value[0]] * rank
-        if len(value) != rank:
-            raise OperatorError(op, name, value, f"give one number or {rank}")
-        return list(value)
-    return [value] * rank  # type: ignore[list-item]
+def _spread(op: str, name: str, value: Size, rank: int) -> list[Any]:
+    """A number for every axis, or one for each. Whether they are whole numbers is for the operator to say."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1).tolist()
+    if not isinstance(value, (list, tuple)):
+        return [value] * rank
+    if len(value) not in (1, rank):
+        raise OperatorError(op, name, value, f"give one number or {rank}")
+    return list(value) * (rank if len(value) == 1 else 1)
 
 
 def _expect_rank(op: str, x: Any, rank: int) -> tuple[int, ...]:
@@ -404,10 +406,8 @@ def _whole_indices(op: str, indices: Any, shape: Sequence[int], extents: Sequenc
         raise OperatorError(
             op, "indices", f"{int(indices.min())} to {int(indices.max())}", f"they have to lie in 0 to {size - 1}"
         )
-    from numpy import arange
-
     planes = shape[0] * shape[1]
-    offsets = (arange(planes) * size).reshape(shape[0], shape[1], *(1,) * (len(shape) - 2))
+    offsets = (np.arange(planes) * size).reshape(shape[0], shape[1], *(1,) * (len(shape) - 2))
     if type(indices).__module__.startswith("torch"):
         offsets = sys.modules["torch"].as_tensor(offsets, device=indices.device)
     elif type(indices).__module__.startswith("cupy"):

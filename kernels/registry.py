@@ -34,6 +34,17 @@ class Reject:
         return self.why
 
 
+def only_dtypes(*dtypes: str) -> Callable[[Problem], Reject | None]:
+    """An ``accepts`` that looks at the first input's dtype alone."""
+
+    def accepts(problem: Problem) -> Reject | None:
+        if problem.dtype not in dtypes:
+            return Reject(f"it computes {' and '.join(dtypes)}, not {problem.dtype}")
+        return None
+
+    return accepts
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One way to compute one operator on one backend.

@@ -117,6 +117,8 @@ def test_odd_arrays_are_right_or_refused() -> None:
     np.testing.assert_array_equal(qf.conv2d(frozen, w), want)
     with pytest.raises(QuatrefoilError, match="is no array"):
         qf.conv2d([[1.0]], w)
+    with pytest.raises(QuatrefoilError, match="fill it first"):
+        qf.conv2d(np.ma.masked_array(x), w)
 
 
 BAD_CALLS = [
@@ -134,6 +136,10 @@ BAD_CALLS = [
     (lambda: qf.conv2d(normal(1, 0, 8, 8), normal(4, 0, 3, 3)), "every axis"),
     (lambda: qf.conv2d(normal(1, 3, 8, 8), normal(4, 3, 3, 3), stride=(1, 2, 3)), "stride"),
     (lambda: qf.conv2d(normal(1, 3, 8, 8), normal(4, 3, 3, 3), stride=1.5), "whole number"),
+    (lambda: qf.conv2d(normal(1, 3, 8, 8), normal(4, 3, 3, 3), stride={1: 2}), "whole numbers"),
+    (lambda: qf.conv_transpose2d(normal(1, 3, 0, 4), normal(3, 2, 3, 3)), "every spatial axis"),
+    (lambda: qf.max_pool2d(normal(1, 3, 8, 8), 2, padding=2**30), "hold at most"),
+    (lambda: qf.lstm(normal(3, 2, 0), normal(1, 16, 0), normal(1, 16, 4)), "at least 1 value"),
     (lambda: qf.max_pool2d(normal(1, 3, 8, 8), 0), "kernel_shape"),
     (lambda: qf.max_pool2d(normal(1, 3, 8), 2), "rank"),
     (lambda: qf.lp_pool2d(normal(1, 3, 8, 8), 0, 2), "p is 0"),

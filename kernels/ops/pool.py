@@ -27,6 +27,7 @@ max_unpool: zeros, then y[index] = x for each element in order; ``indexed_shape`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +129,8 @@ def _pooled(
     _, _, _, floored = settle_forward(op, dict(settled), x.shape[2:], kernel)
     settled += (("ceil_mode", int(floored != extents)),)
     shape = (*x.shape[:2], *extents)
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise OperatorError(op, "the output's shape", list(shape), f"it has to hold at most {MAX_ELEMENTS} values")
     return Problem(op, (x,), tuple(Tensor(dtype, shape) for dtype in outputs), settled + more)
 
 

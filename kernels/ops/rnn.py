@@ -151,6 +151,8 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
         raise OperatorError(op, "hidden_size", hidden, f"r's last axis is {r.shape[2]}, at least 1")
     layout = flag_attribute(op, attributes, "layout")
     steps, batch, width = (x.shape[1], x.shape[0], x.shape[2]) if layout else x.shape
+    if width < 1:
+        raise OperatorError(op, "x's last axis", width, "a step has to hold at least 1 value")
     gates = GATES[op]
     state = (batch, directions, hidden) if layout else (directions, batch, hidden)
     shapes: dict[int, tuple[int, ...]] = {
