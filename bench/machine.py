@@ -12,7 +12,7 @@ def describe() -> dict[str, str]:
     return {
         "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system(),
         "python": platform.python_version(),
         "numpy": package_version("numpy"),
         "onnx": package_version("onnx"),
