@@ -185,11 +185,12 @@ def test_plan_checks_its_inputs() -> None:
         qf.plan(qf.conv2d, x, Tensor("float32", (4, 3, 3, 3)))
 
 
-def test_plan_does_not_follow_a_weight_that_is_changed_later() -> None:
-    """A weight is packed once: what the plan computes is fixed when it is made."""
+@pytest.mark.parametrize("groups", [1, 3])
+def test_plan_does_not_follow_a_weight_that_is_changed_later(groups: int) -> None:
+    """What a plan computes is fixed when it is made, also by kernels (depthwise) that use weights as they are."""
     rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((1, 3, 6, 6), F32), rng.standard_normal((4, 3, 3, 3), F32)
-    plan = qf.plan(qf.conv2d, x, w)
+    x, w = rng.standard_normal((1, 3, 6, 6), F32), rng.standard_normal((3, 3 // groups, 3, 3), F32)
+    plan = qf.plan(qf.conv2d, x, w, groups=groups)
     before = plan(x).copy()
     w *= 2
     np.testing.assert_array_equal(plan(x), before)
