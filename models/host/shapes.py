@@ -270,32 +270,28 @@ def padded(node: Node, x: Array, pads: Sequence[int], mode: str, value: Any, axe
     widths = [(0, 0)] * x.ndim
     for position, axis in enumerate(along):
         widths[axis] = (max(pads[position], 0), max(pads[position + len(along)], 0))
-    y = np.empty([before + n + behind for n, (before, behind) in zip(x.shape, widths)], x.dtype)
     if mode == "constant":
-        y[...] = value
-    y[tuple([slice(before, before + n) for n, (before, _) in zip(x.shape, widths)])] = x
-    if mode == "constant":
+        y = np.full([before + n + behind for n, (before, behind) in zip(x.shape, widths)], value, x.dtype)
+        y[tuple([slice(before, before + n) for n, (before, _) in zip(x.shape, widths)])] = x
         return y
     for axis, (before, behind) in enumerate(widths):
         if before or behind:
-            needed = {"edge": 1, "reflect": max(before, behind) + 1, "wrap": max(before, behind)}[mode]
-            if x.shape[axis] < needed:
-                return np.pad(x, widths, mode)  # type: ignore[call-overload]
-            fill_border(y.swapaxes(axis, 0), before, behind, mode)
-    return y
+            if x.shape[axis] == 0:
+                raise node.error("x", list(x.shape), f"an empty axis has nothing to fill its padding with ({mode})")
+            x = x.take(_border(x.shape[axis], before, behind, mode), axis)
+    return x
 
 
-def fill_border(y: Array, before: int, behind: int, mode: str) -> None:
-    """Fill the first and last places of the first axis from what lies between them: one copy of its border, turned
-    round, or what lies at the other end."""
-    last = len(y) - behind
+@lru_cache(1024)
+def _border(length: int, before: int, behind: int, mode: str) -> Array:
+    """For each place of a padded axis, the place of x that it repeats."""
+    places = np.arange(-before, length + behind)
     if mode == "edge":
-        y[:before], y[last:] = y[before], y[last - 1]
-    elif mode == "reflect":
-        y[:before] = y[before + 1 : 2 * before + 1][::-1]
-        y[last:] = y[last - 1 - behind : last - 1][::-1]
-    else:
-        y[:before], y[last:] = y[last - before : last], y[before : before + behind]
+        return np.clip(places, 0, length - 1)
+    if mode == "wrap" or length == 1:
+        return places % length
+    turned = places % (2 * (length - 1))  # there and back
+    return np.minimum(turned, 2 * (length - 1) - turned)
 
 
 @operator("Gather")
