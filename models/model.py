@@ -209,9 +209,9 @@ class Model:
         for value, output in zip(self.outputs, outputs):
             found = output if keep_on_device else program.to_host(output)
             if isinstance(found, np.ndarray):
-                if not found.flags.writeable or any(
-                    isinstance(feed, np.ndarray) and np.may_share_memory(found, feed) for feed in feeds
-                ):
+                # an array that owns its memory shares it with nothing but itself
+                near = any(found is feed for feed in feeds) if found.base is None else _near(found, feeds)
+                if near or not found.flags.writeable:
                     found = found.copy()
                 if found.dtype.kind in "biuf":
                     found = restore(found)
@@ -220,6 +220,10 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.graph.name!r}, inputs: {_listed(self.inputs)}, outputs: {_listed(self.outputs)})"
+
+
+def _near(array: np.ndarray, others: Iterable[Any]) -> bool:
+    return any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in others)
 
 
 def _listed(values: Iterable[Value]) -> str:

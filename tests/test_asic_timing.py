@@ -302,13 +302,11 @@ HOSTILE = [
     canonical("conv", "float32[1x2147483647x1]", "float32[2147483647x2147483647x1]"),
     canonical("conv", "float32[1x30000000x1]", "float32[30000000x1x1]", group=30000000),
     canonical("conv", "float32[1x1x30000x30000]", "float32[1x1x30000x30000]"),
-    canonical("conv", "float32[1x1x0]", "float32[1x1x2]", pads=[1, 1]),
     canonical("conv_transpose", "float32[1x1x1]", "float32[1x1x1]", strides=[FAR], output_padding=[FAR - 1]),
     canonical("max_pool", "float32[1x1x1]", kernel_shape=[FAR], pads=[FAR - 1, 0]),
     canonical("average_pool", "float32[1x1x1]", kernel_shape=[FAR], pads=[FAR - 1] * 2, count_include_pad=1),
     canonical("max_unpool", "float32[1x1x1]", "int64[1x1x1]", kernel_shape=[FAR]),
     canonical("lstm", "float32[2147483647x1x1]", "float32[1x4x1]", "float32[1x4x1]"),
-    canonical("lstm", "float32[3x1x0]", "float32[1x8x0]", "float32[1x8x2]"),
     canonical("gru", "float32[2147483647x0x3]", "float32[1x3x3]", "float32[1x3x1]"),
 ]
 

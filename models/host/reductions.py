@@ -26,8 +26,10 @@ def _sum(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 
 def _mean(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
     if x.dtype.kind == "f":
-        total = np.asarray(add_over(x, axes, keepdims=keep))
-        return np.divide(total, x.dtype.type(math.prod(x.shape[axis] for axis in axes)), out=total)
+        count = 1
+        for axis in axes:
+            count *= x.shape[axis]
+        return add_over(x, axes, keepdims=keep) / x.dtype.type(count)
     return np.mean(x, axes, keepdims=keep).astype(x.dtype)
 
 
