@@ -25,6 +25,7 @@ cdef extern from "conv_kernels.h" nogil:
         int64_t pads[3]
         int activation
         float alpha, beta
+        int32_t x_blocked, y_blocked
 
     ctypedef struct ConvNeeds:
         size_t packed, workspace
@@ -32,6 +33,7 @@ cdef extern from "conv_kernels.h" nogil:
     ctypedef struct ConvCall:
         const void* x
         const void* weights
+        const void* plain_weights
         const void* bias
         const void* residual
         void* y
@@ -52,6 +54,12 @@ cdef extern from "conv_kernels.h" nogil:
     ConvNeedsFunction conv_gemm_f32_needs(int isa)
     ConvPackFunction conv_gemm_f32_pack(int isa)
     ConvRunFunction conv_gemm_f32(int isa)
+    ConvNeedsFunction conv_winograd_f32_needs(int isa)
+    ConvPackFunction conv_winograd_f32_pack(int isa)
+    ConvRunFunction conv_winograd_f32(int isa)
+    ConvNeedsFunction conv_blocked_f32_needs(int isa)
+    ConvPackFunction conv_blocked_f32_pack(int isa)
+    ConvRunFunction conv_blocked_f32(int isa)
     ConvRunFunction conv_depthwise_f32(int isa)
     ConvNeedsFunction conv_sliding_f32_needs(int isa)
     ConvPackFunction conv_sliding_f32_pack(int isa)
@@ -87,6 +95,14 @@ cdef int find(str name, int isa, Algorithm* algorithm) except -1:
         algorithm.needs = conv_gemm_f32_needs(isa)
         algorithm.pack = conv_gemm_f32_pack(isa)
         algorithm.run = conv_gemm_f32(isa)
+    elif name == "conv_winograd_f32":
+        algorithm.needs = conv_winograd_f32_needs(isa)
+        algorithm.pack = conv_winograd_f32_pack(isa)
+        algorithm.run = conv_winograd_f32(isa)
+    elif name == "conv_blocked_f32":
+        algorithm.needs = conv_blocked_f32_needs(isa)
+        algorithm.pack = conv_blocked_f32_pack(isa)
+        algorithm.run = conv_blocked_f32(isa)
     elif name == "conv_depthwise_f32":
         algorithm.run = conv_depthwise_f32(isa)
     elif name == "conv_sliding_f32":
@@ -172,6 +188,7 @@ cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
     shape.activation = activation.code
     shape.alpha = activation.alpha
     shape.beta = activation.beta
+    shape.x_blocked = shape.y_blocked = 0
     return 0
 
 
@@ -212,8 +229,8 @@ cdef class Run:
         self.dtype = dtype
         self.bias = bias
         self.empty = 0 in y_shape
+        self.weights = weights
         if self.algorithm.needs == NULL:
-            self.weights = weights
             self.workspace = 0
         else:
             self.algorithm.needs(&self.shape, &needs)
@@ -221,6 +238,7 @@ cdef class Run:
             self.workspace = needs.workspace
             self.algorithm.pack(&self.shape, <const float*>address(weights), <float*>self.packed.data)
         self.call.weights = self.packed.data if self.packed is not None else address(weights)
+        self.call.plain_weights = address(weights)
         self.call.bias = address(bias) if bias is not None else NULL
         self.call.residual = NULL
         self.call.workspace = NULL

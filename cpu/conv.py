@@ -65,6 +65,38 @@ def _accepts_sliding(problem: Problem) -> Reject | None:
     return None
 
 
+def _accepts_blocked(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    channels = min(geometry.in_per_group, geometry.out_per_group)
+    if channels < 8:
+        return Reject(f"vectors of channels stay empty with {channels} channels a group")
+    return None
+
+
+WINOGRAD_KERNELS = (3, 5)
+
+
+def _accepts_winograd(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    if window.input[0] != 1 or window.output[0] != 1 or window.kernel[0] != 1:
+        return Reject("its tiles lie in planes, not in volumes")
+    kernel, stride = window.kernel[1:], window.strides[1:]
+    if kernel[0] != kernel[1] or kernel[0] not in WINOGRAD_KERNELS or stride != (1, 1) or window.dilations[1:] != (1, 1):
+        return Reject(
+            f"it takes 3x3 and 5x5 with stride and dilation 1, not {kernel[0]}x{kernel[1]} with stride {stride} "
+            f"and dilation {window.dilations[1:]}"
+        )
+    channels = min(geometry.in_per_group, geometry.out_per_group)
+    if channels < 8:
+        return Reject(f"its transforms cost more than they save for {channels} channels")
+    return None
+
+
 def _float(
     algorithm: str,
     general: str | None = None,
@@ -219,11 +251,26 @@ KERNELS: list[Kernel] = [
         summary="register sliding window: sums of the rows move up the registers; direct taps for infinite weights",
     ),
     Kernel(
+        "conv_winograd_nchwc_f32_simd",
+        "conv",
+        _accepts_winograd,
+        _float("conv_winograd_f32", "conv_direct_f32"),
+        summary="minimal filtering, F(4x4, 3x3) and F(2x2, 5x5): 36 multiplications for 144 or 100; "
+        "direct taps for outputs that are not finite",
+    ),
+    Kernel(
         "conv_sliding_nchw_f32_simd",
         "conv",
         _accepts_sliding,
         _float("conv_sliding_f32", "conv_direct_f32"),
         summary="register sliding window for few channels: sums move up the registers; direct taps for infinite weights",
+    ),
+    Kernel(
+        "conv_blocked_nchwc_f32_simd",
+        "conv",
+        _accepts_blocked,
+        _float("conv_blocked_f32", "conv_direct_f32"),
+        summary="implicit matrix product over blocks of channels; direct taps for infinite weights",
     ),
     Kernel(
         "conv_gemm_nchw_f32_simd",

@@ -12,6 +12,8 @@ struct ConvShape {
   int64_t input[3], output[3], kernel[3], strides[3], dilations[3], pads[3];
   int activation;  // a code of activation.h; the epilogue is activation(conv + bias + residual)
   float alpha, beta;
+  // Whether x, and y with the residual, hold channels in blocks (channel_blocks.h) instead of plane after plane.
+  int32_t x_blocked, y_blocked;
 };
 
 // What a kernel needs for a shape: bytes of packed weights, and of workspace for each thread.
@@ -27,6 +29,7 @@ struct ConvCall {
   void* y;
   char* workspace;  // ConvNeeds::workspace bytes for each thread, aligned to 64
   int threads;
+  const void* plain_weights;  // as they were before packing, for kernels that packed them
 };
 
 // What an integer convolution adds to a ConvCall, whose weights are int16 with their zero points taken off, and whose

@@ -23,6 +23,11 @@ struct Epilogue {
 
   QF_INLINE vfloat clamp(vfloat x) const { return at_most(at_least(x, low), high); }
 
+  QF_INLINE vfloat apply(vfloat x) const {
+    if (clamps) return clamp(x);
+    return later ? activate(activation, alpha, beta, x) : x;
+  }
+
   // The activations that are not clamps, over count values of y.
   __attribute__((noinline)) void activate_row(float* y, int64_t count) const {
     int64_t i = 0;

@@ -33,7 +33,7 @@ struct Blocks {
   // The 1x1 convolution that makes a block's columns.
   ConvShape product(const ConvShape& s, int64_t block) const {
     return {1, 1, s.in_channels, size(s, block) * taps, {1, 1, places}, {1, 1, places},
-            {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, QF_IDENTITY, 0, 0};
+            {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, QF_IDENTITY, 0, 0, 0, 0};
   }
   int64_t column_bytes() const { return divide_up(channels * taps * places * int64_t(sizeof(float)), 64) * 64; }
 };
@@ -132,7 +132,7 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const
         ConvNeeds inner;
         QF_EXPORT(conv_gemm_f32_needs)(&product, &inner);
         const float* x = (const float*)call->x + (image * s.groups + group) * s.in_channels * blocks.places;
-        const ConvCall multiply{x, packed, nullptr, nullptr, columns, rest, call->threads};
+        const ConvCall multiply{x, packed, nullptr, nullptr, columns, rest, call->threads, nullptr};
         QF_EXPORT(conv_gemm_f32)(&product, &multiply);
         packed += inner.packed / sizeof(float);
         const int64_t first = group * s.out_channels + blocks.begin(block), channels = blocks.size(s, block);

@@ -26,6 +26,37 @@ QF_INLINE void multiply_add(vfloat (&c)[R][J], const float* scalars, int64_t sca
   }
 }
 
+// The same where scalars come in blocks of LANES: scalar k of row r is at
+// scalars[k / LANES * block_step + r * row_step + k % LANES], and vectors follow each other.
+template <int R, int J>
+QF_INLINE void multiply_add_blocks(vfloat (&c)[R][J], const float* scalars, int64_t row_step, int64_t block_step,
+                                   const float* vectors, int64_t blocks) {
+  for (int64_t block = 0; block < blocks; block++, scalars += block_step)
+    QF_UNROLL for (int k = 0; k < LANES; k++, vectors += J * LANES) {
+      vfloat v[J];
+      QF_UNROLL for (int j = 0; j < J; j++) v[j] = load(vectors + j * LANES);
+      QF_UNROLL for (int r = 0; r < R; r++)
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += scalars[r * row_step + k] * v[j];
+    }
+}
+
+// The width of tile, in vectors, that computes so many vectors of output channels fastest over many rows. A tile takes
+// as many cycles as it has multiply-adds or loads, whatever is more, and a little for the other.
+inline int best_columns(int64_t vectors) {
+  int best = 1;
+  float least = 0;
+  for (int j = 1; j <= MOST_COLUMNS; j++) {
+    float cost = 0;
+    for (int64_t first = 0; first < vectors; first += j) {
+      const int count = int(smaller(j, vectors - first)), r = most_rows(count);
+      const float multiply = r * count / 2.0f, loads = (r + count) / 2.0f;
+      cost += (multiply > loads ? multiply + loads / 8 : loads + multiply / 8) / r;
+    }
+    if (j == 1 || cost < least) best = j, least = cost;
+  }
+  return best;
+}
+
 // TileTable<Kind>::of[rows - 1][columns - 1] is Kind::tile<rows, columns>, or null where that does not fit the registers.
 template <class Kind, int R, int J>
 constexpr typename Kind::TileFunction tile_or_null() {

@@ -113,21 +113,52 @@ QF_INLINE vfloat odd_lanes(vfloat a, vfloat b) {
   return __builtin_shuffle(a, b, places);
 }
 
-// Transposes LANES vectors: rows[i][j] becomes rows[j][i]. log2(LANES) rounds swap blocks of 1, 2, 4, … elements.
-QF_INLINE void transpose(vfloat (&rows)[LANES]) {
-  QF_UNROLL for (int block = 1; block < LANES; block *= 2) {
+// Two vectors in one: each four lanes of the result take lanes A and B of a's four, then lanes C and D of b's, in the
+// order a, b, a, b where INTERLEAVED. One instruction where the instruction set has it.
+template <int A, int B, int C, int D, bool INTERLEAVED>
+QF_INLINE vfloat merge_fours(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i += 4) {
+    places[i] = i + A;
+    places[i + (INTERLEAVED ? 2 : 1)] = i + B;
+    places[i + (INTERLEAVED ? 1 : 2)] = LANES + i + C;
+    places[i + 3] = LANES + i + D;
+  }
+  return __builtin_shuffle(a, b, places);
+}
+
+// Blocks of BLOCK lanes change places between vectors BLOCK apart, then larger blocks likewise.
+template <int BLOCK>
+QF_INLINE void transpose_blocks(vfloat (&rows)[LANES]) {
+  if constexpr (BLOCK < LANES) {
     vint low, high;
     QF_UNROLL for (int i = 0; i < LANES; i++) {
-      low[i] = i & block ? LANES + i - block : i;
-      high[i] = i & block ? LANES + i : i + block;
+      low[i] = i & BLOCK ? LANES + i - BLOCK : i;
+      high[i] = i & BLOCK ? LANES + i : i + BLOCK;
     }
     QF_UNROLL for (int i = 0; i < LANES; i++) {
-      if (i & block) continue;
-      const vfloat a = rows[i], b = rows[i + block];
+      if (i & BLOCK) continue;
+      const vfloat a = rows[i], b = rows[i + BLOCK];
       rows[i] = __builtin_shuffle(a, b, low);
-      rows[i + block] = __builtin_shuffle(a, b, high);
+      rows[i + BLOCK] = __builtin_shuffle(a, b, high);
     }
+    transpose_blocks<2 * BLOCK>(rows);
   }
+}
+
+// Transposes LANES vectors: rows[i][j] becomes rows[j][i]. First 4x4 within each four lanes, then blocks of lanes.
+QF_INLINE void transpose(vfloat (&rows)[LANES]) {
+  QF_UNROLL for (int i = 0; i < LANES; i += 4) {
+    const vfloat low01 = merge_fours<0, 1, 0, 1, true>(rows[i], rows[i + 1]);
+    const vfloat high01 = merge_fours<2, 3, 2, 3, true>(rows[i], rows[i + 1]);
+    const vfloat low23 = merge_fours<0, 1, 0, 1, true>(rows[i + 2], rows[i + 3]);
+    const vfloat high23 = merge_fours<2, 3, 2, 3, true>(rows[i + 2], rows[i + 3]);
+    rows[i] = merge_fours<0, 1, 0, 1, false>(low01, low23);
+    rows[i + 1] = merge_fours<2, 3, 2, 3, false>(low01, low23);
+    rows[i + 2] = merge_fours<0, 1, 0, 1, false>(high01, high23);
+    rows[i + 3] = merge_fours<2, 3, 2, 3, false>(high01, high23);
+  }
+  transpose_blocks<4>(rows);
 }
 
 QF_INLINE vfloat select(vint mask, vfloat yes, vfloat no) { return mask ? yes : no; }

@@ -1,0 +1,68 @@
+// Channels in blocks ("NCHWc"): (N, ceil(C / LANES), D, H, W, LANES), the channels that the last block lacks being zero.
+// A pixel's block is one vector, so that a kernel whose vectors are output channels reads and writes it as it is, and
+// neighbouring layers hand it on without a change of layout (Zhang et al., "High performance zero-memory overhead
+// direct convolutions", 2018; Liu et al., "Optimizing CNN model inference on CPUs", 2019).
+#pragma once
+
+#include "conv_arguments.h"
+#include "simd.h"
+
+namespace {
+
+// A few rows of one block of channels, with padding around them where they reach over the plane's edge.
+struct Band {
+  int64_t first_row, rows, first_column, columns;  // of the plane; rows and columns outside it are zero
+};
+
+// A band out of a plane whose pixels are vectors: x is the block's first pixel.
+inline void copy_band(const float* x, int64_t height, int64_t width, const Band& band, float* to) {
+  const int64_t left = clamped(-band.first_column, band.columns);
+  const int64_t right = clamped(width - band.first_column, band.columns);
+  for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
+    const int64_t row = band.first_row + r;
+    if (row < 0 || row >= height) {
+      memset(to, 0, sizeof(float) * band.columns * LANES);
+      continue;
+    }
+    const float* from = x + (row * width + band.first_column) * LANES;
+    for (int64_t c = 0; c < left; c++) store(to + c * LANES, (vfloat){});
+    for (int64_t c = left; c < right; c++) store(to + c * LANES, load(from + c * LANES));
+    for (int64_t c = right; c < band.columns; c++) store(to + c * LANES, (vfloat){});
+  }
+}
+
+// The same out of plain planes, `channels` of them (at most LANES); x is the first one. LANES pixels of LANES channels
+// are turned at a time.
+inline void turn_band(const float* x, int64_t height, int64_t width, int64_t channels, const Band& band, float* to) {
+  const int64_t plane = height * width;
+  for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
+    const int64_t row = band.first_row + r;
+    if (row < 0 || row >= height) {
+      memset(to, 0, sizeof(float) * band.columns * LANES);
+      continue;
+    }
+    for (int64_t c = 0; c < band.columns; c += LANES) {
+      const int64_t column = band.first_column + c;
+      const float* from = x + row * width + column;
+      const int count = int(smaller(LANES, band.columns - c));
+      vfloat pixels[LANES];
+      if (column >= 0 && column + LANES <= width && channels == LANES) {
+        QF_UNROLL for (int i = 0; i < LANES; i++) pixels[i] = load(from + i * plane);
+      } else {
+        const lanemask inside = lanes_between(clamped(-column, count), clamped(width - column, count));
+        for (int i = 0; i < LANES; i++) pixels[i] = i < channels ? load_masked(from + i * plane, inside) : (vfloat){};
+      }
+      transpose(pixels);
+      if (count == LANES)
+        QF_UNROLL for (int i = 0; i < LANES; i++) store(to + (c + i) * LANES, pixels[i]);
+      else
+        for (int i = 0; i < count; i++) store(to + (c + i) * LANES, pixels[i]);
+    }
+  }
+}
+
+// The channel blocks of x and y as a convolution counts them: of one group, or of all groups where blocks do not end
+// with groups.
+QF_INLINE int64_t blocks_of(int64_t channels) { return divide_up(channels, LANES); }
+
+}  // namespace

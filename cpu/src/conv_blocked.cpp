@@ -1,0 +1,265 @@
+// Convolution over channel blocks (channel_blocks.h), any kernel, stride, dilation and padding: the implicit matrix
+// product of Goto and van de Geijn's blocking ("Anatomy of high-performance matrix multiplication", 2008) with vectors
+// of output channels and scalars of pixels, so that planes of any size fill the tiles.
+//
+// The depth of the product is (tap, block of input channels); it is cut into slices whose weights, for one tile of
+// output channels, take half of the first-level cache. For some pixels of an image
+//   for each slice: the pixels that its taps read are copied side by side into a panel, a vector a block, zero on
+//                   padding; the panel stays in the second-level cache. A 1x1 convolution of stride 1 reads x in place.
+//     for each tile of output channels: its weights stay in the first-level cache while all tiles of pixels pass.
+// Sums go to y between slices, or to a scratch where y is plain planes, to be transposed at the end. Plain x is first
+// brought into blocks, an image at a time. Limited by the multiply-adds.
+//
+// Weights are packed as (groups, slices, tiles of output channels, depth of the slice, vectors).
+#include <omp.h>
+
+#include "channel_blocks.h"
+#include "conv_epilogue.h"
+#include "microkernel.h"
+
+namespace {
+
+constexpr int64_t SLICE_BYTES = 16 << 10, PANEL_BYTES = 128 << 10;
+
+struct Target {
+  float* sums;
+  int64_t column_step;      // between vectors of output channels
+  const float* bias;        // the first slice: where sums begin; null without bias
+  const float* residual;    // laid out like sums, or null
+  const Epilogue* epilogue;  // the last slice, where sums are y; else null
+  bool first;
+};
+
+struct Product {
+  typedef void (*TileFunction)(const float* x, int64_t block_step, const float* weights, int64_t blocks,
+                               const Target& target);
+  template <int R, int J>
+  __attribute__((noinline)) static void tile(const float* x, int64_t block_step, const float* weights, int64_t blocks,
+                                             const Target& target) {
+    vfloat c[R][J];
+    float* sums = target.sums;
+    if (target.first) {
+      QF_UNROLL for (int j = 0; j < J; j++) {
+        const vfloat bias = target.bias ? load(target.bias + j * LANES) : (vfloat){};
+        QF_UNROLL for (int r = 0; r < R; r++) c[r][j] = bias;
+      }
+    } else {
+      QF_UNROLL for (int j = 0; j < J; j++)
+        QF_UNROLL for (int r = 0; r < R; r++) c[r][j] = load(sums + j * target.column_step + r * LANES);
+    }
+    multiply_add_blocks<R, J>(c, x, LANES, block_step, weights, blocks);
+    if (target.epilogue) {
+      if (target.residual)
+        QF_UNROLL for (int j = 0; j < J; j++)
+          QF_UNROLL for (int r = 0; r < R; r++) c[r][j] += load(target.residual + j * target.column_step + r * LANES);
+      if (target.epilogue->clamps)
+        QF_UNROLL for (int j = 0; j < J; j++)
+          QF_UNROLL for (int r = 0; r < R; r++) c[r][j] = target.epilogue->clamp(c[r][j]);
+    }
+    QF_UNROLL for (int j = 0; j < J; j++)
+      QF_UNROLL for (int r = 0; r < R; r++) store(sums + j * target.column_step + r * LANES, c[r][j]);
+    if (target.epilogue && target.epilogue->later)
+      for (int j = 0; j < J; j++) target.epilogue->activate_row(sums + j * target.column_step, R * LANES);
+  }
+};
+
+struct Plan {
+  int64_t in_blocks, out_blocks;  // of one group
+  int64_t depth;                  // blocks that are summed for one output: taps times in_blocks
+  int64_t slices;                 // of the depth
+  int columns;                    // vectors in a tile of output channels
+  int64_t pixels, pixel_blocks;   // of one image
+  bool in_place;
+
+  explicit Plan(const ConvShape& s) {
+    in_blocks = divide_up(s.in_channels, LANES);
+    out_blocks = divide_up(s.out_channels, LANES);
+    depth = volume(s.kernel) * in_blocks;
+    columns = best_columns(out_blocks);
+    slices = divide_up(depth, SLICE_BYTES / (columns * LANES * LANES * 4));
+    pixels = volume(s.output);
+    const int64_t fit = PANEL_BYTES / (divide_up(depth, slices) * LANES * 4);
+    pixel_blocks = divide_up(pixels, fit < 24 ? 24 : fit);
+    in_place = volume(s.kernel) == 1;
+    for (int axis = 0; axis < 3; axis++)
+      in_place = in_place && s.strides[axis] == 1 && s.pads[axis] == 0 && s.input[axis] == s.output[axis];
+  }
+
+  int64_t first_of_slice(int64_t slice) const { return depth * slice / slices; }
+  int64_t first_pixel(int64_t block) const { return pixels * block / pixel_blocks; }
+  int64_t out_tiles() const { return divide_up(out_blocks, columns); }
+  int64_t most_pixels() const { return divide_up(pixels, pixel_blocks); }
+  int64_t image_floats(const ConvShape& s) const { return s.x_blocked ? 0 : in_blocks * LANES * volume(s.input); }
+  int64_t panel_floats() const { return in_place ? 0 : divide_up(depth, slices) * most_pixels() * LANES; }
+  int64_t sums_floats(const ConvShape& s) const { return s.y_blocked ? 0 : out_blocks * most_pixels() * LANES; }
+  int64_t own_floats(const ConvShape& s) const { return panel_floats() + sums_floats(s) + out_blocks * LANES; }
+  int64_t workspace_floats(const ConvShape& s) const { return divide_up(image_floats(s) + own_floats(s), 16) * 16; }
+};
+
+// Copies what the blocks first to last of the depth read for `count` pixels from `pixel` on: panel[tile][block][pixel
+// of the tile][LANES], with tiles as `Rows` of the pixels.
+void pack_panel(const ConvShape& s, const Plan& plan, const float* x, int64_t first, int64_t last, int64_t pixel,
+                int64_t count, int64_t tiles, float* panel) {
+  const int64_t plane = volume(s.input) * LANES;
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    const int64_t begin = count * tile / tiles, end = count * (tile + 1) / tiles, rows = end - begin;
+    float* to_tile = panel + begin * (last - first) * LANES;
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t place = pixel + begin + r;
+      const int64_t w = place % s.output[2], h = place / s.output[2] % s.output[1], d = place / s.output[2] / s.output[1];
+      float* to = to_tile + r * LANES;
+      for (int64_t block = first; block < last;) {
+        const int64_t tap = block / plan.in_blocks, channel = block % plan.in_blocks;
+        const int64_t stop = smaller(last, (tap + 1) * plan.in_blocks);
+        const int64_t kw = tap % s.kernel[2], kh = tap / s.kernel[2] % s.kernel[1], kd = tap / s.kernel[2] / s.kernel[1];
+        const int64_t id = d * s.strides[0] + kd * s.dilations[0] - s.pads[0];
+        const int64_t ih = h * s.strides[1] + kh * s.dilations[1] - s.pads[1];
+        const int64_t iw = w * s.strides[2] + kw * s.dilations[2] - s.pads[2];
+        const bool inside = id >= 0 && id < s.input[0] && ih >= 0 && ih < s.input[1] && iw >= 0 && iw < s.input[2];
+        const float* from = x + channel * plane + (inside ? ((id * s.input[1] + ih) * s.input[2] + iw) * LANES : 0);
+        for (; block < stop; block++, from += plane, to += rows * LANES) store(to, inside ? load(from) : (vfloat){});
+      }
+    }
+  }
+}
+
+// Sums of `count` pixels, a vector of channels each, into plain planes.
+void write_planes(const ConvShape& s, const Epilogue& epilogue, const float* sums, int64_t channels, int64_t count,
+                  const float* residual, float* y) {
+  const int64_t plane = volume(s.output);
+  for (int64_t p = 0; p < count; p += LANES) {
+    const int lanes = int(smaller(LANES, count - p));
+    const lanemask inside = lanes_between(0, lanes);
+    vfloat rows[LANES];
+    QF_UNROLL for (int i = 0; i < LANES; i++) rows[i] = i < lanes ? load(sums + (p + i) * LANES) : (vfloat){};
+    transpose(rows);
+    for (int64_t c = 0; c < channels; c++) {
+      vfloat value = rows[c];
+      if (residual) value += load_masked(residual + c * plane + p, inside);
+      value = epilogue.apply(value);
+      if (lanes == LANES)
+        store(y + c * plane + p, value);
+      else
+        store_masked(y + c * plane + p, value, inside);
+    }
+  }
+}
+
+// One image and group, shared by `members` threads. image_room: plain x in blocks, the members' own; own: this member's.
+void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const Epilogue& epilogue, int64_t image,
+               int64_t group, int member, int members, float* image_room, float* own) {
+  const int64_t in_plane = volume(s.input), out_plane = volume(s.output);
+  const float* x = (const float*)call.x;
+  if (s.x_blocked) {
+    x += (image * divide_up(s.groups * s.in_channels, LANES) + group * plan.in_blocks) * in_plane * LANES;
+  } else {
+    x += (image * s.groups + group) * s.in_channels * in_plane;
+    const int64_t height = s.input[0] * s.input[1];
+    for (int64_t b = plan.in_blocks * member / members; b < plan.in_blocks * (member + 1) / members; b++)
+      turn_band(x + b * LANES * in_plane, height, s.input[2], smaller(LANES, s.in_channels - b * LANES),
+                {0, height, 0, s.input[2]}, image_room + b * in_plane * LANES);
+    x = image_room;
+    if (members > 1) {
+#pragma omp barrier
+    }
+  }
+  float *panel = own, *scratch = own + plan.panel_floats(), *bias = scratch + plan.sums_floats(s);
+  memset(bias, 0, plan.out_blocks * LANES * sizeof(float));
+  if (call.bias)
+    memcpy(bias, (const float*)call.bias + group * s.out_channels, s.out_channels * sizeof(float));
+  const int64_t y_at = s.y_blocked
+                           ? (image * divide_up(s.groups * s.out_channels, LANES) + group * plan.out_blocks) * out_plane * LANES
+                           : (image * s.groups + group) * s.out_channels * out_plane;
+  const float* weights = (const float*)call.weights + group * plan.depth * LANES * plan.out_blocks * LANES;
+  // Threads share blocks of pixels; where these are few, output channels too.
+  const int64_t out_tiles = plan.out_tiles();
+  const int64_t splits = plan.pixel_blocks >= 2 * members ? 1 : smaller(out_tiles, members);
+  const int64_t parts = plan.pixel_blocks * splits;
+  for (int64_t part = parts * member / members; part < parts * (member + 1) / members; part++) {
+    const int64_t block = part / splits, split = part % splits;
+    const int64_t pixel = plan.first_pixel(block), count = plan.first_pixel(block + 1) - pixel;
+    const int64_t tiles = divide_up(count, most_rows(plan.columns));
+    const int64_t column_step = s.y_blocked ? out_plane * LANES : count * LANES;
+    float* sums = s.y_blocked ? (float*)call.y + y_at + pixel * LANES : scratch;
+    for (int64_t slice = 0; slice < plan.slices; slice++) {
+      const int64_t first = plan.first_of_slice(slice), last = plan.first_of_slice(slice + 1), blocks = last - first;
+      if (!plan.in_place) pack_panel(s, plan, x, first, last, pixel, count, tiles, panel);
+      for (int64_t t = out_tiles * split / splits; t < out_tiles * (split + 1) / splits; t++) {
+        const int64_t vector = t * plan.columns;
+        const int columns = int(smaller(plan.columns, plan.out_blocks - vector));
+        const float* u = weights + (first * plan.out_blocks + vector * blocks) * LANES * LANES;
+        const int64_t pixel_tiles = divide_up(count, most_rows(columns));
+        Target target{nullptr, column_step, call.bias ? bias + vector * LANES : nullptr, nullptr,
+                      slice + 1 == plan.slices && s.y_blocked ? &epilogue : nullptr, slice == 0};
+        // A narrower last tile of channels takes the panel's tiles of pixels as they are.
+        const int64_t passes = plan.in_place ? pixel_tiles : tiles;
+        for (int64_t i = 0; i < passes; i++) {
+          const int64_t begin = count * i / passes, end = count * (i + 1) / passes;
+          target.sums = sums + vector * column_step + begin * LANES;
+          if (call.residual && s.y_blocked)
+            target.residual = (const float*)call.residual + (target.sums - (float*)call.y);
+          const float* from = plan.in_place ? x + first * in_plane * LANES + (pixel + begin) * LANES
+                                            : panel + begin * blocks * LANES;
+          TileTable<Product>::of[end - begin - 1][columns - 1](
+              from, plan.in_place ? in_plane * LANES : (end - begin) * LANES, u, blocks, target);
+        }
+      }
+    }
+    if (!s.y_blocked)
+      for (int64_t v = out_tiles * split / splits * plan.columns;
+           v < smaller(plan.out_blocks, out_tiles * (split + 1) / splits * plan.columns); v++) {
+        const int64_t at = y_at + v * LANES * out_plane + pixel;
+        write_planes(s, epilogue, scratch + v * column_step, smaller(LANES, s.out_channels - v * LANES), count,
+                     call.residual ? (const float*)call.residual + at : nullptr, (float*)call.y + at);
+      }
+  }
+  if (members > 1) {
+#pragma omp barrier
+  }
+}
+
+}  // namespace
+
+extern "C" void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
+  const Plan plan(*s);
+  *needs = {sizeof(float) * s->groups * plan.depth * LANES * plan.out_blocks * LANES,
+            sizeof(float) * plan.workspace_floats(*s)};
+}
+
+extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
+  const Plan plan(*s);
+  const int64_t taps = volume(s->kernel);
+  for (int64_t group = 0; group < s->groups; group++)
+    for (int64_t slice = 0; slice < plan.slices; slice++)
+      for (int64_t first = 0; first < plan.out_blocks; first += plan.columns)
+        for (int64_t block = plan.first_of_slice(slice); block < plan.first_of_slice(slice + 1); block++)
+          for (int64_t lane = 0; lane < LANES; lane++)
+            for (int64_t o = first * LANES; o < smaller(first + plan.columns, plan.out_blocks) * LANES; o++) {
+              const int64_t tap = block / plan.in_blocks, c = block % plan.in_blocks * LANES + lane;
+              const bool there = c < s->in_channels && o < s->out_channels;
+              *packed++ = there ? weights[((group * s->out_channels + o) * s->in_channels + c) * taps + tap] : 0.0f;
+            }
+}
+
+extern "C" void QF_EXPORT(conv_blocked_f32)(const ConvShape* shape, const ConvCall* call) {
+  const ConvShape& s = *shape;
+  const Plan plan(s);
+  const Epilogue epilogue(s);
+  const int threads = call->threads;
+  const int64_t images = s.batch * s.groups;
+  // Threads take images of their own where there are enough; few images are shared by all.
+  const bool together = threads > 1 && images < 2 * threads;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    const int member = threads > 1 ? omp_get_thread_num() : 0, members = threads > 1 ? omp_get_num_threads() : 1;
+    float* room = (float*)call->workspace;
+    float* mine = room + member * plan.workspace_floats(s);
+    float* own = mine + plan.image_floats(s);
+    if (together)
+      for (int64_t i = 0; i < images; i++)
+        run_image(s, *call, plan, epilogue, i / s.groups, i % s.groups, member, members, room, own);
+    else
+      for (int64_t i = images * member / members; i < images * (member + 1) / members; i++)
+        run_image(s, *call, plan, epilogue, i / s.groups, i % s.groups, 0, 1, mine, own);
+  }
+}
