@@ -3,12 +3,13 @@
 // of output channels and scalars of pixels, so that planes of any size fill the tiles.
 //
 // The depth of the product is (tap, block of input channels); it is cut into slices whose weights, for one tile of
-// output channels, take half of the first-level cache. For some pixels of an image
+// output channels, take most of the first-level cache. For some pixels of an image
 //   for each slice: the pixels that its taps read are copied side by side into a panel, a vector a block, zero on
-//                   padding; the panel stays in the second-level cache. A 1x1 convolution of stride 1 reads x in place.
+//                   padding; the panel stays in the second-level cache
 //     for each tile of output channels: its weights stay in the first-level cache while all tiles of pixels pass.
-// Sums go to y between slices, or to a scratch where y is plain planes, to be transposed at the end. Plain x is first
-// brought into blocks, an image at a time. Limited by the multiply-adds.
+// A 1x1 convolution of stride 1 ("flat") reads blocked x in place, and turns plain x straight into the panel; other
+// plain x is first brought into blocks, an image at a time. Sums go to y between slices, or to a scratch where y is
+// plain planes, to be transposed at the end. Limited by the multiply-adds.
 //
 // Weights are packed as (groups, slices, tiles of output channels, depth of the slice, vectors).
 #include <omp.h>
@@ -19,7 +20,7 @@
 
 namespace {
 
-constexpr int64_t SLICE_BYTES = 16 << 10, PANEL_BYTES = 128 << 10;
+constexpr int64_t SLICE_BYTES = 20 << 10, ROOM_BYTES = 256 << 10;
 
 struct Target {
   float* sums;
@@ -69,30 +70,40 @@ struct Plan {
   int64_t slices;                 // of the depth
   int columns;                    // vectors in a tile of output channels
   int64_t pixels, pixel_blocks;   // of one image
-  bool in_place;
+  bool flat;
 
   explicit Plan(const ConvShape& s) {
     in_blocks = divide_up(s.in_channels, LANES);
     out_blocks = divide_up(s.out_channels, LANES);
     depth = volume(s.kernel) * in_blocks;
-    columns = best_columns(out_blocks);
-    slices = divide_up(depth, SLICE_BYTES / (columns * LANES * LANES * 4));
     pixels = volume(s.output);
-    const int64_t fit = PANEL_BYTES / (divide_up(depth, slices) * LANES * 4);
+    columns = best_columns(out_blocks, pixels);
+    slices = divide_up(depth, SLICE_BYTES / (columns * LANES * LANES * 4));
+    // The panel, and the sums that wait for the next slice, stay in the second-level cache.
+    const int64_t vectors = divide_up(depth, slices) + (slices == 1 ? columns : out_blocks);
+    const int64_t fit = ROOM_BYTES / (vectors * LANES * 4);
     pixel_blocks = divide_up(pixels, fit < 24 ? 24 : fit);
-    in_place = volume(s.kernel) == 1;
+    flat = volume(s.kernel) == 1;
     for (int axis = 0; axis < 3; axis++)
-      in_place = in_place && s.strides[axis] == 1 && s.pads[axis] == 0 && s.input[axis] == s.output[axis];
+      flat = flat && s.strides[axis] == 1 && s.pads[axis] == 0 && s.input[axis] == s.output[axis];
   }
 
   int64_t first_of_slice(int64_t slice) const { return depth * slice / slices; }
   int64_t first_pixel(int64_t block) const { return pixels * block / pixel_blocks; }
   int64_t out_tiles() const { return divide_up(out_blocks, columns); }
   int64_t most_pixels() const { return divide_up(pixels, pixel_blocks); }
-  int64_t image_floats(const ConvShape& s) const { return s.x_blocked ? 0 : in_blocks * LANES * volume(s.input); }
-  int64_t panel_floats() const { return in_place ? 0 : divide_up(depth, slices) * most_pixels() * LANES; }
-  int64_t sums_floats(const ConvShape& s) const { return s.y_blocked ? 0 : out_blocks * most_pixels() * LANES; }
-  int64_t own_floats(const ConvShape& s) const { return panel_floats() + sums_floats(s) + out_blocks * LANES; }
+  bool in_place(const ConvShape& s) const { return flat && s.x_blocked; }
+  int64_t image_floats(const ConvShape& s) const {
+    return s.x_blocked || flat ? 0 : in_blocks * LANES * volume(s.input);
+  }
+  int64_t panel_floats(const ConvShape& s) const {
+    return in_place(s) ? 0 : divide_up(depth, slices) * most_pixels() * LANES;
+  }
+  // With one slice, a tile of channels is written before the next begins.
+  int64_t sums_floats(const ConvShape& s) const {
+    return s.y_blocked ? 0 : (slices == 1 ? columns : out_blocks) * most_pixels() * LANES;
+  }
+  int64_t own_floats(const ConvShape& s) const { return panel_floats(s) + sums_floats(s) + out_blocks * LANES; }
   int64_t workspace_floats(const ConvShape& s) const { return divide_up(image_floats(s) + own_floats(s), 16) * 16; }
 };
 
@@ -154,6 +165,8 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
     x += (image * divide_up(s.groups * s.in_channels, LANES) + group * plan.in_blocks) * in_plane * LANES;
   } else {
     x += (image * s.groups + group) * s.in_channels * in_plane;
+  }
+  if (!s.x_blocked && !plan.flat) {
     const int64_t height = s.input[0] * s.input[1];
     for (int64_t b = plan.in_blocks * member / members; b < plan.in_blocks * (member + 1) / members; b++)
       turn_band(x + b * LANES * in_plane, height, s.input[2], smaller(LANES, s.in_channels - b * LANES),
@@ -163,7 +176,7 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
 #pragma omp barrier
     }
   }
-  float *panel = own, *scratch = own + plan.panel_floats(), *bias = scratch + plan.sums_floats(s);
+  float *panel = own, *scratch = own + plan.panel_floats(s), *bias = scratch + plan.sums_floats(s);
   memset(bias, 0, plan.out_blocks * LANES * sizeof(float));
   if (call.bias)
     memcpy(bias, (const float*)call.bias + group * s.out_channels, s.out_channels * sizeof(float));
@@ -183,35 +196,40 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
     float* sums = s.y_blocked ? (float*)call.y + y_at + pixel * LANES : scratch;
     for (int64_t slice = 0; slice < plan.slices; slice++) {
       const int64_t first = plan.first_of_slice(slice), last = plan.first_of_slice(slice + 1), blocks = last - first;
-      if (!plan.in_place) pack_panel(s, plan, x, first, last, pixel, count, tiles, panel);
+      if (plan.flat && !s.x_blocked)
+        for (int64_t b = first; b < last; b++)
+          turn_band(x + b * LANES * in_plane, 1, in_plane, smaller(LANES, s.in_channels - b * LANES),
+                    {0, 1, pixel, count}, panel + (b - first) * count * LANES);
+      else if (!plan.flat)
+        pack_panel(s, plan, x, first, last, pixel, count, tiles, panel);
       for (int64_t t = out_tiles * split / splits; t < out_tiles * (split + 1) / splits; t++) {
         const int64_t vector = t * plan.columns;
         const int columns = int(smaller(plan.columns, plan.out_blocks - vector));
         const float* u = weights + (first * plan.out_blocks + vector * blocks) * LANES * LANES;
-        const int64_t pixel_tiles = divide_up(count, most_rows(columns));
+        float* tile_sums = sums + (s.y_blocked || plan.slices > 1 ? vector * column_step : 0);
         Target target{nullptr, column_step, call.bias ? bias + vector * LANES : nullptr, nullptr,
                       slice + 1 == plan.slices && s.y_blocked ? &epilogue : nullptr, slice == 0};
-        // A narrower last tile of channels takes the panel's tiles of pixels as they are.
-        const int64_t passes = plan.in_place ? pixel_tiles : tiles;
+        // A narrower last tile of channels takes a packed panel's tiles of pixels as they are.
+        const int64_t passes = plan.flat ? divide_up(count, most_rows(columns)) : tiles;
         for (int64_t i = 0; i < passes; i++) {
           const int64_t begin = count * i / passes, end = count * (i + 1) / passes;
-          target.sums = sums + vector * column_step + begin * LANES;
+          target.sums = tile_sums + begin * LANES;
           if (call.residual && s.y_blocked)
             target.residual = (const float*)call.residual + (target.sums - (float*)call.y);
-          const float* from = plan.in_place ? x + first * in_plane * LANES + (pixel + begin) * LANES
-                                            : panel + begin * blocks * LANES;
-          TileTable<Product>::of[end - begin - 1][columns - 1](
-              from, plan.in_place ? in_plane * LANES : (end - begin) * LANES, u, blocks, target);
+          const float* from = plan.in_place(s) ? x + first * in_plane * LANES + (pixel + begin) * LANES
+                              : plan.flat      ? panel + begin * LANES
+                                               : panel + begin * blocks * LANES;
+          const int64_t step = plan.in_place(s) ? in_plane : plan.flat ? count : end - begin;
+          TileTable<Product>::of[end - begin - 1][columns - 1](from, step * LANES, u, blocks, target);
         }
+        if (!s.y_blocked && slice + 1 == plan.slices)
+          for (int j = 0; j < columns; j++) {
+            const int64_t channel = (vector + j) * LANES, at = y_at + channel * out_plane + pixel;
+            write_planes(s, epilogue, tile_sums + j * column_step, smaller(LANES, s.out_channels - channel), count,
+                         call.residual ? (const float*)call.residual + at : nullptr, (float*)call.y + at);
+          }
       }
     }
-    if (!s.y_blocked)
-      for (int64_t v = out_tiles * split / splits * plan.columns;
-           v < smaller(plan.out_blocks, out_tiles * (split + 1) / splits * plan.columns); v++) {
-        const int64_t at = y_at + v * LANES * out_plane + pixel;
-        write_planes(s, epilogue, scratch + v * column_step, smaller(LANES, s.out_channels - v * LANES), count,
-                     call.residual ? (const float*)call.residual + at : nullptr, (float*)call.y + at);
-      }
   }
   if (members > 1) {
 #pragma omp barrier

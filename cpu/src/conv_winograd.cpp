@@ -87,7 +87,6 @@ struct Plan {
   explicit Plan(const ConvShape& s) : K(int(s.kernel[2])), M(TILE - K + 1) {
     in_blocks = divide_up(s.in_channels, LANES);
     out_blocks = divide_up(s.out_channels, LANES);
-    columns = best_columns(out_blocks);
     tile_rows = divide_up(s.output[1], M);
     tile_columns = divide_up(s.output[2], M);
     // The tiles whose V takes 192 KiB, but at least as many as make up for the weights' way from the third-level cache
@@ -107,6 +106,7 @@ struct Plan {
       most_tiles = divide_up(divide_up(tile_columns, strip), pieces) * strip;
     }
     blocks = divide_up(all, rows) * pieces;
+    columns = best_columns(out_blocks, most_tiles);
   }
 
   int64_t out_groups() const { return divide_up(out_blocks, columns); }

@@ -40,17 +40,18 @@ QF_INLINE void multiply_add_blocks(vfloat (&c)[R][J], const float* scalars, int6
     }
 }
 
-// The width of tile, in vectors, that computes so many vectors of output channels fastest over many rows. A tile takes
-// as many cycles as it has multiply-adds or loads, whatever is more, and a little for the other.
-inline int best_columns(int64_t vectors) {
+// The width of tile, in vectors, that computes so many vectors of output channels for so many rows fastest. A tile
+// takes as many cycles as it has multiply-adds or loads, whatever is more, and a little for the other.
+inline int best_columns(int64_t vectors, int64_t rows) {
   int best = 1;
   float least = 0;
   for (int j = 1; j <= MOST_COLUMNS; j++) {
     float cost = 0;
     for (int64_t first = 0; first < vectors; first += j) {
-      const int count = int(smaller(j, vectors - first)), r = most_rows(count);
-      const float multiply = r * count / 2.0f, loads = (r + count) / 2.0f;
-      cost += (multiply > loads ? multiply + loads / 8 : loads + multiply / 8) / r;
+      const int count = int(smaller(j, vectors - first));
+      const int64_t tiles = divide_up(rows, most_rows(count)), height = divide_up(rows, tiles);
+      const float multiply = height * count / 2.0f, loads = (height + count) / 2.0f;
+      cost += tiles * (multiply > loads ? multiply + loads / 8 : loads + multiply / 8);
     }
     if (j == 1 || cost < least) best = j, least = cost;
   }

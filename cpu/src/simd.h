@@ -29,6 +29,11 @@
 
 namespace {
 
+// v4's vectors also work on a processor without AVX-512, out of what the compiler makes of them: so they can be tested.
+#if defined(QF_ISA_V4) && defined(__AVX512F__)
+#define QF_AVX512
+#endif
+
 #if defined(QF_ISA_V4)
 constexpr int LANES = 16;
 constexpr int REGISTERS = 32;
@@ -56,7 +61,7 @@ QF_INLINE vfloat load(const float* p) { return *reinterpret_cast<const vfloat_un
 QF_INLINE void store(float* p, vfloat v) { *reinterpret_cast<vfloat_unaligned*>(p) = v; }
 
 // Which lanes of a vector in memory may be touched.
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
 typedef __mmask16 lanemask;
 QF_INLINE lanemask lanes_between(int first, int last) { return (__mmask16)((1u << last) - (1u << first)); }
 #else
@@ -70,7 +75,7 @@ QF_INLINE lanemask lanes_between(int first, int last) {
 
 // The lanes of the mask from memory, the others 0; only the mask's lanes are touched.
 QF_INLINE vfloat load_masked(const float* p, lanemask mask) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vfloat)_mm512_maskz_loadu_ps(mask, p);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_maskload_ps(p, (__m256i)mask);
@@ -89,7 +94,7 @@ QF_INLINE vfloat load_between(const float* p, int first, int last) { return load
 QF_INLINE vfloat load_first(const float* p, int n) { return load_between(p, 0, n); }
 
 QF_INLINE void store_masked(float* p, vfloat v, lanemask mask) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   _mm512_mask_storeu_ps(p, mask, (__m512)v);
 #elif defined(QF_ISA_V3)
   _mm256_maskstore_ps(p, (__m256i)mask, (__m256)v);
@@ -166,7 +171,7 @@ QF_INLINE vfloat select(vint mask, vfloat yes, vfloat no) { return mask ? yes : 
 // max and min that let a NaN in x through, as the scalar functions of activation.h do. The instructions return their
 // second operand when one of the two is NaN. (GCC 12 warns about its own header for the forms without a mask.)
 QF_INLINE vfloat at_least(vfloat x, vfloat low) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vfloat)_mm512_maskz_max_ps(0xFFFF, (__m512)low, (__m512)x);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_max_ps((__m256)low, (__m256)x);
@@ -175,7 +180,7 @@ QF_INLINE vfloat at_least(vfloat x, vfloat low) {
 #endif
 }
 QF_INLINE vfloat at_most(vfloat x, vfloat high) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vfloat)_mm512_maskz_min_ps(0xFFFF, (__m512)high, (__m512)x);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_min_ps((__m256)high, (__m256)x);
