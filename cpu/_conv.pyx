@@ -60,6 +60,9 @@ cdef extern from "conv_kernels.h" nogil:
     ConvNeedsFunction conv_blocked_f32_needs(int isa)
     ConvPackFunction conv_blocked_f32_pack(int isa)
     ConvRunFunction conv_blocked_f32(int isa)
+    ConvNeedsFunction conv_depthwise_blocked_f32_needs(int isa)
+    ConvPackFunction conv_depthwise_blocked_f32_pack(int isa)
+    ConvRunFunction conv_depthwise_blocked_f32(int isa)
     ConvRunFunction conv_depthwise_f32(int isa)
     ConvNeedsFunction conv_sliding_f32_needs(int isa)
     ConvPackFunction conv_sliding_f32_pack(int isa)
@@ -103,6 +106,10 @@ cdef int find(str name, int isa, Algorithm* algorithm) except -1:
         algorithm.needs = conv_blocked_f32_needs(isa)
         algorithm.pack = conv_blocked_f32_pack(isa)
         algorithm.run = conv_blocked_f32(isa)
+    elif name == "conv_depthwise_blocked_f32":
+        algorithm.needs = conv_depthwise_blocked_f32_needs(isa)
+        algorithm.pack = conv_depthwise_blocked_f32_pack(isa)
+        algorithm.run = conv_depthwise_blocked_f32(isa)
     elif name == "conv_depthwise_f32":
         algorithm.run = conv_depthwise_f32(isa)
     elif name == "conv_sliding_f32":

@@ -30,6 +30,23 @@ def _accepts_depthwise(problem: Problem) -> Reject | None:
     return None
 
 
+MOST_KERNEL_ROWS = 64  # of src/conv_depthwise_blocked.cpp
+
+
+def _accepts_depthwise_blocked(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    if geometry.in_per_group > 1 or geometry.out_per_group > 1:
+        return Reject(
+            f"it takes one input and one output channel a group, not {geometry.in_per_group} and {geometry.out_per_group}"
+        )
+    rows = geometry.window.kernel[0] * geometry.window.kernel[1]
+    if rows > MOST_KERNEL_ROWS:
+        return Reject(f"it keeps {MOST_KERNEL_ROWS} rows of a kernel at hand, and there are {rows}")
+    return None
+
+
 # The sliding window computes whole vectors of a row; the matrix product wastes nothing there, but packs panels, which
 # costs about as much as 14 output channels (measured on AVX-512). Which is faster follows from that.
 SLIDING_KERNELS = {(2, 1), (3, 1), (5, 1), (3, 2)}
@@ -249,6 +266,13 @@ KERNELS: list[Kernel] = [
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32"),
         summary="register sliding window: sums of the rows move up the registers; direct taps for infinite weights",
+    ),
+    Kernel(
+        "conv_depthwise_nchwc_f32_simd",
+        "conv",
+        _accepts_depthwise_blocked,
+        _float("conv_depthwise_blocked_f32"),
+        summary="a vector of channels for each pixel, a multiply-add for each tap",
     ),
     Kernel(
         "conv_winograd_nchwc_f32_simd",

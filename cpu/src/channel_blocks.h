@@ -61,8 +61,4 @@ inline void turn_band(const float* x, int64_t height, int64_t width, int64_t cha
   }
 }
 
-// The channel blocks of x and y as a convolution counts them: of one group, or of all groups where blocks do not end
-// with groups.
-QF_INLINE int64_t blocks_of(int64_t channels) { return divide_up(channels, LANES); }
-
 }  // namespace

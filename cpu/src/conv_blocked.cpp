@@ -134,28 +134,6 @@ void pack_panel(const ConvShape& s, const Plan& plan, const float* x, int64_t fi
   }
 }
 
-// Sums of `count` pixels, a vector of channels each, into plain planes.
-void write_planes(const ConvShape& s, const Epilogue& epilogue, const float* sums, int64_t channels, int64_t count,
-                  const float* residual, float* y) {
-  const int64_t plane = volume(s.output);
-  for (int64_t p = 0; p < count; p += LANES) {
-    const int lanes = int(smaller(LANES, count - p));
-    const lanemask inside = lanes_between(0, lanes);
-    vfloat rows[LANES];
-    QF_UNROLL for (int i = 0; i < LANES; i++) rows[i] = i < lanes ? load(sums + (p + i) * LANES) : (vfloat){};
-    transpose(rows);
-    for (int64_t c = 0; c < channels; c++) {
-      vfloat value = rows[c];
-      if (residual) value += load_masked(residual + c * plane + p, inside);
-      value = epilogue.apply(value);
-      if (lanes == LANES)
-        store(y + c * plane + p, value);
-      else
-        store_masked(y + c * plane + p, value, inside);
-    }
-  }
-}
-
 // One image and group, shared by `members` threads. image_room: plain x in blocks, the members' own; own: this member's.
 void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const Epilogue& epilogue, int64_t image,
                int64_t group, int member, int members, float* image_room, float* own) {
@@ -225,7 +203,7 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
         if (!s.y_blocked && slice + 1 == plan.slices)
           for (int j = 0; j < columns; j++) {
             const int64_t channel = (vector + j) * LANES, at = y_at + channel * out_plane + pixel;
-            write_planes(s, epilogue, tile_sums + j * column_step, smaller(LANES, s.out_channels - channel), count,
+            write_planes(epilogue, tile_sums + j * column_step, smaller(LANES, s.out_channels - channel), out_plane, count,
                          call.residual ? (const float*)call.residual + at : nullptr, (float*)call.y + at);
           }
       }

@@ -37,4 +37,26 @@ struct Epilogue {
   }
 };
 
+// Writes sums of `count` pixels, a vector of channels each, into the plain planes of these channels; residual is laid
+// out like y, or null.
+inline void write_planes(const Epilogue& epilogue, const float* sums, int64_t channels, int64_t plane, int64_t count,
+                         const float* residual, float* y) {
+  for (int64_t p = 0; p < count; p += LANES) {
+    const int lanes = int(smaller(LANES, count - p));
+    const lanemask inside = lanes_between(0, lanes);
+    vfloat rows[LANES];
+    QF_UNROLL for (int i = 0; i < LANES; i++) rows[i] = i < lanes ? load(sums + (p + i) * LANES) : (vfloat){};
+    transpose(rows);
+    for (int64_t c = 0; c < channels; c++) {
+      vfloat value = rows[c];
+      if (residual) value += load_masked(residual + c * plane + p, inside);
+      value = epilogue.apply(value);
+      if (lanes == LANES)
+        store(y + c * plane + p, value);
+      else
+        store_masked(y + c * plane + p, value, inside);
+    }
+  }
+}
+
 }  // namespace
