@@ -84,7 +84,7 @@ def test_hidden_sizes_around_a_vector(isa: str, op: str, hidden: int) -> None:
 
 
 @pytest.mark.parametrize("op", KINDS)
-@pytest.mark.parametrize("batch", [2, 3, 5, 7, 8, 13, 50])
+@pytest.mark.parametrize("batch", [2, 3, 5, 7, 8, 13, 70])
 def test_every_group_of_rows(isa: str, op: str, batch: int) -> None:
     """Batches that leave each remainder of the register block, and one larger than a chunk of input products."""
     check(*layer(op, 2, batch, 6, 20))
@@ -93,9 +93,19 @@ def test_every_group_of_rows(isa: str, op: str, batch: int) -> None:
 @pytest.mark.parametrize("op", KINDS)
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_more_steps_than_a_chunk(isa: str, op: str, direction: str) -> None:
-    """The input products of 101 steps come in three chunks, the last of them short."""
-    check(*layer(op, 101, 1, 3, 5, direction=direction))
-    check(*layer(op, 49, 1, 3, 5, direction=direction))  # the last chunk is a single step
+    """The input products of 145 steps come in three chunks, the last of them short."""
+    check(*layer(op, 145, 1, 3, 5, direction=direction))
+    check(*layer(op, 3, 32, 3, 5, direction=direction))  # two steps and a single one
+
+
+@pytest.mark.parametrize("op", KINDS)
+@pytest.mark.parametrize("batch", [1, 2, 9])
+@pytest.mark.parametrize("size", [63, 131, 300])
+def test_streams_and_parts_of_a_panel(isa: str, op: str, batch: int, size: int) -> None:
+    """Few rows read a panel as streams with a rest behind them, many rows in parts that the first cache holds."""
+    check(*layer(op, 3, batch, size, size))
+    if op == "gru":
+        check(*layer(op, 3, batch, size, size, linear_before_reset=1))
 
 
 @pytest.mark.parametrize("op", KINDS)

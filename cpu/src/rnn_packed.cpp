@@ -2,14 +2,20 @@
 //
 // The hidden units are cut into blocks of one vector. A block's weights lie together as [k][gate][lane], so that one
 // pass over them, in order, gives all gates of its units, ready for the fused activations. The products with the
-// inputs do not depend on the state: they are taken for a chunk of steps at once, a block's panel of weights against
-// groups of rows held in registers. Then the steps run one after the other: the products with the state, again a
-// panel against a group of rows (one row for batch 1, where several accumulators hide the latency instead), and the
-// cell. (The split is that of Appleyard et al., "Optimizing performance of recurrent neural networks on GPUs", 2016.)
+// inputs do not depend on the state: they are taken for a chunk of steps at once. Then the steps run one after the
+// other: the products with the state, and the cells. (The split is that of Appleyard et al., "Optimizing performance
+// of recurrent neural networks on GPUs", 2016.)
+//
+// Both products multiply a block's panel of weights with groups of rows that are held in registers, 3 rows of 4 gates
+// with 16 registers, 6 rows with 32. For many rows the limit is arithmetic: a panel is cut along k into parts that
+// stay in the first cache while all groups pass by. For one group, as in batch 1, it is the weights' way from the
+// cache or memory that holds them all: they are read once, as four streams side by side, each from a quarter of the
+// panel. The prefetchers follow each stream on its own; on Zen 3, four bring 71 GB/s from the third level where one
+// brings 60, 96 instead of 63 from the second, and 24 instead of 16 from memory. Every second step takes the blocks in
+// the opposite order, over calls too: it begins with the weights that the step before left in the cache.
 //
 // gru without linear_before_reset needs the reset gate of all units before its candidate: two passes a step.
-// Every second step takes the blocks in the opposite order, over calls too: it begins with the weights that the step
-// before left in the cache. Threads take blocks, and meet once (such a gru twice) a step; the two directions of a bidirectional layer are
+// Threads take blocks, and meet once (such a gru twice) a step; the two directions of a bidirectional layer are
 // independent, so that two threads take one each and never meet.
 // Steps from sequence_lens on keep the state and give 0; time is aligned at the first step in both directions.
 // Accepts every option; hidden sizes are padded up to whole blocks, and what is in the padding is never read.
@@ -20,15 +26,22 @@
 
 namespace {
 
-constexpr int64_t CHUNK_ROWS = 48;  // rows whose input products are taken at once
+constexpr int64_t CHUNK_ROWS = 64;      // rows whose input products are taken at once
+constexpr int64_t PANEL_FLOATS = 4096;  // of a panel's part that stays in the first cache: half of it
+constexpr int STREAMS = 4;              // of weights where they are read once
+constexpr int TURN_BYTES = 256;         // that are read of one stream before the next
+constexpr int64_t CELLS = 16;           // that are taken one after the other at least, so that their latencies overlap
+constexpr int64_t ROW_GAP = 16;         // floats between states: rows a power of two apart share few sets of a cache
 constexpr int64_t WORTH_THREADS = 1 << 18;  // multiply-accumulates between two barriers that pay for them
 constexpr int64_t WORTH_TWO = 1 << 18;      // multiply-accumulates of a direction that pay for a thread of its own
 
-// Rows of a register block: with G gates, that many accumulators and the weights fit into the registers.
+// Rows of a register block: with G gates, that many accumulators, a row's broadcast values and a weight (or the other
+// way round) fit into the registers.
 template <int G>
 constexpr int group_rows() {
-  constexpr int fit = (REGISTERS - (REGISTERS == 32 ? 2 : 1) - G) / G;
-  return fit > 8 ? 8 : fit;
+  int rows = 8;
+  while (rows * G + (rows < G ? rows : G) + 1 > REGISTERS) rows--;
+  return rows;
 }
 
 // Where things are in the packed weights of one direction, in floats.
@@ -53,43 +66,47 @@ QF_INLINE Layout layout_of(const RnnArguments& a) {
   return l;
 }
 
-// Floats of one direction's workspace: two states, cells, reset states, and the sums of a chunk.
+// Floats of one direction's workspace: two states, cells, reset states, and the sums of a chunk. `row` is from one
+// row of a state to the next.
 struct Workspace {
-  int64_t chunk_steps, state, sums, size;
+  int64_t chunk_steps, row, state, sums, size;
 };
 
 QF_INLINE Workspace workspace_of(const RnnArguments& a, const Layout& l) {
   Workspace w;
-  w.chunk_steps = a.batch ? (CHUNK_ROWS + a.batch - 1) / a.batch : 1;
-  if (w.chunk_steps > a.steps) w.chunk_steps = a.steps;
-  w.state = a.batch * l.blocks * LANES;
+  const int64_t chunks = a.batch ? divide_up(a.steps, divide_up(CHUNK_ROWS, a.batch)) : 0;
+  w.chunk_steps = chunks ? divide_up(a.steps, chunks) : 1;
+  w.row = l.blocks * LANES + ROW_GAP;
+  w.state = a.batch * w.row;
   w.sums = 4 * w.state;
   w.size = w.sums + w.chunk_steps * a.batch * l.blocks * l.slots * LANES;
   return w;
 }
 
 // out[row][gate] = from[row][gate] + sum over k of x[row][k] panel[k][gate], P rows at once. The last gate's place in
-// `from` and `out` is the slot `last`. U sets of accumulators take the k in turn.
-template <int G, int P>
+// `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as S streams,
+// TURN of each in turn.
+template <int G, int P, int S>
 __attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t count, const float* panel,
                                        const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
   constexpr int U = G * P >= 8 ? 1 : 8 / (G * P);
+  constexpr int TURN = S == 1 ? U : G * LANES * 4 >= TURN_BYTES ? 1 : TURN_BYTES / (G * LANES * 4);
   vfloat sums[U][P][G];
   QF_UNROLL for (int u = 0; u < U; u++)
     QF_UNROLL for (int p = 0; p < P; p++)
       QF_UNROLL for (int g = 0; g < G; g++)
         sums[u][p][g] = u ? (vfloat){} : load(from + p * from_row + (g == G - 1 ? last : g) * LANES);
-  int64_t k = 0;
-  for (; k + U <= count; k += U)
-    QF_UNROLL for (int u = 0; u < U; u++, panel += G * LANES) {
-      vfloat weights[G];
-      QF_UNROLL for (int g = 0; g < G; g++) weights[g] = load(panel + g * LANES);
-      QF_UNROLL for (int p = 0; p < P; p++)
-        QF_UNROLL for (int g = 0; g < G; g++) sums[u][p][g] += x[p * x_row + k + u] * weights[g];
-    }
-  for (; k < count; k++, panel += G * LANES)
+  const auto add = [&](vfloat(&sum)[P][G], int64_t k) __attribute__((always_inline)) {
+    vfloat weights[G];
+    QF_UNROLL for (int g = 0; g < G; g++) weights[g] = load(panel + (k * G + g) * LANES);
     QF_UNROLL for (int p = 0; p < P; p++)
-      QF_UNROLL for (int g = 0; g < G; g++) sums[0][p][g] += x[p * x_row + k] * load(panel + g * LANES);
+      QF_UNROLL for (int g = 0; g < G; g++) sum[p][g] += x[p * x_row + k] * weights[g];
+  };
+  const int64_t segment = count / (S * TURN) * TURN;
+  for (int64_t k = 0; k < segment; k += TURN)
+    QF_UNROLL for (int s = 0; s < S; s++)
+      QF_UNROLL for (int i = 0; i < TURN; i++) add(sums[i % U], s * segment + k + i);
+  for (int64_t k = S * segment; k < count; k++) add(sums[0], k);
   QF_UNROLL for (int u = 1; u < U; u++)
     QF_UNROLL for (int p = 0; p < P; p++)
       QF_UNROLL for (int g = 0; g < G; g++) sums[0][p][g] += sums[u][p][g];
@@ -97,15 +114,29 @@ __attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t co
     QF_UNROLL for (int g = 0; g < G; g++) store(out + p * out_row + (g == G - 1 ? last : g) * LANES, sums[0][p][g]);
 }
 
-// The product for any number of rows.
-template <int G, int P = group_rows<G>()>
+template <int G, int S, int P = group_rows<G>()>
+void rows_product(int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel, const float* from,
+                  int64_t from_row, float* out, int64_t out_row, int last) {
+  for (; rows >= P; rows -= P, x += P * x_row, from += P * from_row, out += P * out_row)
+    product<G, P, S>(x, x_row, count, panel, from, from_row, out, out_row, last);
+  if constexpr (P > 1) {
+    if (rows) rows_product<G, S, P - 1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
+  }
+}
+
+// The product for any number of rows. One group reads the panel once, in streams; for several it is taken a part at a
+// time that stays in the first cache from group to group.
+template <int G>
 void products(int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel, const float* from,
               int64_t from_row, float* out, int64_t out_row, int last) {
-  for (; rows >= P; rows -= P, x += P * x_row, from += P * from_row, out += P * out_row)
-    product<G, P>(x, x_row, count, panel, from, from_row, out, out_row, last);
-  if constexpr (P > 1) {
-    if (rows) products<G, P - 1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
+  constexpr int64_t PART = PANEL_FLOATS / (G * LANES);
+  if (rows <= group_rows<G>()) {
+    rows_product<G, STREAMS>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
+    return;
   }
+  for (int64_t k = 0; k < count; k += PART, from = out, from_row = out_row)
+    rows_product<G, 1>(rows, x + k, x_row, smaller(PART, count - k), panel + k * G * LANES, from, from_row, out,
+                       out_row, last);
 }
 
 void products_of(int gates, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
@@ -147,24 +178,27 @@ struct Gates {
   QF_INLINE vfloat h(vfloat x) const { return STANDARD ? tangent_hyperbolic(x) : apply_any(d.h, x); }
 };
 
-// h' of one block from the sums of its gates; c is the cell's place.
+// The new state of a cell from the sums of its gates, and then its output.
 template <bool STANDARD>
-QF_INLINE vfloat lstm_cell(const Direction& d, int64_t block, const float* sums, float* c) {
+QF_INLINE vfloat lstm_state(const Direction& d, int64_t block, const float* sums, vfloat cell) {
   const Gates<STANDARD> gates{d};
-  const vfloat cell = load(c);
-  vfloat i = load(sums), o = load(sums + LANES), f = load(sums + 2 * LANES);
-  const bool peeps = !STANDARD && d.peepholes;
-  const float* p = peeps ? d.peepholes + block * 3 * LANES : nullptr;
-  if (peeps) {
+  vfloat i = load(sums), f = load(sums + 2 * LANES);
+  if (!STANDARD && d.peepholes) {
+    const float* p = d.peepholes + block * 3 * LANES;
     i += load(p) * cell;
     f += load(p + 2 * LANES) * cell;
   }
   i = gates.f(i);
   f = !STANDARD && d.input_forget ? 1.0f - i : gates.f(f);
-  const vfloat next = f * cell + i * gates.g(load(sums + 3 * LANES));
-  store(c, next);
-  if (peeps) o += load(p + LANES) * next;
-  return gates.f(o) * gates.h(next);
+  return f * cell + i * gates.g(load(sums + 3 * LANES));
+}
+
+template <bool STANDARD>
+QF_INLINE vfloat lstm_output(const Direction& d, int64_t block, const float* sums, vfloat cell) {
+  const Gates<STANDARD> gates{d};
+  vfloat o = load(sums + LANES);
+  if (!STANDARD && d.peepholes) o += load(d.peepholes + (block * 3 + 1) * LANES) * cell;
+  return gates.f(o) * gates.h(cell);
 }
 
 QF_INLINE vfloat between(vfloat z, vfloat candidate, vfloat h) { return (1.0f - z) * candidate + z * h; }
@@ -183,7 +217,6 @@ struct Layer {
   Workspace w;
   int64_t longest;  // steps until every sequence has ended
 
-  int64_t padded() const { return l.blocks * LANES; }
   int64_t row_sums() const { return l.slots * LANES; }
   bool active(int64_t t, int64_t n) const { return !a.lengths || t < a.lengths[n]; }
 
@@ -200,7 +233,7 @@ struct Layer {
   void initial_state(const Direction& d, int64_t begin, int64_t end) const {
     for (int64_t n = 0; n < a.batch; n++)
       for (int64_t block = begin; block < end; block++) {
-        const int64_t at = (d.index * a.batch + n) * a.hidden + block * LANES, to = n * padded() + block * LANES;
+        const int64_t at = (d.index * a.batch + n) * a.hidden + block * LANES, to = n * w.row + block * LANES;
         const int lanes = lanes_of(block);
         const float* h = static_cast<const float*>(a.initial_h);
         const float* c = static_cast<const float*>(a.initial_c);
@@ -229,7 +262,7 @@ struct Layer {
 
   // The new state of a row's block, into the state, and into y.
   QF_INLINE void put(const Direction& d, int64_t t, int64_t n, int64_t block, vfloat h, bool ended, float* next) const {
-    store(next + n * padded() + block * LANES, h);
+    store(next + n * w.row + block * LANES, h);
     float* y = static_cast<float*>(a.y) + ((t * a.directions + d.index) * a.batch + n) * a.hidden + block * LANES;
     const int lanes = lanes_of(block);
     if (ended) h = (vfloat){};
@@ -241,36 +274,56 @@ struct Layer {
   // With `alone` the step is the only one of its chunk and takes its input products itself; with `still` the state is
   // zero and its products are left out.
   template <bool STANDARD>
-  void first_pass(const Direction& d, int64_t begin, int64_t end, int64_t t, int64_t row, int phase, bool alone, bool still) const {
+  void first_pass(const Direction& d, int64_t begin, int64_t end, int64_t t, int64_t row, int phase, bool alone,
+                  bool still) const {
     const float* now = d.states[phase];
     float* next = d.states[phase ^ 1];
     const bool two_passes = a.kind == RNN_GRU && !a.linear_before_reset;
     const int gates = two_passes ? 2 : (int)l.gates, last = a.kind == RNN_GRU && !two_passes ? 3 : gates - 1;
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t block = block_of(i, begin, end, phase);
-      float* sums = block_sums(d, block) + row * row_sums();
-      if (alone) input_product(d, block, t, 1);
-      if (!still)
-        products_of(gates, a.batch, now, padded(), a.hidden, d.r + block * a.hidden * gates * LANES, sums, row_sums(),
-                    sums, row_sums(), last);
-      for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
-        const int64_t at = n * padded() + block * LANES;
-        const vfloat h = load(now + at);
-        const bool ended = !active(t, n);
-        const Gates<STANDARD> functions{d};
-        if (two_passes) {
-          store(sums, functions.f(load(sums)));
-          store(d.resets + at, functions.f(load(sums + LANES)) * h);
-        } else if (ended) {
-          put(d, t, n, block, h, true, next);
-        } else if (a.kind == RNN_LSTM) {
-          put(d, t, n, block, lstm_cell<STANDARD>(d, block, sums, d.cells + at), false, next);
-        } else if (a.kind == RNN_GRU) {
-          put(d, t, n, block, gru_cell_linear<STANDARD>(d, sums, h), false, next);
-        } else {
-          const vfloat sum = load(sums);
-          put(d, t, n, block, STANDARD ? tangent_hyperbolic(sum) : functions.f(sum), false, next);
+    const Gates<STANDARD> functions{d};
+    const int64_t together = a.batch >= CELLS ? 1 : CELLS / a.batch;
+    for (int64_t i = begin; i < end; i += together) {
+      const int64_t stop = smaller(i + together, end);
+      for (int64_t j = i; j < stop; j++) {
+        const int64_t block = block_of(j, begin, end, phase);
+        float* sums = block_sums(d, block) + row * row_sums();
+        if (alone) input_product(d, block, t, 1);
+        if (!still)
+          products_of(gates, a.batch, now, w.row, a.hidden, d.r + block * a.hidden * gates * LANES, sums, row_sums(),
+                      sums, row_sums(), last);
+      }
+      const auto each_cell = [&](auto cell) __attribute__((always_inline)) {
+        for (int64_t j = i; j < stop; j++) {
+          const int64_t block = block_of(j, begin, end, phase);
+          float* sums = block_sums(d, block) + row * row_sums();
+          for (int64_t n = 0; n < a.batch; n++, sums += row_sums())
+            cell(block, n, n * w.row + block * LANES, sums, active(t, n));
         }
+      };
+      if (two_passes) {
+        each_cell([&](int64_t, int64_t, int64_t at, float* sums, bool) __attribute__((always_inline)) {
+          store(sums, functions.f(load(sums)));
+          store(d.resets + at, functions.f(load(sums + LANES)) * load(now + at));
+        });
+      } else if (a.kind == RNN_LSTM) {
+        each_cell([&](int64_t block, int64_t, int64_t at, float* sums, bool runs) __attribute__((always_inline)) {
+          if (runs) store(d.cells + at, lstm_state<STANDARD>(d, block, sums, load(d.cells + at)));
+        });
+        each_cell([&](int64_t block, int64_t n, int64_t at, float* sums, bool runs) __attribute__((always_inline)) {
+          const vfloat h = runs ? lstm_output<STANDARD>(d, block, sums, load(d.cells + at)) : load(now + at);
+          put(d, t, n, block, h, !runs, next);
+        });
+      } else if (a.kind == RNN_GRU) {
+        each_cell([&](int64_t block, int64_t n, int64_t at, float* sums, bool runs) __attribute__((always_inline)) {
+          const vfloat h = load(now + at);
+          put(d, t, n, block, runs ? gru_cell_linear<STANDARD>(d, sums, h) : h, !runs, next);
+        });
+      } else {
+        each_cell([&](int64_t block, int64_t n, int64_t at, float* sums, bool runs) __attribute__((always_inline)) {
+          const vfloat sum = load(sums);
+          const vfloat h = !runs ? load(now + at) : STANDARD ? tangent_hyperbolic(sum) : functions.f(sum);
+          put(d, t, n, block, h, !runs, next);
+        });
       }
     }
   }
@@ -284,10 +337,10 @@ struct Layer {
       const int64_t block = block_of(i, begin, end, phase);
       float* sums = block_sums(d, block) + row * row_sums();
       if (!still)
-        products<1>(a.batch, d.resets, padded(), a.hidden, d.candidate + block * a.hidden * LANES, sums, row_sums(), sums,
+        products<1>(a.batch, d.resets, w.row, a.hidden, d.candidate + block * a.hidden * LANES, sums, row_sums(), sums,
                     row_sums(), 2);
       for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
-        const vfloat h = load(now + n * padded() + block * LANES);
+        const vfloat h = load(now + n * w.row + block * LANES);
         const bool ended = !active(t, n);
         const Gates<STANDARD> functions{d};
         put(d, t, n, block, ended ? h : between(load(sums), functions.g(load(sums + 2 * LANES)), h), ended, next);
@@ -298,7 +351,7 @@ struct Layer {
   void final_state(const Direction& d, int64_t begin, int64_t end, const float* state) const {
     for (int64_t n = 0; n < a.batch; n++)
       for (int64_t block = begin; block < end; block++) {
-        const int64_t to = (d.index * a.batch + n) * a.hidden + block * LANES, at = n * padded() + block * LANES;
+        const int64_t to = (d.index * a.batch + n) * a.hidden + block * LANES, at = n * w.row + block * LANES;
         store_first(static_cast<float*>(a.y_h) + to, load(state + at), lanes_of(block));
         if (a.kind == RNN_LSTM) store_first(static_cast<float*>(a.y_c) + to, load(d.cells + at), lanes_of(block));
       }

@@ -208,15 +208,34 @@ QF_INLINE vfloat exponential(vfloat x) {
   return x <= broadcast(88.7f) ? result : x + __builtin_inff();  // a NaN's payload may have upset the exponent
 }
 
-QF_INLINE vfloat sigmoid(vfloat x) { return 1.0f / (1.0f + exponential(-x)); }
+// e^x = power * (1 + rest), where power is a power of two and 1 where rest would lose accuracy against e^x - 1. x in
+// [-87, 87] or NaN, which rest keeps. The reduction and the polynomial are those above.
+struct Exponential {
+  vfloat power, rest;
+};
+QF_INLINE Exponential split_exponential(vfloat x) {
+  const vfloat shifted = x * 1.44269504f + 12582912.0f;
+  const vfloat n = shifted - 12582912.0f;
+  const vfloat r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vfloat p = broadcast(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return {(vfloat)(((vint)shifted - (0x4B400000 - 127)) << 23), r * r * p + r};
+}
 
-// tanh: a rational minimax-like form near 0 is not needed, since (e^2x - 1) / (e^2x + 1) loses relative accuracy only
-// where |x| is small; there the odd Taylor polynomial takes over.
+QF_INLINE vfloat sigmoid(vfloat x) {
+  const Exponential e = split_exponential(at_most(at_least(-x, broadcast(-87.0f)), broadcast(87.0f)));
+  return 1.0f / (1.0f + e.power + e.power * e.rest);
+}
+
+// (e^2x - 1) / (e^2x + 1) with e^2x - 1 = (power - 1) + power * rest: neither sum cancels, near 0 too.
 QF_INLINE vfloat tangent_hyperbolic(vfloat x) {
-  const vfloat far = 1.0f - 2.0f / (1.0f + exponential(x + x));
-  const vfloat s = x * x;
-  const vfloat near = x * (1.0f + s * (-0.333333333f + s * (0.133333333f + s * (-0.0539682540f + s * 0.0218694885f))));
-  return s < broadcast(0.04f) ? near : far;
+  const Exponential e = split_exponential(at_most(at_least(x + x, broadcast(-40.0f)), broadcast(40.0f)));
+  const vfloat less_one = e.power * e.rest + (e.power - 1.0f);
+  return less_one / (less_one + 2.0f);
 }
 
 // qf_activation on a vector; functions that are rare go lane by lane through the scalar definition.
