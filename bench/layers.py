@@ -13,8 +13,8 @@ import numpy as np
 
 from quatrefoil.bench.verify import Oracle
 from quatrefoil.models import Model
-from quatrefoil.models.execution import Placement
 from quatrefoil.models.graph import Value
+from quatrefoil.models.scheduling import Placement
 
 
 @dataclass(frozen=True, slots=True)

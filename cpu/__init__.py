@@ -12,11 +12,12 @@ from functools import cache
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.sequence import CpuSequencer
 from quatrefoil.errors import BackendUnavailable
 from quatrefoil.registry import Availability, Kernel
 from quatrefoil.widening import with_float16
 
-NATIVE_MODULES = ("_instruction_set", "_conv", "_pool", "_rnn")
+NATIVE_MODULES = ("_instruction_set", "_conv", "_pool", "_rnn", "_sequence")
 
 
 class CpuBackend:
@@ -25,6 +26,7 @@ class CpuBackend:
     name = "cpu"
     simulated = False
     timing_note = ""
+    sequencer = CpuSequencer()
 
     def probe(self) -> Availability:
         missing = _unbuilt()

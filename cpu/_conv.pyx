@@ -2,6 +2,7 @@
 # the function of the instruction set in use; calling it takes the arrays, gives the GIL away and runs the kernel.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -82,6 +83,21 @@ cdef extern from "conv_kernels.h" nogil:
     ConvNeedsFunction conv_depthwise_integer_needs(int isa)
     ConvIntegerFunction conv_depthwise_integer(int isa)
     ConvIntegerFunction conv_direct_integer(int isa)
+
+    ctypedef struct NativeStep:
+        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
+        const void* context
+        size_t workspace
+
+    const char* NATIVE_STEP
+
+    ctypedef struct ConvStep:
+        ConvRunFunction run
+        const ConvShape* shape
+        const ConvCall* call
+        int most_threads
+
+    void run_conv_step(const void*, const void* const*, void* const*, char*, int) noexcept
 
 
 cdef struct Algorithm:
@@ -224,6 +240,8 @@ cdef class Run:
     cdef object weights, bias, y_shape, dtype
     cdef Buffer packed
     cdef ConvCall call
+    cdef ConvStep context
+    cdef NativeStep step
     cdef int threads
     cdef bint empty
 
@@ -269,6 +287,13 @@ cdef class Run:
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)
+
+    def native_step(self):
+        """A capsule of what native_step.h describes; this object has to outlive it."""
+        self.context.run, self.context.shape, self.context.call = self.algorithm.run, &self.shape, &self.call
+        self.context.most_threads = self.threads
+        self.step.run, self.step.context, self.step.workspace = run_conv_step, &self.context, self.workspace
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
 
 
 cdef class IntegerRun:

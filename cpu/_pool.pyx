@@ -2,6 +2,7 @@
 # outputs, gives the GIL away and runs the kernel.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -55,6 +56,20 @@ cdef extern from "pool.h" nogil:
     PoolFunction pool_general(int isa)
     UnpoolFunction pool_unpool(int isa)
 
+    ctypedef struct NativeStep:
+        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
+        const void* context
+        size_t workspace
+
+    const char* NATIVE_STEP
+
+    ctypedef struct PoolStep:
+        PoolFunction run
+        const PoolArguments* arguments
+        bint worth_threads
+
+    void run_pool_step(const void*, const void* const*, void* const*, char*, int) noexcept
+
 KINDS = {"max_pool": POOL_MAX, "average_pool": POOL_AVERAGE, "lp_pool": POOL_LP}
 TYPES = {"float32": POOL_FLOAT32, "float64": POOL_FLOAT64, "uint8": POOL_UINT8, "int8": POOL_INT8}
 
@@ -101,6 +116,8 @@ cdef class Pool:
     cdef PoolArguments arguments
     cdef object shape, dtype, row_weights, column_weights, first_columns
     cdef bint with_indices, nothing, worth_threads
+    cdef PoolStep context
+    cdef NativeStep step
 
     def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, bint with_indices=False,
                  int storage_order=0, int count_include_pad=0, int p=1, row_weights, column_weights,
@@ -156,6 +173,14 @@ cdef class Pool:
             if failed:
                 raise NotImplementedError("this pooling kernel has no instance for the window")
         return (y, indices) if self.with_indices else (y,)
+
+    def native_step(self):
+        """A capsule of what native_step.h describes, for a pool without indices; this object has to outlive it."""
+        self.context.run, self.context.arguments = self.function, &self.arguments
+        self.context.worth_threads = self.worth_threads
+        self.step.run, self.step.context = run_pool_step, &self.context
+        self.step.workspace = <size_t>self.arguments.workspace_floats * 4
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
 
 
 cdef class Unpool:

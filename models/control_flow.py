@@ -25,7 +25,7 @@ def prepare(node: Node) -> Execute:
     return {"If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _sequence_map}[node.kind](node)
 
 
-def _truth(value: Any) -> bool:
+def truth(value: Any) -> bool:
     """A condition: a bool array of one element, on whatever device."""
     if value.size != 1:
         raise ModelError(f"a condition has shape {list(value.shape)}; it has to be one truth value")
@@ -45,7 +45,7 @@ def _if(node: Node) -> Execute:
             raise ModelError(f"{node}: its {name} gives {found} outputs; it has to give {len(node.outputs)}")
 
     def execute(run_body: RunBody, inputs: list[Any]) -> list[Any]:
-        return run_body("then_branch" if _truth(inputs[0]) else "else_branch", inputs[1:])
+        return run_body("then_branch" if truth(inputs[0]) else "else_branch", inputs[1:])
 
     return execute
 
@@ -69,7 +69,7 @@ def _loop(node: Node) -> Execute:
         state, captured = list(inputs[2:own]), inputs[own:]
         rows: list[list[Any]] = [[] for _ in range(scanned)]
         iteration = 0
-        while (trips is None or iteration < trips) and (condition is None or _truth(condition)):
+        while (trips is None or iteration < trips) and (condition is None or truth(condition)):
             given = np.asarray(True) if condition is None else condition
             results = run_body("body", [np.asarray(iteration, np.int64), given, *state, *captured])
             condition = results[0]

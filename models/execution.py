@@ -12,21 +12,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from quatrefoil import backends, dispatch, ops
-from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.models import control_flow
-from quatrefoil.models.graph import MISFITS, Graph, ModelError, Node
+from quatrefoil.models.graph import MISFITS, Graph, Node
+from quatrefoil.models.lowering import LOWERINGS, STRIDED, Draft, NotInSequence, Place, strided
+from quatrefoil.models.scheduling import (
+    ABSENT,
+    RANDOM,
+    UNWANTED,
+    NodeOperation,
+    Operation,
+    Placement,
+    Placements,
+    Schedule,
+    Scheduler,
+    Step,
+    named,
+)
 from quatrefoil.ops import pool
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.ops.conv import RESIDUAL
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Backend
+from quatrefoil.sequences import Elementwise, Sequencer
 
 PLANS_KEPT: Final = 16
 """Plans that one node keeps for different shapes; the oldest goes first."""
@@ -44,48 +56,6 @@ class HostOperator(Protocol):
 HostOperators = Mapping[str, HostOperator]
 """By node name, bodies included."""
 
-Placements = dict[str, "Placement"]
-"""What ``trace`` found, by node name, in the order of the run."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other."""
-
-    node: Node
-    selection: dispatch.Selection | None = None
-    where: str = ""
-
-    def __str__(self) -> str:
-        outputs = ", ".join(name for name in self.node.outputs if name)
-        line = f"{self.node.name} ({self.node.title}) -> {outputs}: "
-        if self.selection is None:
-            return f"{line}host, {self.where}"
-        kernel = self.selection.chosen.id if self.selection.runnable else "no kernel runs"
-        return f"{line}{self.selection.backend}, {kernel}, {self.why}"
-
-    @property
-    def why(self) -> str:
-        """The reason for the kernel, or for there being none."""
-        if self.selection is None:
-            return self.where
-        if not self.selection.availability.ready:
-            return self.selection.availability.detail
-        if not self.selection.runnable:
-            return "; ".join(f"{c.kernel.id}: {c.reject}" for c in self.selection.candidates) or "none is declared"
-        return self.selection.reason
-
-
-class Operation(Protocol):
-    """How a step runs its node; ``trace`` finds the types of the outputs without computing more than it has to."""
-
-    node: Node
-
-    def run(self, inputs: list[Any]) -> Sequence[Any]: ...
-
-    def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]: ...
-
-
 Bound = Callable[[list[Any]], tuple[Array, ...]]
 
 Varying = tuple[tuple[int, type, tuple[int, ...], np.dtype], ...]
@@ -99,6 +69,7 @@ class HouseOperation:
         assert node.op is not None
         self.node = node
         self.op = node.op
+        self.lasting = node.op != "max_unpool"  # which takes its output's shape as a value
         self.spec = ops.SPECS[node.op]
         self.backend = backend
         self.house: Backend = backends.get(backend)
@@ -161,6 +132,28 @@ class HouseOperation:
         placements[self.node.name] = Placement(self.node, dispatch.select(problem, self.backend))
         outputs = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs]
         return outputs if shape is None else [np.zeros(shape, outputs[0].dtype)]
+
+    def settle(self, known: Sequence[Any], types: Sequence[Tensor | None]) -> None:
+        return None
+
+    def branch(self, condition: np.ndarray) -> None:
+        return None
+
+    def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
+        """Convolutions and pools; a residual of another shape is added afterwards."""
+        if self.repacks or self.spec.validate is not None or len(outputs) > 1:
+            raise NotInSequence
+        given = [None if value is None else draft.types[value] for value in inputs]
+        problem, broadcast = self._problem(given)
+        parameters = {place: array for place, array in self.parameters.items() if place < len(problem.inputs)}
+        varying = [None if place in parameters else value for place, value in enumerate(inputs[: len(problem.inputs)])]
+        if broadcast is None:
+            _, selection = draft.operation(problem, parameters, varying, outputs[0])
+        else:
+            alone, selection = draft.operation(problem, parameters, varying)
+            function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))
+            draft.add(Elementwise("add", function), (alone, inputs[RESIDUAL]), broadcast, outputs[0])
+        return Placement(self.node, selection)
 
     def _attributes(self, inputs: Sequence[Any]) -> Mapping[str, Any]:
         """The node's attributes, with those that only its inputs tell."""
@@ -226,6 +219,8 @@ class HouseOperation:
 class HostOperation:
     """A node that runs on the host, whatever the backend."""
 
+    lasting = False
+
     def __init__(self, node: Node, operator: HostOperator, house: Backend | None) -> None:
         self.node = node
         self.operator = operator
@@ -243,9 +238,36 @@ class HostOperation:
         with np.errstate(all="ignore"):
             return self.run(inputs)
 
+    def settle(self, known: Sequence[Any], types: Sequence[Tensor | None]) -> Sequence[Any] | None:
+        if self.node.kind in ("Shape", "Size") and types[0] is not None:
+            return self.operator.compute([np.empty(types[0].shape, types[0].numpy_dtype)])
+        if self.node.kind in RANDOM or any(
+            name and known[place] is None for place, name in enumerate(self.node.inputs)
+        ):
+            return None
+        return self.operator.compute(known)
+
+    def branch(self, condition: np.ndarray) -> None:
+        return None
+
+    def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
+        described = getattr(self.operator, "described", None)
+        if described is None or draft.sequencer is None:
+            raise NotInSequence
+        place = Place(described, draft, inputs, outputs)
+        if described.op in STRIDED:
+            strided(place, self.operator.compute)
+        elif described.op in LOWERINGS:
+            LOWERINGS[described.op](place)
+        else:
+            raise NotInSequence
+        return Placement(self.node, where=", ".join((draft.sequencer.name, *draft.kernels)))
+
 
 class BodiesOperation:
     """If, Loop, Scan or SequenceMap: its bodies are programs on the same backend."""
+
+    lasting = False
 
     def __init__(self, node: Node, backend: str, operators: HostOperators) -> None:
         self.node = node
@@ -259,19 +281,20 @@ class BodiesOperation:
         placements[self.node.name] = Placement(self.node, where="runs its bodies")
         return self.execute(lambda name, values: self.bodies[name].trace(values, placements), inputs)
 
+    def settle(self, known: Sequence[Any], types: Sequence[Tensor | None]) -> None:
+        return None
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An operation with the slots that it reads, writes and leaves empty."""
+    def branch(self, condition: np.ndarray) -> Schedule[NodeOperation] | None:
+        if self.node.kind != "If":
+            return None
+        return self.bodies["then_branch" if control_flow.truth(condition) else "else_branch"].steps
 
-    operation: Operation
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    dead: tuple[int, ...]
+    def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
+        raise NotInSequence
 
 
-Around = Callable[[Step, Callable[[], Sequence[Any]]], Sequence[Any]]
-"""Runs a step's work for an observer, who may measure it."""
+Around = Callable[[Operation, list[Any]], Sequence[Any]]
+"""Runs a step's operation for an observer, who may measure it."""
 
 
 class Program:
@@ -285,8 +308,8 @@ class Program:
         remote = None if house.owns(np.zeros(1, np.float32)) else house
         self.remote = remote
         """The backend, where its arrays are not the host's."""
-        slots: dict[str, int] = {"": 0}  # the absent input, always None
-        unwanted = 1  # where outputs go that nobody asked for
+        self._sequencer: Sequencer | None = getattr(house, "sequencer", None)
+        slots: dict[str, int] = {"": ABSENT}
         initial: list[Any] = [None, None]
 
         def slot(name: str, value: Any = None) -> int:
@@ -296,31 +319,32 @@ class Program:
             return slots[name]
 
         # a constant is an input only where the caller wants to give another value for it
-        self._inputs = [slot(value.name) for value in graph.inputs]
+        inputs = [slot(value.name) for value in graph.inputs]
         for name, array in graph.constants.items():
             if name not in slots:
                 slot(name, array)
         constant_slots = {index for index, value in enumerate(initial) if value is not None}
         last = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
         kept = graph.output_names
-        self.steps: list[Step] = []
+        steps: list[Step[NodeOperation]] = []
         for index, node in enumerate(graph.nodes):
             for name in node.outputs:
                 slot(name)
             finished = {n for n in (*node.inputs, *node.outputs) if n and last.get(n, index) == index and n not in kept}
-            self.steps.append(
+            steps.append(
                 Step(
                     self._operation(node, operators, remote),
                     tuple(slots[name] for name in node.inputs),
-                    tuple(slots[name] if name else unwanted for name in node.outputs),
+                    tuple(slots[name] if name else UNWANTED for name in node.outputs),
                     tuple(slots[name] for name in finished if slots[name] not in constant_slots),
                 )
             )
-        self._work = [(step.operation.run, step.inputs, step.outputs, step.dead) for step in self.steps]
-        self._outputs = [slots[value.name] for value in graph.outputs]
-        self._initial = initial
+        self.steps = Schedule(initial, steps, inputs, [slots[value.name] for value in graph.outputs])
+        """Every node, as it is."""
+        self._schedules: dict[Any, Schedule[Operation]] = {}
+        self._lock = threading.Lock()
 
-    def _operation(self, node: Node, operators: HostOperators, remote: Backend | None) -> Operation:
+    def _operation(self, node: Node, operators: HostOperators, remote: Backend | None) -> NodeOperation:
         if node.op is not None:
             return HouseOperation(node, self.graph.constants, self.backend)
         if node.bodies:
@@ -337,15 +361,27 @@ class Program:
 
     def compute(self, inputs: Sequence[Any], around: Around | None = None) -> list[Any]:
         """``run`` inside another program's run, which has turned NumPy's floating-point warnings off."""
-        values = self._initial.copy()
-        for slot, value in zip(self._inputs, inputs):
+        schedule: Schedule[Any] = self.steps
+        if self._sequencer is not None:
+            found = self._schedules.get(key := _types(inputs))
+            if found is None and key is not None:
+                with self._lock:
+                    found = self._schedules.get(key)
+                    if found is None and len(self._schedules) < PLANS_KEPT:
+                        found, outputs = Scheduler(self.backend, self._sequencer).run(schedule, inputs)
+                        self._schedules[key] = found
+                        if around is None:
+                            return outputs
+            schedule = found or schedule
+        values = schedule.initial.copy()
+        for slot, value in zip(schedule.inputs, inputs):
             values[slot] = value
         index = 0
         try:
-            for index, (run, sources, targets, dead) in enumerate(self._work):
+            for index, (run, sources, targets, dead) in enumerate(schedule.work):
                 # one input is the common case, and a comprehension costs as much as a small node
                 given = [values[sources[0]]] if len(sources) == 1 else [values[slot] for slot in sources]
-                results = run(given) if around is None else around(self.steps[index], partial(run, given))
+                results = run(given) if around is None else around(schedule.steps[index].operation, given)
                 if len(targets) == 1:
                     values[targets[0]] = results[0]
                 else:
@@ -354,24 +390,13 @@ class Program:
                 for slot in dead:
                     values[slot] = None
         except MISFITS as error:
-            raise _named(self.steps[index].operation.node, error) from error
-        return [values[slot] for slot in self._outputs]
+            raise named(schedule.steps[index].operation.node, error) from error
+        return [values[slot] for slot in schedule.outputs]
 
     def trace(self, inputs: Sequence[Any], placements: Placements) -> list[Any]:
         """Fills in where every node would run for inputs of these types. Operators of the house are not computed;
         their outputs count as zeros for what depends on values."""
-        values = self._initial.copy()
-        for slot, value in zip(self._inputs, inputs):
-            values[slot] = value
-        for step in self.steps:
-            given = [values[slot] for slot in step.inputs]
-            try:
-                results = step.operation.trace(given, placements)
-            except MISFITS as error:
-                raise _named(step.operation.node, error) from error
-            for slot, value in zip(step.outputs, results):
-                values[slot] = value
-        return [values[slot] for slot in self._outputs]
+        return Scheduler(self.backend, self._sequencer, placements).run(self.steps, inputs)[1]
 
     def to_host(self, value: Any) -> Any:
         """An output as a NumPy array (or a list of them)."""
@@ -385,15 +410,14 @@ class Program:
                     self.remote.get(value.reshape(-1)[:1])
 
 
-def _named(node: Node, error: Exception) -> Exception:
-    """The error again, with the node's name; what does not fit an operator becomes a ModelError."""
-    if isinstance(error, NoKernelError):
-        return NoKernelError(f"{node}: {error}")
-    if isinstance(error, OperatorError):
-        return ModelError(f"{node}: {error}")
-    if isinstance(error, QuatrefoilError) or node.op is not None:
-        return error  # said already, or nothing of the model's: a kernel that failed
-    return ModelError(f"{node} cannot take its inputs: {type(error).__name__}: {error}")
+def _types(inputs: Sequence[Any]) -> Any:
+    """The types of arrays, as a key; None where one is no array."""
+    key = []
+    for value in inputs:
+        if type(value) is not np.ndarray:
+            return None
+        key.append((value.shape, value.dtype))
+    return tuple(key)
 
 
 def _native(house: Backend, array: Any) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,11 +19,12 @@ from onnx import ModelProto
 
 from quatrefoil import arrays, backends, dispatch
 from quatrefoil.models import host
-from quatrefoil.models.execution import HostOperator, HostOperators, Placement, Placements, Program, Step
+from quatrefoil.models.execution import HostOperator, HostOperators, Program
 from quatrefoil.models.graph import MISFITS, Graph, ModelError, Value
 from quatrefoil.models.importing import load_graph
 from quatrefoil.models.passes import optimize
 from quatrefoil.models.passes.quantized import operator_of
+from quatrefoil.models.scheduling import KNOWN, Operation, Placement, Placements, SequenceOperation
 from quatrefoil.registry import SimulatedCost, collect_costs
 
 
@@ -130,14 +131,19 @@ class Model:
         seconds: dict[str, float] = {}
         costs: dict[str, list[SimulatedCost]] = {}
 
-        def measure(step: Step, work: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-            name = step.operation.node.name
+        def measure(operation: Operation, inputs: list[Any]) -> Sequence[Any]:
+            name = operation.node.name
+            took: Mapping[str, float]
             with collect_costs() as collected:
-                start = time.perf_counter()
-                results = work()
-                program.wait(results)
-                elapsed = time.perf_counter() - start
-            seconds[name] = min(seconds.get(name, float("inf")), elapsed)
+                if isinstance(operation, SequenceOperation):
+                    results, took = operation.timed(inputs)
+                else:
+                    start = time.perf_counter()
+                    results = operation.run(inputs)
+                    program.wait(results)
+                    took = {name: time.perf_counter() - start}
+            for node, elapsed in took.items():
+                seconds[node] = min(seconds.get(node, float("inf")), elapsed)
             costs[name] = collected
             return results
 
@@ -330,8 +336,9 @@ def _profiles(
 ) -> list[NodeProfile]:
     records = []
     for name, placement in placements.items():
-        if name not in seconds:
+        if name not in seconds and placement.where != KNOWN:
             continue  # inside a body: its node is counted as a whole
+        measured = seconds.get(name, 0.0)
         reported = costs.get(name, [])
         house = placement.selection is not None
         records.append(
@@ -341,7 +348,7 @@ def _profiles(
                 backend=backend if house else "host",
                 kernel=placement.selection.chosen.id if placement.selection is not None else placement.where,
                 why=placement.why,
-                seconds=None if reported else seconds[name],
+                seconds=None if reported else measured,
                 cycles=sum(cost.cycles for cost in reported) if reported else None,
                 microseconds=sum(cost.microseconds for cost in reported) if reported else None,
             )

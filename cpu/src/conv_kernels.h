@@ -3,6 +3,7 @@
 
 #include "conv_arguments.h"
 #include "instruction_sets.h"
+#include "native_step.h"
 
 typedef void (*ConvNeedsFunction)(const ConvShape*, ConvNeeds*);
 typedef void (*ConvPackFunction)(const ConvShape*, const float* weights, float* packed);
@@ -39,3 +40,23 @@ QF_DECLARE(void, conv_gemm_integer, (const ConvShape*, const ConvQuantization*, 
 QF_DECLARE(void, conv_depthwise_integer_needs, (const ConvShape*, ConvNeeds*))
 QF_DECLARE(void, conv_depthwise_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
+
+// A prepared convolution as a step of a sequence: what it points to belongs to _conv.Run.
+struct ConvStep {
+  ConvRunFunction run;
+  const ConvShape* shape;
+  const ConvCall* call;  // weights and bias
+  int most_threads;
+};
+
+inline void run_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                          int threads) {
+  const ConvStep& step = *static_cast<const ConvStep*>(context);
+  ConvCall call = *step.call;
+  call.x = inputs[0];
+  call.residual = inputs[3];
+  call.y = outputs[0];
+  call.workspace = workspace;
+  call.threads = threads < step.most_threads ? threads : step.most_threads;
+  step.run(step.shape, &call);
+}

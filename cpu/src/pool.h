@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "instruction_sets.h"
+#include "native_step.h"
 
 enum PoolKind { POOL_MAX = 0, POOL_AVERAGE = 1, POOL_LP = 2 };
 enum PoolType { POOL_FLOAT32 = 0, POOL_FLOAT64 = 1, POOL_UINT8 = 2, POOL_INT8 = 3 };
@@ -42,3 +43,21 @@ QF_DECLARE(int, pool_separable_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_indices_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_general, (const PoolArguments*))
 QF_DECLARE(int, pool_unpool, (const UnpoolArguments*))
+
+// A prepared pool without indices as a step of a sequence: what it points to belongs to _pool.Pool.
+struct PoolStep {
+  int (*run)(const PoolArguments*);
+  const PoolArguments* arguments;
+  bool worth_threads;
+};
+
+inline void run_pool_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                          int threads) {
+  const PoolStep& step = *static_cast<const PoolStep*>(context);
+  PoolArguments arguments = *step.arguments;
+  arguments.x = inputs[0];
+  arguments.y = outputs[0];
+  arguments.workspace = reinterpret_cast<float*>(workspace);
+  arguments.threads = step.worth_threads ? threads : 1;
+  step.run(&arguments);
+}

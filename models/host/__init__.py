@@ -63,11 +63,14 @@ class HostOperator:
         opsets: dict[str, int],
         fast: Run | None = None,
         reference: ReferenceRun | None = None,
+        described: Node | None = None,
     ) -> None:
         self.name = "numpy" if fast is not None else "onnx.reference"
         self.node = node
         self._opsets = opsets
         self._fast, self._reference = fast, reference
+        self.described = described
+        """The node as NumPy's implementations see it; None where onnx.reference runs it."""
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """The node's outputs for its inputs in order (None for absent ones), NumPy's floating-point warnings off.
@@ -138,14 +141,15 @@ def prepare(
     version = _version_of(node, versions)
     if node.domain == "" and node.op_type in BUILDERS:
         try:
-            run = BUILDERS[node.op_type](Node(node, version, constants))
+            described = Node(node, version, constants)
+            run = BUILDERS[node.op_type](described)
         except OperatorError:
             raise
         except BAD_INPUT as error:
             named = ", ".join(item.name for item in node.attribute) or "none"
             raise OperatorError(node.op_type, "what its attributes say", f"({named})", str(error)) from error
         if run is not None:
-            return HostOperator(node, versions, fast=run)
+            return HostOperator(node, versions, fast=run, described=described)
     try:
         reference = ReferenceRun(node, versions)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:

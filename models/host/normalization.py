@@ -19,6 +19,14 @@ def per_channel(values: Array, rank: int) -> Array:
     return values.reshape((1, -1) + (1,) * (rank - 2)) if rank > 1 else values
 
 
+def folded(statistics: Sequence[Array], epsilon: float) -> tuple[Array, Array]:
+    """Batch normalisation by scale, offset, mean and variance as a factor and an offset for each channel."""
+    scale, offset, mean, variance = statistics
+    wide = np.result_type(scale, np.float32)
+    factor = scale.astype(wide) / np.sqrt(variance.astype(wide) + wide.type(epsilon))
+    return factor, offset.astype(wide) - mean.astype(wide) * factor
+
+
 @operator("BatchNormalization")
 def build_batch_normalization(node: Node) -> Run | None:
     """x * factor + offset for each channel, both computed once where the statistics are constants."""
@@ -28,17 +36,12 @@ def build_batch_normalization(node: Node) -> Run | None:
         return None
     epsilon = float(node.get("epsilon", 1e-5))
 
-    def folded(scale: Array, offset: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
-        wide = np.result_type(scale, np.float32)
-        factor = scale.astype(wide) / np.sqrt(variance.astype(wide) + wide.type(epsilon))
-        return factor, offset.astype(wide) - mean.astype(wide) * factor
-
     constants = [node.constant(position) for position in range(1, 5)]
-    fixed = folded(*constants) if all(value is not None for value in constants) else None  # type: ignore[arg-type]
+    fixed = folded(constants, epsilon) if all(value is not None for value in constants) else None  # type: ignore[arg-type]
 
     def run(inputs: Sequence[Any]) -> list[Any]:
         x = inputs[0]
-        factor, offset = fixed if fixed is not None else folded(*inputs[1:5])
+        factor, offset = fixed if fixed is not None else folded(inputs[1:5], epsilon)
         y = np.asarray(np.multiply(x, per_channel(factor, x.ndim)))
         y += per_channel(offset, x.ndim)
         return [y.astype(x.dtype, copy=False)]

@@ -278,12 +278,12 @@ def padded(node: Node, x: Array, pads: Sequence[int], mode: str, value: Any, axe
         if before or behind:
             if x.shape[axis] == 0:
                 raise node.error("x", list(x.shape), f"an empty axis has nothing to fill its padding with ({mode})")
-            x = x.take(_border(x.shape[axis], before, behind, mode), axis)
+            x = x.take(border(x.shape[axis], before, behind, mode), axis)
     return x
 
 
 @lru_cache(1024)
-def _border(length: int, before: int, behind: int, mode: str) -> Array:
+def border(length: int, before: int, behind: int, mode: str) -> Array:
     """For each place of a padded axis, the place of x that it repeats."""
     places = np.arange(-before, length + behind)
     if mode == "edge":

@@ -115,7 +115,7 @@ def fuse_activations(graph: Graph) -> Graph:
     return graph.with_nodes(replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
 
 
-_PARAMETERS: Final[dict[str, tuple[tuple[str, float], ...]]] = {
+PARAMETERS: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "Relu": (),
     "Sigmoid": (),
     "Tanh": (),
@@ -128,7 +128,7 @@ _PARAMETERS: Final[dict[str, tuple[tuple[str, float], ...]]] = {
     "ThresholdedRelu": (("alpha", 1.0),),
     "Swish": (("alpha", 1.0),),
 }
-"""Activations that a convolution can end with, and their ONNX attributes."""
+"""ONNX's activations that a convolution can end with, and their attributes; Clip's bounds are inputs."""
 
 
 def _activation(
@@ -138,9 +138,9 @@ def _activation(
     if len(readers) != 1:
         return None
     [node] = readers
-    if on_host(node, *_PARAMETERS):
+    if on_host(node, *PARAMETERS):
         attributes = attributes_of(node)
-        values = [float(attributes.get(name, default)) for name, default in _PARAMETERS[node.kind]]
+        values = [float(attributes.get(name, default)) for name, default in PARAMETERS[node.kind]]
     elif on_host(node, "Clip") and node.inputs[0] == source:
         bounds = _bounds(node, constants)
         if bounds is None:

@@ -1,0 +1,37 @@
+from collections.abc import Sequence as Many
+from typing import Any
+
+import numpy as np
+
+from quatrefoil.ops.activations import Activation
+
+ABSOLUTE: int
+ARENA: int
+ARRAYS: int
+AXES: int
+FUNCTIONS: dict[str, int]
+
+class Step: ...
+
+def address_of(array: np.ndarray) -> int: ...
+def kernel_step(run: Any) -> Step: ...
+def elementwise_step(
+    isa: int, function: str, activation: Activation, extents: Many[int], strides: Many[Many[int]]
+) -> Step: ...
+def softmax_step(isa: int, outer: int, length: int, inner: int, logarithm: bool) -> Step: ...
+def lrn_step(
+    isa: int, batch: int, channels: int, plane: int, before: int, behind: int, scale: float, beta: float, bias: float
+) -> Step: ...
+
+class Sequence:
+    arena_bytes: int
+    def __init__(
+        self,
+        steps: Many[tuple[Step, Many[tuple[int, int]], Many[tuple[int, int]]]],
+        arena: int,
+        inputs: int,
+        outputs: Many[tuple[tuple[int, ...], np.dtype]],
+        keep: Any,
+    ) -> None: ...
+    def __call__(self, inputs: Many[np.ndarray]) -> list[np.ndarray]: ...
+    def timed(self, inputs: Many[np.ndarray]) -> tuple[list[np.ndarray], list[int]]: ...

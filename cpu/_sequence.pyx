@@ -1,0 +1,262 @@
+# The thin door to cpu/src/sequence*: the steps of a sequence as native functions, and the walk over them with the GIL
+# given away once. cpu/sequence.py plans what is where.
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from posix.stdlib cimport posix_memalign
+
+import numpy as np
+
+from quatrefoil.settings import num_threads
+
+cdef extern from "large_pages.h" nogil:
+    void prefer_large_pages(void* data, size_t size)
+
+cdef extern from "sequence.h" nogil:
+    ctypedef void (*StepFunction)(const void*, const void* const*, void* const*, char*, int) noexcept nogil
+
+    ctypedef struct NativeStep:
+        StepFunction run
+        const void* context
+        size_t workspace
+
+    const char* NATIVE_STEP
+    int MOST_OPERANDS, MOST_AXES
+
+    ctypedef struct Operand:
+        int64_t offset
+        int32_t base
+
+    ctypedef struct SequenceStep:
+        NativeStep native
+        const Operand* inputs
+        const Operand* outputs
+        int32_t input_count, output_count
+
+    void run_sequence(const SequenceStep*, int64_t count, char** bases, char* workspace, int threads, int64_t*)
+
+    ctypedef struct ElementwiseContext:
+        int32_t function, activation
+        float alpha, beta
+        int64_t rank
+        int64_t extents[8]
+        int64_t strides[4][8]
+
+    ctypedef struct SoftmaxContext:
+        int64_t outer, length, inner
+        int32_t logarithm
+
+    ctypedef struct LrnContext:
+        int64_t batch, channels, plane, before, behind
+        float scale, beta, bias
+
+    StepFunction sequence_elementwise(int isa)
+    StepFunction sequence_softmax(int isa)
+    StepFunction sequence_lrn(int isa)
+
+    int ELEMENTWISE_COPY, ELEMENTWISE_ADD, ELEMENTWISE_SUBTRACT, ELEMENTWISE_MULTIPLY, ELEMENTWISE_DIVIDE
+    int ELEMENTWISE_MAXIMUM, ELEMENTWISE_MINIMUM, ELEMENTWISE_PRELU, ELEMENTWISE_AFFINE
+    int ELEMENTWISE_SQUARE_ROOT, ELEMENTWISE_EXPONENTIAL, ELEMENTWISE_MAGNITUDE
+
+FUNCTIONS = {
+    "copy": ELEMENTWISE_COPY,
+    "add": ELEMENTWISE_ADD,
+    "subtract": ELEMENTWISE_SUBTRACT,
+    "multiply": ELEMENTWISE_MULTIPLY,
+    "divide": ELEMENTWISE_DIVIDE,
+    "maximum": ELEMENTWISE_MAXIMUM,
+    "minimum": ELEMENTWISE_MINIMUM,
+    "prelu": ELEMENTWISE_PRELU,
+    "affine": ELEMENTWISE_AFFINE,
+    "square_root": ELEMENTWISE_SQUARE_ROOT,
+    "exponential": ELEMENTWISE_EXPONENTIAL,
+    "magnitude": ELEMENTWISE_MAGNITUDE,
+}
+
+AXES = MOST_AXES
+"""The most axes that an element-wise step walks."""
+
+# From this size on the arena lies in large pages, where the system has them.
+cdef size_t LARGE_PAGE = 2 << 20
+
+# Bases of operands: nothing (the offset is an address), the arena, then the inputs and the outputs.
+ABSOLUTE, ARENA, ARRAYS = 0, 1, 2
+
+cdef object empty = np.empty
+
+
+cdef void* address(object array) except? NULL:
+    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
+    cdef void* data = view.buf
+    PyBuffer_Release(&view)
+    return data
+
+
+def address_of(array) -> int:
+    """The same as a number."""
+    return <Py_ssize_t>address(array)
+
+
+cdef class Step:
+    """A native step, with what it points to."""
+
+    cdef NativeStep native
+    cdef object run  # the prepared kernel that the context belongs to
+    cdef ElementwiseContext elementwise
+    cdef SoftmaxContext softmax
+    cdef LrnContext lrn
+
+    cdef Step bind(self, StepFunction function, const void* context):
+        self.native.run = function
+        self.native.context = context
+        self.native.workspace = 0
+        return self
+
+
+def kernel_step(run) -> Step:
+    """A prepared kernel's."""
+    cdef Step step = Step()
+    step.run = run
+    step.native = (<NativeStep*>PyCapsule_GetPointer(run.native_step(), NATIVE_STEP))[0]
+    return step
+
+
+def elementwise_step(int isa, str function, activation, extents, strides) -> Step:
+    """strides: of y and of each operand, in elements."""
+    cdef Step step = Step()
+    cdef ElementwiseContext* c = &step.elementwise
+    memset(c, 0, sizeof(c[0]))
+    c.function = FUNCTIONS[function]
+    c.activation, c.alpha, c.beta = activation.code, activation.alpha, activation.beta
+    c.rank = len(extents)
+    for axis, extent in enumerate(extents):
+        c.extents[axis] = extent
+    for operand, walk in enumerate(strides):
+        for axis, stride in enumerate(walk):
+            c.strides[operand][axis] = stride
+    return step.bind(sequence_elementwise(isa), c)
+
+
+def softmax_step(int isa, outer, length, inner, logarithm) -> Step:
+    cdef Step step = Step()
+    cdef SoftmaxContext* c = &step.softmax
+    c.outer, c.length, c.inner, c.logarithm = outer, length, inner, logarithm
+    return step.bind(sequence_softmax(isa), c)
+
+
+def lrn_step(int isa, batch, channels, plane, before, behind, scale, beta, bias) -> Step:
+    cdef Step step = Step()
+    cdef LrnContext* c = &step.lrn
+    c.batch, c.channels, c.plane, c.before, c.behind = batch, channels, plane, before, behind
+    c.scale, c.beta, c.bias = scale, beta, bias
+    return step.bind(sequence_lrn(isa), c)
+
+
+cdef class Arena:
+    """Memory of a given size, aligned to a cache line."""
+
+    cdef char* data
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        cdef void* data = NULL
+        cdef bint large = size >= LARGE_PAGE
+        if posix_memalign(&data, LARGE_PAGE if large else 64, size or 64):
+            raise MemoryError(f"{size} bytes for a sequence's intermediate values")
+        if large:
+            prefer_large_pages(data, size)
+        self.data = <char*>data
+        self.size = size
+
+    def __dealloc__(self):
+        free(self.data)
+
+
+cdef class Sequence:
+    """Steps over planned memory.
+
+    steps: (Step, inputs, outputs), operands as (base, offset). arena: bytes of intermediate values. outputs: shape and
+    dtype of each array that is made. inputs: how many arrays are given. keep: what the operands' addresses point to.
+    """
+
+    cdef SequenceStep* steps
+    cdef Operand* operands
+    cdef int64_t count
+    cdef size_t arena, workspace
+    cdef object owners, outputs, keep
+    cdef list idle
+    cdef int input_count, output_count
+
+    def __init__(self, steps, size_t arena, int inputs, outputs, keep):
+        cdef Step step
+        cdef Operand* next
+        self.count = len(steps)
+        self.steps = <SequenceStep*>calloc(self.count or 1, sizeof(SequenceStep))
+        self.operands = <Operand*>calloc(sum([len(i) + len(o) for _, i, o in steps]) or 1, sizeof(Operand))
+        if self.steps == NULL or self.operands == NULL:
+            raise MemoryError(f"{self.count} steps of a sequence")
+        self.owners = [step for step, _, _ in steps]
+        self.keep = keep
+        self.arena = -(-arena // 64) * 64
+        self.outputs = outputs
+        self.input_count, self.output_count = inputs, len(outputs)
+        self.idle = []
+        next = self.operands
+        for at, (step, sources, targets) in enumerate(steps):
+            self.steps[at].native = step.native
+            self.workspace = max(self.workspace, -(-step.native.workspace // 64) * 64)
+            self.steps[at].inputs, self.steps[at].input_count = next, len(sources)
+            for base, offset in sources:
+                next[0].base, next[0].offset = base, offset
+                next += 1
+            self.steps[at].outputs, self.steps[at].output_count = next, len(targets)
+            for base, offset in targets:
+                next[0].base, next[0].offset = base, offset
+                next += 1
+
+    def __dealloc__(self):
+        free(self.steps)
+        free(self.operands)
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.arena
+
+    cdef list run(self, inputs, int64_t* nanoseconds):
+        cdef int threads = num_threads()
+        cdef size_t size = self.arena + self.workspace * threads
+        cdef Arena memory = self.idle.pop() if self.idle else None
+        cdef char** bases
+        if memory is None or memory.size < size:
+            memory = Arena(size)
+        results = [empty(shape, dtype) for shape, dtype in self.outputs]
+        bases = <char**>calloc(2 + self.input_count + self.output_count, sizeof(char*))
+        if bases == NULL:
+            raise MemoryError("a sequence's addresses")
+        try:
+            bases[1] = memory.data
+            for at in range(self.input_count):
+                bases[2 + at] = <char*>address(inputs[at])
+            for at in range(self.output_count):
+                bases[2 + self.input_count + at] = <char*>address(results[at])
+            with nogil:
+                run_sequence(self.steps, self.count, bases, memory.data + self.arena, threads, nanoseconds)
+        finally:
+            free(bases)
+        self.idle.append(memory)
+        return results
+
+    def __call__(self, inputs) -> list:
+        """The outputs, newly allocated. inputs: C-contiguous arrays of the planned types."""
+        return self.run(inputs, NULL)
+
+    def timed(self, inputs):
+        """The outputs, and what each step took, in nanoseconds."""
+        cdef int64_t[::1] nanoseconds = np.zeros(self.count or 1, np.int64)
+        results = self.run(inputs, &nanoseconds[0])
+        return results, [nanoseconds[at] for at in range(self.count)]

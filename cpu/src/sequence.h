@@ -1,0 +1,90 @@
+// A sequence: native steps over buffers, run one after the other without Python. The buffers are the arena, in which
+// the planner (cpu/sequence.py) has given every intermediate value its place, the arrays that go in and come out, and
+// constants. Also the steps that are not kernels of an operator: what stands between convolutions.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "instruction_sets.h"
+#include "native_step.h"
+
+// Where an operand is: base[base] + offset bytes. Base 0 is null, so that there the offset is the address itself.
+struct Operand {
+  int64_t offset;
+  int32_t base;
+};
+
+struct SequenceStep {
+  NativeStep native;
+  const Operand *inputs, *outputs;
+  int32_t input_count, output_count;
+};
+
+enum { MOST_OPERANDS = STEP_INPUTS };
+
+// Runs all the steps. nanoseconds: null, or what each of them took.
+inline void run_sequence(const SequenceStep* steps, int64_t count, char* const* bases, char* workspace, int threads,
+                         int64_t* nanoseconds) {
+  using Clock = std::chrono::steady_clock;
+  auto before = nanoseconds ? Clock::now() : Clock::time_point();
+  for (int64_t at = 0; at < count; at++) {
+    const SequenceStep& step = steps[at];
+    const void* inputs[MOST_OPERANDS];
+    void* outputs[MOST_OPERANDS];
+    for (int i = 0; i < step.input_count; i++) inputs[i] = bases[step.inputs[i].base] + step.inputs[i].offset;
+    for (int i = 0; i < step.output_count; i++) outputs[i] = bases[step.outputs[i].base] + step.outputs[i].offset;
+    step.native.run(step.native.context, inputs, outputs, workspace, threads);
+    if (nanoseconds) {
+      const auto now = Clock::now();
+      nanoseconds[at] = std::chrono::duration_cast<std::chrono::nanoseconds>(now - before).count();
+      before = now;
+    }
+  }
+}
+
+// ---- steps that are not kernels of an operator; each context serves the function of the same name
+
+// y = activation(function(a, b, c)) over arrays that are seen through strides, which are 0 where an operand is broadcast.
+enum ElementwiseFunction {
+  ELEMENTWISE_COPY = 0,  // a
+  ELEMENTWISE_ADD = 1,
+  ELEMENTWISE_SUBTRACT = 2,
+  ELEMENTWISE_MULTIPLY = 3,
+  ELEMENTWISE_DIVIDE = 4,
+  ELEMENTWISE_MAXIMUM = 5,
+  ELEMENTWISE_MINIMUM = 6,
+  ELEMENTWISE_PRELU = 7,   // a where it is not below 0, else a * b
+  ELEMENTWISE_AFFINE = 8,  // a * b + c
+  ELEMENTWISE_SQUARE_ROOT = 9,
+  ELEMENTWISE_EXPONENTIAL = 10,
+  ELEMENTWISE_MAGNITUDE = 11
+};
+
+enum { MOST_AXES = 8 };
+
+struct ElementwiseContext {
+  int32_t function, activation;
+  float alpha, beta;
+  int64_t rank;  // at least 1; y's last stride is 1
+  int64_t extents[MOST_AXES];
+  int64_t strides[4][MOST_AXES];  // in elements, of y, a, b and c
+};
+
+// Softmax along the middle axis of (outer, length, inner), or its logarithm.
+struct SoftmaxContext {
+  int64_t outer, length, inner;
+  int32_t logarithm;
+};
+
+// y = x / (bias + scale * sum of squares over the channels from `before` below to `behind` above) ^ beta on
+// (batch, channels, plane).
+struct LrnContext {
+  int64_t batch, channels, plane, before, behind;
+  float scale, beta, bias;
+};
+
+#define QF_DECLARE_STEP(name) QF_DECLARE(void, name, (const void*, const void* const*, void* const*, char*, int))
+QF_DECLARE_STEP(sequence_elementwise)
+QF_DECLARE_STEP(sequence_softmax)
+QF_DECLARE_STEP(sequence_lrn)

@@ -1,0 +1,408 @@
+"""Host operators as forms of a sequence (``quatrefoil.sequences``): what a backend can run without Python in between.
+
+Each function of the table looks at a node whose inputs' types are known, and maybe some of their values, and drafts the
+steps that compute it; it gives False where it has no form, and the node runs as it did before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from quatrefoil import dispatch, ops
+from quatrefoil.models.host.normalization import folded
+from quatrefoil.models.host.shapes import border, tensor_dtype
+from quatrefoil.models.host.table import Array, Node, axes_of, axis_of, ints
+from quatrefoil.models.passes.activations import PARAMETERS
+from quatrefoil.ops.activations import activation
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Array as BackendArray
+from quatrefoil.sequences import (
+    Affine,
+    Concat,
+    Elementwise,
+    Form,
+    LocalResponse,
+    Operation,
+    Piece,
+    Rearrangement,
+    Sequencer,
+    Softmax,
+    Step,
+    View,
+)
+
+
+class Draft:
+    """A sequence in the making: values by number, their types, those that are known, and the steps so far."""
+
+    def __init__(self, backend: str, sequencer: Sequencer | None, first: int) -> None:
+        """first: the first number to give."""
+        self.backend = backend
+        self.sequencer = sequencer
+        self.types: dict[int, Tensor] = {}
+        self.known: dict[int, np.ndarray] = {}
+        self.steps: list[Step] = []
+        self.count = first
+        self.node = ""
+        """The node that is drafted."""
+        self.kernels: list[str] = []
+        """The kernels of its operations."""
+
+    def value(self, tensor: Tensor | None = None) -> int:
+        """A new value's number."""
+        self.count += 1
+        if tensor is not None:
+            self.types[self.count - 1] = tensor
+        return self.count - 1
+
+    def constant(self, array: np.ndarray) -> int:
+        number = self.value(Tensor.of(array))
+        self.known[number] = array
+        return number
+
+    def add(self, form: Form, inputs: Sequence[int | None], shape: Sequence[int], output: int | None = None) -> int:
+        """Drafts a step that gives ``output``, or a new value, of the first input's dtype. Raises NotInSequence."""
+        [first, *_] = inputs
+        assert first is not None
+        tensor = Tensor(self.types[first].dtype, tuple(map(int, shape)))
+        result = self.value() if output is None else output
+        self.types[result] = tensor
+        step = Step(form, tuple(inputs), (result,), self.node)
+        if self.sequencer is None or not self.sequencer.takes(step, self.types):
+            raise NotInSequence
+        self.steps.append(step)
+        return result
+
+    def operation(
+        self,
+        problem: Problem,
+        parameters: Mapping[int, BackendArray],
+        inputs: Sequence[int | None],
+        output: int | None = None,
+    ) -> tuple[int, dispatch.Selection]:
+        """Drafts an operator of the house on the kernel that dispatch chooses."""
+        selection = dispatch.select(problem, self.backend)
+        if not selection.runnable:
+            raise NotInSequence
+        form = Operation(problem, selection.chosen, parameters)
+        self.kernels.append(selection.chosen.id)
+        return self.add(form, inputs, problem.outputs[0].shape, output), selection
+
+
+class NotInSequence(Exception):
+    """A node, or inputs of these types, that a sequence has no form for."""
+
+
+class Place:
+    """A node as lowering sees it: ``node`` with its attributes, the numbers of its values."""
+
+    def __init__(self, node: Node, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> None:
+        self.node, self.draft, self.inputs, self.outputs = node, draft, inputs, outputs
+
+    def type(self, position: int) -> Tensor:
+        value = self.inputs[position]
+        assert value is not None
+        return self.draft.types[value]
+
+    def known(self, position: int) -> np.ndarray:
+        """The value of an input that has to be known. Raises NotInSequence where it is not."""
+        value = self.inputs[position]
+        if value is None or value not in self.draft.known:
+            raise NotInSequence
+        return self.draft.known[value]
+
+    def has(self, position: int) -> bool:
+        return position < len(self.inputs) and self.inputs[position] is not None
+
+    def finish(self, form: Form, shape: Sequence[int], inputs: Sequence[int | None] | None = None) -> None:
+        """The step that gives the node's first output."""
+        self.draft.add(form, self.inputs if inputs is None else inputs, shape, self.outputs[0])
+
+
+Lowering = Callable[[Place], None]
+
+LOWERINGS: dict[str, Lowering] = {}
+
+
+def _lowers(*kinds: str) -> Callable[[Lowering], Lowering]:
+    def enter(function: Lowering) -> Lowering:
+        LOWERINGS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return enter
+
+
+ARITHMETIC = {
+    "Add": "add", "Sub": "subtract", "Mul": "multiply", "Div": "divide", "Max": "maximum", "Min": "minimum",
+    "Sum": "add", "PRelu": "prelu",
+}  # fmt: skip
+
+
+@_lowers(*ARITHMETIC)
+def _arithmetic(place: Place) -> None:
+    node, draft = place.node, place.draft
+    if node.version < 7 and (node.get("broadcast", 0) or node.op == "PRelu"):
+        raise NotInSequence
+    result, *others = place.inputs
+    assert result is not None
+    if not others:
+        place.finish(View(), place.type(0).shape)
+    for position, other in enumerate(others, 1):
+        assert other is not None
+        shape = np.broadcast_shapes(draft.types[result].shape, draft.types[other].shape)
+        output = place.outputs[0] if position == len(others) else None
+        result = draft.add(Elementwise(ARITHMETIC[node.op]), (result, other), shape, output)
+
+
+@_lowers("Sqrt", "Exp", "Abs")
+def _function(place: Place) -> None:
+    names = {"Sqrt": "square_root", "Exp": "exponential", "Abs": "magnitude"}
+    place.finish(Elementwise(names[place.node.op]), place.type(0).shape)
+
+
+@_lowers("Neg", "Reciprocal")
+def _of_a_constant(place: Place) -> None:
+    x = place.inputs[0]
+    if place.node.op == "Neg":
+        place.finish(Elementwise("multiply"), place.type(0).shape, (x, place.draft.constant(np.array(-1, np.float32))))
+    else:
+        place.finish(Elementwise("divide"), place.type(0).shape, (place.draft.constant(np.array(1, np.float32)), x))
+
+
+@_lowers("Pow")
+def _power(place: Place) -> None:
+    exponent, x, shape = place.known(1), place.inputs[0], place.type(0).shape
+    if exponent.size != 1 or exponent.ndim > len(shape):
+        raise NotInSequence
+    match float(exponent.reshape(-1)[0]):
+        case 1.0:
+            place.finish(View(), shape, (x,))
+        case 2.0:
+            place.finish(Elementwise("multiply"), shape, (x, x))
+        case 0.5:
+            place.finish(Elementwise("square_root"), shape, (x,))
+        case _:
+            raise NotInSequence
+
+
+@_lowers(*PARAMETERS)
+def _activation(place: Place) -> None:
+    values = [float(place.node.get(name, default)) for name, default in PARAMETERS[place.node.op]]
+    place.finish(Elementwise("copy", activation(place.node.op, *values)), place.type(0).shape)
+
+
+@_lowers("Clip")
+def _clip(place: Place) -> None:
+    limits = [-math.inf, math.inf]
+    if place.node.version < 11:
+        limits = [float(place.node.get("min", -math.inf)), float(place.node.get("max", math.inf))]
+    else:
+        for position in (1, 2):
+            if place.has(position):
+                limits[position - 1] = float(place.known(position).reshape(()))
+    if not limits[0] <= limits[1]:
+        raise NotInSequence
+    place.finish(Elementwise("copy", activation("Clip", *limits)), place.type(0).shape, place.inputs[:1])
+
+
+@_lowers("BatchNormalization")
+def _batch_normalization(place: Place) -> None:
+    node, draft = place.node, place.draft
+    training = node.get("training_mode", 0) or any(node.wants(position) for position in range(1, 5))
+    if training or not node.get("spatial", 1) or place.type(0).rank < 2:
+        raise NotInSequence
+    factor, offset = folded([place.known(position) for position in range(1, 5)], float(node.get("epsilon", 1e-5)))
+    if factor.dtype != np.float32:
+        raise NotInSequence
+    place.finish(Affine(), place.type(0).shape, (place.inputs[0], draft.constant(factor), draft.constant(offset)))
+
+
+@_lowers("Concat")
+def _concat(place: Place) -> None:
+    shapes = [place.type(position).shape for position in range(len(place.inputs))]
+    axis = axis_of(place.node.get("axis", 1), len(shapes[0]), place.node.op)
+    if len({(len(s), s[:axis], s[axis + 1 :]) for s in shapes}) != 1:
+        raise NotInSequence
+    place.finish(Concat(axis), (*shapes[0][:axis], sum(s[axis] for s in shapes), *shapes[0][axis + 1 :]))
+
+
+def strided(place: Place, compute: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+    """Any operator whose results NumPy gives as views of its first input: the views' strides say what to copy."""
+    draft, x = place.draft, place.type(0)
+    probe = np.empty(x.shape, x.numpy_dtype)
+    values = [probe, *(place.known(at) if place.has(at) else None for at in range(1, len(place.inputs)))]
+    for output, view in zip(place.outputs, compute(values)):
+        if not isinstance(view, np.ndarray) or view.dtype != probe.dtype:
+            raise NotInSequence
+        if view.size and not np.may_share_memory(view, probe):
+            raise NotInSequence
+        first = (view.ctypes.data - probe.ctypes.data) // probe.itemsize if view.size else 0
+        strides = tuple(stride // probe.itemsize for stride in view.strides)
+        if view.flags.c_contiguous:
+            draft.add(View(first), place.inputs[:1], view.shape, output)
+        else:
+            piece = Piece(first, 0, view.shape, strides, _strides(view.shape))
+            draft.add(Rearrangement((piece,)), place.inputs[:1], view.shape, output)
+
+
+STRIDED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose", "Slice", "Split")
+"""The operators that ``strided`` takes."""
+
+
+def _strides(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+@_lowers("Cast")
+def _cast(place: Place) -> None:
+    """To the type that it has already."""
+    if tensor_dtype(int(place.node.get("to"))) != place.type(0).numpy_dtype:
+        raise NotInSequence
+    place.finish(View(), place.type(0).shape)
+
+
+@_lowers("Pad")
+def _pad(place: Place) -> None:
+    """Each axis falls into runs of places that walk through x with one step; their products are the pieces."""
+    node, x, mode = place.node, place.type(0), place.node.get("mode", "constant")
+    if mode not in ("constant", "reflect", "edge", "wrap"):
+        raise NotInSequence
+    pads = ints(node.get("pads") if node.version < 11 else place.known(1))
+    along = axes_of(ints(place.known(3)), x.rank, node.op) if place.has(3) else tuple(range(x.rank))
+    if len(pads) != 2 * len(along) or min(pads, default=0) < 0 or 0 in x.shape:
+        raise NotInSequence
+    before, shape = [0] * x.rank, list(x.shape)
+    for position, axis in enumerate(along):
+        before[axis] = pads[position]
+        shape[axis] += pads[position] + pads[position + len(along)]
+    runs = []
+    for axis, length in enumerate(x.shape):
+        behind = shape[axis] - length - before[axis]
+        if mode == "constant":
+            runs.append([(before[axis], 0, length, 1)])
+        else:
+            runs.append(_runs(border(length, before[axis], behind, mode)))
+    if math.prod(map(len, runs)) > 81:
+        raise NotInSequence
+    x_strides, y_strides = _strides(x.shape), _strides(shape)
+    pieces = tuple(
+        Piece(
+            sum(run[1] * stride for run, stride in zip(box, x_strides)),
+            sum(run[0] * stride for run, stride in zip(box, y_strides)),
+            tuple(run[2] for run in box),
+            tuple(run[3] * stride for run, stride in zip(box, x_strides)),
+            y_strides,
+        )
+        for box in product(*runs)
+    )
+    inputs = [place.inputs[0]]
+    if mode == "constant" and shape != list(x.shape):
+        value = node.get("value", 0.0) if node.version < 11 else place.known(2) if place.has(2) else 0.0
+        inputs.append(place.draft.constant(np.asarray(value, x.numpy_dtype).reshape(())))
+    place.finish(Rearrangement(pieces), shape, inputs)
+
+
+def _runs(places: Array) -> list[tuple[int, int, int, int]]:
+    """Places of an axis as runs of one step: where each begins in y and in x, its length and its step."""
+    found, start = [], 0
+    while start < len(places):
+        step = int(places[start + 1] - places[start]) if start + 1 < len(places) else 1
+        end = start + 1
+        while end < len(places) and places[end] - places[end - 1] == step:
+            end += 1
+        found.append((start, int(places[start]), end - start, step))
+        start = end
+    return found
+
+
+@_lowers("Softmax", "LogSoftmax")
+def _softmax(place: Place) -> None:
+    node, x = place.node, place.type(0)
+    axis, logarithm = node.get("axis", -1 if node.version >= 13 else 1), node.op == "LogSoftmax"
+    if node.version >= 13:
+        return place.finish(Softmax(axis_of(axis, x.rank, node.op), logarithm), x.shape)
+    first = axis + x.rank if axis < 0 else axis
+    if not 0 <= first <= x.rank:
+        raise NotInSequence
+    matrix = math.prod(x.shape[:first]), math.prod(x.shape[first:])
+    flat = place.draft.add(View(), place.inputs, matrix)
+    return place.finish(View(), x.shape, (place.draft.add(Softmax(1, logarithm), (flat,), matrix),))
+
+
+@_lowers("LRN")
+def _local_response(place: Place) -> None:
+    node = place.node
+    alpha, beta, bias = (float(node.get(name, value)) for name, value in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1)))
+    if place.type(0).rank < 2:
+        raise NotInSequence
+    place.finish(LocalResponse(int(node.get("size")), alpha, beta, bias), place.type(0).shape)
+
+
+def _linear(place: Place, weights: Array, bias: Array | None, shape: Sequence[int], output: int | None) -> int:
+    """x @ weights.T + bias: a convolution of 1x1 whose images are the rows."""
+    draft, inner = place.draft, weights.shape[1]
+    rows = math.prod(shape[:-1])
+    if place.type(0).size != rows * inner or place.type(0).dtype != "float32" or weights.dtype != np.float32:
+        raise NotInSequence
+    parameters = {1: np.ascontiguousarray(weights).reshape(*weights.shape, 1, 1)}
+    if bias is not None:
+        parameters[2] = np.ascontiguousarray(bias)
+    image = draft.add(View(), place.inputs[:1], (rows, inner, 1, 1))
+    types = [draft.types[image], *map(Tensor.of, parameters.values())]
+    problem = ops.canonical("conv", types, {})
+    result, _ = draft.operation(problem, parameters, (image, *(None for _ in parameters)))
+    return draft.add(View(), (result,), shape, output)
+
+
+@_lowers("MatMul")
+def _matmul(place: Place) -> None:
+    x, weights = place.type(0), place.known(1)
+    if x.rank < 2 or weights.ndim != 2 or x.shape[-1] != weights.shape[0]:
+        raise NotInSequence
+    _linear(place, weights.T, None, (*x.shape[:-1], weights.shape[1]), place.outputs[0])
+
+
+@_lowers("Gemm")
+def _gemm(place: Place) -> None:
+    node, draft, x, weights = place.node, place.draft, place.type(0), place.known(1)
+    alpha, beta = np.float32(node.get("alpha", 1.0)), np.float32(node.get("beta", 1.0))
+    weights = weights if node.get("transB", 0) else weights.T
+    if node.get("transA", 0) or x.rank != 2 or weights.ndim != 2 or x.shape[1] != weights.shape[1]:
+        raise NotInSequence
+    if alpha != 1:
+        weights = weights * alpha
+    shape = x.shape[0], weights.shape[0]
+    if not place.has(2):
+        _linear(place, weights, None, shape, place.outputs[0])
+        return
+    summand = place.known(2)
+    if summand.dtype != np.float32 or summand.ndim > 2:
+        raise NotInSequence
+    if beta != 1:
+        summand = summand * beta
+    if summand.size == shape[1] and (summand.ndim < 2 or summand.shape[0] == 1):
+        _linear(place, weights, summand.reshape(-1), shape, place.outputs[0])
+    else:
+        product = _linear(place, weights, None, shape, None)
+        place.finish(Elementwise("add"), np.broadcast_shapes(shape, summand.shape), (product, draft.constant(summand)))
+
+
+@_lowers("ReduceMean")
+def _mean(place: Place) -> None:
+    """Over the last axes, or over all: an average pool whose window is everything behind the other axes."""
+    node, draft, x = place.node, place.draft, place.type(0)
+    given = node.get("axes") if node.get("axes") is not None else place.known(1) if place.has(1) else ()
+    axes = sorted(axes_of(ints(given), x.rank, node.op)) or list(range(x.rank))
+    if axes != list(range(x.rank - len(axes), x.rank)) or node.get("noop_with_empty_axes", 0) or not x.size or not axes:
+        raise NotInSequence
+    kept = x.shape[: axes[0]]
+    inner = math.prod(x.shape[axes[0] :])
+    flat = draft.add(View(), place.inputs[:1], (1, math.prod(kept), inner))
+    problem = ops.canonical("average_pool", [draft.types[flat]], {"kernel_shape": (inner,)})
+    mean, _ = draft.operation(problem, {}, (flat,))
+    place.finish(View(), (*kept, *(1 for _ in axes)) if node.get("keepdims", 1) else kept, (mean,))
