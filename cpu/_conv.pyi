@@ -16,7 +16,10 @@ class Run:
         dtype: np.dtype,
         weights: np.ndarray,
         bias: np.ndarray | None,
+        x_blocked: bool = False,
+        y_blocked: bool = False,
     ) -> None: ...
+    def native_step(self) -> object: ...
     def __call__(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...
 
 class IntegerRun:

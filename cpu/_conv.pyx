@@ -245,10 +245,12 @@ cdef class Run:
     cdef int threads
     cdef bint empty
 
-    def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias):
+    def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias,
+                 bint x_blocked=False, bint y_blocked=False):
         cdef ConvNeeds needs
         find(algorithm, isa, &self.algorithm)
         fill(&self.shape, geometry, activation)
+        self.shape.x_blocked, self.shape.y_blocked = x_blocked, y_blocked
         self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
         self.dtype = dtype

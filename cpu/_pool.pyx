@@ -53,6 +53,7 @@ cdef extern from "pool.h" nogil:
     PoolFunction pool_global_f32(int isa)
     PoolFunction pool_separable_f32(int isa)
     PoolFunction pool_indices_f32(int isa)
+    PoolFunction pool_blocked_f32(int isa)
     PoolFunction pool_general(int isa)
     UnpoolFunction pool_unpool(int isa)
 
@@ -90,6 +91,8 @@ cdef PoolFunction find(str algorithm, int isa) except NULL:
         return pool_separable_f32(isa)
     if algorithm == "indices":
         return pool_indices_f32(isa)
+    if algorithm == "blocked":
+        return pool_blocked_f32(isa)
     if algorithm == "general":
         return pool_general(isa)
     raise KeyError(algorithm)

@@ -9,6 +9,7 @@ ABSOLUTE: int
 ARENA: int
 ARRAYS: int
 AXES: int
+PERIODIC: int
 FUNCTIONS: dict[str, int]
 
 class Step: ...
@@ -22,6 +23,7 @@ def softmax_step(isa: int, outer: int, length: int, inner: int, logarithm: bool)
 def lrn_step(
     isa: int, batch: int, channels: int, plane: int, before: int, behind: int, scale: float, beta: float, bias: float
 ) -> Step: ...
+def reorder_step(isa: int, batch: int, channels: int, plane: int, into_blocks: bool) -> Step: ...
 
 class Sequence:
     arena_bytes: int

@@ -53,6 +53,13 @@ cdef extern from "sequence.h" nogil:
         int64_t batch, channels, plane, before, behind
         float scale, beta, bias
 
+    ctypedef struct ReorderContext:
+        int64_t batch, channels, plane
+        int32_t into_blocks
+
+    int64_t SAME_BLOCK
+
+    StepFunction sequence_reorder(int isa)
     StepFunction sequence_elementwise(int isa)
     StepFunction sequence_softmax(int isa)
     StepFunction sequence_lrn(int isa)
@@ -78,6 +85,9 @@ FUNCTIONS = {
 
 AXES = MOST_AXES
 """The most axes that an element-wise step walks."""
+
+PERIODIC = SAME_BLOCK
+"""A last stride of an element-wise step's operand: one block of channels again and again."""
 
 # From this size on the arena lies in large pages, where the system has them.
 cdef size_t LARGE_PAGE = 2 << 20
@@ -110,6 +120,7 @@ cdef class Step:
     cdef ElementwiseContext elementwise
     cdef SoftmaxContext softmax
     cdef LrnContext lrn
+    cdef ReorderContext reorder
 
     cdef Step bind(self, StepFunction function, const void* context):
         self.native.run = function
@@ -155,6 +166,13 @@ def lrn_step(int isa, batch, channels, plane, before, behind, scale, beta, bias)
     c.batch, c.channels, c.plane, c.before, c.behind = batch, channels, plane, before, behind
     c.scale, c.beta, c.bias = scale, beta, bias
     return step.bind(sequence_lrn(isa), c)
+
+
+def reorder_step(int isa, batch, channels, plane, bint into_blocks) -> Step:
+    cdef Step step = Step()
+    cdef ReorderContext* c = &step.reorder
+    c.batch, c.channels, c.plane, c.into_blocks = batch, channels, plane, into_blocks
+    return step.bind(sequence_reorder(isa), c)
 
 
 cdef class Arena:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
+
+
+class PrepareFloat(Protocol):
+    """A prepare that also takes the layouts of x, and of y with the residual: whether channels are in blocks."""
+
+    def __call__(
+        self, problem: Problem, parameters: Mapping[int, np.ndarray], x_blocked: bool = False, y_blocked: bool = False
+    ) -> Run: ...
 
 
 def _accepts_depthwise(problem: Problem) -> Reject | None:
@@ -103,7 +112,12 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     if window.input[0] != 1 or window.output[0] != 1 or window.kernel[0] != 1:
         return Reject("its tiles lie in planes, not in volumes")
     kernel, stride = window.kernel[1:], window.strides[1:]
-    if kernel[0] != kernel[1] or kernel[0] not in WINOGRAD_KERNELS or stride != (1, 1) or window.dilations[1:] != (1, 1):
+    if (
+        kernel[0] != kernel[1]
+        or kernel[0] not in WINOGRAD_KERNELS
+        or stride != (1, 1)
+        or window.dilations[1:] != (1, 1)
+    ):
         return Reject(
             f"it takes 3x3 and 5x5 with stride and dilation 1, not {kernel[0]}x{kernel[1]} with stride {stride} "
             f"and dilation {window.dilations[1:]}"
@@ -118,7 +132,7 @@ def _float(
     algorithm: str,
     general: str | None = None,
     arrange: Callable[[Problem, np.ndarray], np.ndarray] = lambda problem, weights: weights,
-) -> Prepare:
+) -> PrepareFloat:
     """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h on the weights that ``arrange``
     makes of ONNX's.
 
@@ -126,7 +140,9 @@ def _float(
     ``general`` algorithm, which leaves padding out, runs instead.
     """
 
-    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    def prepare(
+        problem: Problem, parameters: Mapping[int, np.ndarray], x_blocked: bool = False, y_blocked: bool = False
+    ) -> Run:
         from quatrefoil.cpu import _conv
 
         y, weights = problem.outputs[0], np.ascontiguousarray(arrange(problem, parameters[semantics.W]))
@@ -139,6 +155,8 @@ def _float(
             y.numpy_dtype,
             weights,
             np.ascontiguousarray(parameters[semantics.BIAS]) if semantics.BIAS in parameters else None,
+            x_blocked,
+            y_blocked,
         )
 
     return prepare
@@ -259,6 +277,9 @@ def _quantized(algorithm: str) -> Prepare:
     return prepare
 
 
+_WINOGRAD = _float("conv_winograd_f32", "conv_direct_f32")
+_BLOCKED = _float("conv_blocked_f32", "conv_direct_f32")
+
 KERNELS: list[Kernel] = [
     Kernel(
         "conv_depthwise_nchw_f32_simd",
@@ -278,9 +299,10 @@ KERNELS: list[Kernel] = [
         "conv_winograd_nchwc_f32_simd",
         "conv",
         _accepts_winograd,
-        _float("conv_winograd_f32", "conv_direct_f32"),
+        _WINOGRAD,
         summary="minimal filtering, F(4x4, 3x3) and F(2x2, 5x5): 36 multiplications for 144 or 100; "
         "direct taps for outputs that are not finite",
+        blocked=_WINOGRAD,
     ),
     Kernel(
         "conv_sliding_nchw_f32_simd",
@@ -293,8 +315,9 @@ KERNELS: list[Kernel] = [
         "conv_blocked_nchwc_f32_simd",
         "conv",
         _accepts_blocked,
-        _float("conv_blocked_f32", "conv_direct_f32"),
+        _BLOCKED,
         summary="implicit matrix product over blocks of channels; direct taps for infinite weights",
+        blocked=_BLOCKED,
     ),
     Kernel(
         "conv_gemm_nchw_f32_simd",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -86,6 +86,21 @@ def _accepts_indices(problem: Problem) -> Reject | None:
     return None
 
 
+def _accepts_blocked(problem: Problem) -> Reject | None:
+    reject = _only_float32(problem)
+    if reject:
+        return reject
+    geometry = semantics.geometry(problem)
+    w = geometry.window
+    for axis in range(3):
+        low, high = (
+            (0, w.input[axis]) if problem.op == "max_pool" else (-w.pads[axis], w.input[axis] + geometry.pads_end[axis])
+        )
+        if (_taps_between(w, axis, low, high)[1] == 0).any():
+            return Reject("one of its windows holds nothing, which would not leave missing channels zero")
+    return None
+
+
 def _accepts_any(problem: Problem) -> Reject | None:
     """Any shape and option; half precision is widened (``quatrefoil.widening``)."""
     return Reject("it computes float32, float64 and bytes, not float16") if problem.dtype == "float16" else None
@@ -148,15 +163,15 @@ def _padded(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values, np.zeros(_rounded(values.size) - values.size, values.dtype)])
 
 
-def _prepare(
-    algorithm: str, workspace: Callable[[Window], Workspace] = no_workspace
-) -> Callable[[Problem, Mapping[int, np.ndarray]], Run]:
+def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_workspace) -> Callable[..., Run]:
     """The prepare of a kernel that runs ``algorithm`` of src/pool.h."""
 
-    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray], planes: int | None = None) -> Run:
         from quatrefoil.cpu import _pool
 
         g = semantics.geometry(problem)
+        if planes is not None:
+            g = replace(g, planes=planes)
         w = g.window
         y = problem.outputs[0]
         include = problem.op == "average_pool" and problem.integer("count_include_pad") == 1
@@ -188,12 +203,31 @@ def _prepare(
     return prepare
 
 
+def _prepare_blocked(
+    problem: Problem, parameters: Mapping[int, np.ndarray], x_blocked: bool = False, y_blocked: bool = False
+) -> Run:
+    """The kernel itself where both sides are in blocks; between plain arrays a sequence of it and the changes of layout."""
+    from quatrefoil.cpu import sequence
+
+    if not x_blocked or not y_blocked:
+        return sequence.alone(problem, _BLOCKED[problem.op])
+    lanes = sequence.lanes()
+    batch, channels = problem.input(0).shape[:2]
+    return _prepare("blocked")(problem, parameters, batch * -(-channels // lanes))
+
+
 def _prepare_unpool(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
     from quatrefoil.cpu import _pool
 
     y = problem.outputs[0]
     return _pool.Unpool(instruction_set.index(), semantics.unpool_geometry(problem), y.shape, y.numpy_dtype)
 
+
+_BLOCKED = {
+    op: Kernel(f"{op}_blocked_nchwc_f32_simd", op, _accepts_blocked, _prepare_blocked,
+               summary="vectors of channels, tap by tap", blocked=_prepare_blocked)
+    for op in ("max_pool", "average_pool")
+}  # fmt: skip
 
 KERNELS: list[Kernel] = [
     *(
@@ -211,6 +245,7 @@ KERNELS: list[Kernel] = [
                    summary="down the window's rows, then along the width"),
         )
     ),
+    *_BLOCKED.values(),
     Kernel("max_pool_indices_nchw_f32_simd", "max_pool", _accepts_indices, _prepare("indices", indices_workspace),
            summary="taps in order, the place beside the best"),
     *(

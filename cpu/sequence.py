@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.layouts import LANES, BlockedOperation, Reorder, Walk, with_layouts
 from quatrefoil.ops.activations import IDENTITY, Activation
-from quatrefoil.problem import Tensor
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Kernel, Run
 from quatrefoil.sequences import (
     Affine,
     Concat,
@@ -92,6 +94,7 @@ class PreparedPlan:
     def __init__(self, plan: Plan) -> None:
         from quatrefoil.cpu import _sequence
 
+        plan = with_layouts(plan, lanes())
         memory = _Memory(plan)
         instructions = [each for step in plan.steps for each in _instructions(step, plan.types, memory)]
         arena = memory.arrange(instructions)
@@ -116,6 +119,19 @@ class PreparedPlan:
         for node, spent in zip(self._nodes, nanoseconds):
             seconds[node] = seconds.get(node, 0.0) + spent * 1e-9
         return results, seconds
+
+
+def lanes() -> int:
+    """Channels of a block for the instruction set in use."""
+    return LANES.get(instruction_set.name(), 4)
+
+
+def alone(problem: Problem, kernel: Kernel) -> Run:
+    """A kernel for channels in blocks between plain arrays: the changes of layout and it."""
+    types = {0: problem.input(0), 1: problem.outputs[0]}
+    step = Step(Operation(problem, kernel, {}), (0,), (1,), kernel.id)
+    prepared = PreparedPlan(Plan([step], types, {}, (0,), (1,)))
+    return lambda inputs: tuple(prepared(inputs[:1]))  # type: ignore[arg-type]
 
 
 class _Memory:
@@ -147,7 +163,7 @@ class _Memory:
             if isinstance(step.form, Concat):
                 self._join(step.form, step)
         for at, step in enumerate(plan.steps):
-            if isinstance(step.form, (Elementwise, Affine)):
+            if isinstance(step.form, (Elementwise, Affine, Walk)):
                 self._overwrite(at, step)
 
     def _enter(self, value: int, base: int | None) -> None:
@@ -293,6 +309,32 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                     step.node,
                 )
             ]
+        case BlockedOperation(Operation(problem=problem, kernel=kernel, parameters=parameters), x_blocked, y_blocked):
+            blocked = kernel.blocked
+            assert blocked is not None
+            varying = [None if place in parameters else value for place, value in enumerate(step.inputs)]
+            varying += [None] * (OPERANDS - len(varying))
+            return [
+                Instruction(
+                    lambda: _sequence.kernel_step(blocked(problem, parameters, x_blocked, y_blocked)),
+                    whole(varying),
+                    whole(step.outputs),
+                    step.node,
+                )
+            ]
+        case Reorder(shape=shape, into_blocks=into_blocks):
+            plane = math.prod(shape[2:])
+            return [
+                Instruction(
+                    lambda: _sequence.reorder_step(isa, shape[0], shape[1], plane, into_blocks),
+                    whole(step.inputs),
+                    whole(step.outputs),
+                    step.node,
+                )
+            ]
+        case Walk():
+            form = step.form
+            return [walk(form.function, form.activation, form.extents, form.strides, whole(step.inputs))]
         case View(offset=offset):
             assert first is not None
             if memory.together(first, result, offset * y.numpy_dtype.itemsize):

@@ -113,11 +113,14 @@ class Selection:
     __repr__ = __str__
 
 
-def select(problem: Problem, backend: str, why_backend: str = "asked for") -> Selection:
-    """Rank a backend's kernels for a problem: those that accept first, tuned ones by time, the others by priority."""
+def select(problem: Problem, backend: str, why_backend: str = "asked for", *, blocked: bool = False) -> Selection:
+    """Rank a backend's kernels for a problem: those that accept first, tuned ones by time, the others by priority.
+
+    blocked: what stands beside it keeps channels in blocks, so that kernels that can do so come first.
+    """
     house = backends.get(backend)
     tuning = (settings.num_threads(), settings.cache_folder(), autotune.revision())
-    return _select(house, problem, why_backend, house.probe(), settings.forced_kernel(), tuning)
+    return _select(house, problem, why_backend, house.probe(), settings.forced_kernel(), tuning, blocked)
 
 
 @lru_cache(maxsize=4096)
@@ -128,6 +131,7 @@ def _select(
     availability: Availability,
     forced: str | None,
     tuning: tuple[object, ...],
+    blocked: bool,
 ) -> Selection:
     """What ``select`` gives, kept for as long as nothing that it depends on changes (``tuning`` is only a key)."""
     judged = rnn.without_layout(problem) if problem.op in ops.FAMILIES["rnn"] else problem
@@ -143,6 +147,10 @@ def _select(
     if sum(c.seconds is not None for c in accepting) > 1:
         accepting.sort(key=lambda c: float("inf") if c.seconds is None else c.seconds)
         reason = "fastest when measured"
+    if blocked and any(c.kernel.blocked for c in accepting):
+        if accepting[0].kernel.blocked is None:
+            reason = "keeps channels in blocks from layer to layer"
+        accepting.sort(key=lambda c: c.kernel.blocked is None)
     if forced is not None:
         accepting, rejecting, reason = _force(forced, accepting, rejecting)
     return Selection(problem, house.name, availability, (*accepting, *rejecting), reason, why_backend)

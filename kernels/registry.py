@@ -45,6 +45,10 @@ def only_dtypes(*dtypes: str) -> Callable[[Problem], Reject | None]:
     return accepts
 
 
+PrepareBlocked = Callable[[Problem, Mapping[int, Array], bool, bool], Run]
+"""As ``Kernel.prepare``, and whether x, and whether y (with the residual), hold channels in blocks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """One way to compute one operator on one backend.
@@ -57,6 +61,8 @@ class Kernel:
               that the operator's spec names as ``parameters`` and that are present.
     version   raised when the numbers or the speed change, so that tuned choices are measured again
     summary   the algorithm in a few words, for people
+    blocked   prepares a run that can read and write channels in blocks, so that neighbours in a sequence need no change
+              of layout; None where it cannot
     """
 
     id: str
@@ -65,6 +71,7 @@ class Kernel:
     prepare: Callable[[Problem, Mapping[int, Array]], Run]
     version: int = 1
     summary: str = ""
+    blocked: PrepareBlocked | None = None
 
 
 @dataclass(frozen=True, slots=True)

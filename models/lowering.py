@@ -50,6 +50,8 @@ class Draft:
         self.count = first
         self.node = ""
         """The node that is drafted."""
+        self.blocks: set[int] = set()
+        """Values that may keep their channels in blocks: what kernels for blocks made, and what was made of that."""
         self.kernels: list[str] = []
         """The kernels of its operations."""
 
@@ -76,6 +78,8 @@ class Draft:
         if self.sequencer is None or not self.sequencer.takes(step, self.types):
             raise NotInSequence
         self.steps.append(step)
+        if isinstance(form, (Elementwise, Affine, Concat)) and self.blocks.intersection(inputs):
+            self.blocks.add(result)
         return result
 
     def operation(
@@ -86,12 +90,16 @@ class Draft:
         output: int | None = None,
     ) -> tuple[int, dispatch.Selection]:
         """Drafts an operator of the house on the kernel that dispatch chooses."""
-        selection = dispatch.select(problem, self.backend)
+        beside = problem.op in ops.FAMILIES["conv"] or inputs[0] in self.blocks
+        selection = dispatch.select(problem, self.backend, blocked=beside)
         if not selection.runnable:
             raise NotInSequence
         form = Operation(problem, selection.chosen, parameters)
         self.kernels.append(selection.chosen.id)
-        return self.add(form, inputs, problem.outputs[0].shape, output), selection
+        result = self.add(form, inputs, problem.outputs[0].shape, output)
+        if selection.chosen.blocked is not None:
+            self.blocks.add(result)
+        return result, selection
 
 
 class NotInSequence(Exception):

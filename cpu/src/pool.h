@@ -41,6 +41,7 @@ QF_DECLARE(int, pool_sliding_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_global_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_separable_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_indices_f32, (const PoolArguments*))
+QF_DECLARE(int, pool_blocked_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_general, (const PoolArguments*))
 QF_DECLARE(int, pool_unpool, (const UnpoolArguments*))
 

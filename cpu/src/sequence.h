@@ -63,6 +63,9 @@ enum ElementwiseFunction {
 
 enum { MOST_AXES = 8 };
 
+// As an operand's last stride: the same LANES elements again and again, which are those of a block of channels.
+constexpr int64_t SAME_BLOCK = -(int64_t(1) << 62);
+
 struct ElementwiseContext {
   int32_t function, activation;
   float alpha, beta;
@@ -84,7 +87,14 @@ struct LrnContext {
   float scale, beta, bias;
 };
 
+// Planes of (batch, channels, plane) into blocks of channels, or out of them.
+struct ReorderContext {
+  int64_t batch, channels, plane;
+  int32_t into_blocks;
+};
+
 #define QF_DECLARE_STEP(name) QF_DECLARE(void, name, (const void*, const void* const*, void* const*, char*, int))
 QF_DECLARE_STEP(sequence_elementwise)
 QF_DECLARE_STEP(sequence_softmax)
 QF_DECLARE_STEP(sequence_lrn)
+QF_DECLARE_STEP(sequence_reorder)

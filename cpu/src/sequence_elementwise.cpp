@@ -21,6 +21,7 @@ struct Source {
   QF_INLINE vfloat load_lanes(int64_t i, int count) const {
     if (stride == 0) return broadcast(*at);
     if (stride == 1) return count == LANES ? load(at + i) : load_first(at + i, count);
+    if (stride == SAME_BLOCK) return load(at);
     vfloat v = {};
     for (int lane = 0; lane < count; lane++) v[lane] = at[(i + lane) * stride];
     return v;
