@@ -64,10 +64,12 @@ cdef extern from "conv_kernels.h" nogil:
     ConvNeedsFunction conv_depthwise_blocked_f32_needs(int isa)
     ConvPackFunction conv_depthwise_blocked_f32_pack(int isa)
     ConvRunFunction conv_depthwise_blocked_f32(int isa)
+    ConvNeedsFunction conv_depthwise_f32_needs(int isa)
+    ConvPackFunction conv_depthwise_f32_pack(int isa)
     ConvRunFunction conv_depthwise_f32(int isa)
-    ConvNeedsFunction conv_sliding_f32_needs(int isa)
-    ConvPackFunction conv_sliding_f32_pack(int isa)
-    ConvRunFunction conv_sliding_f32(int isa)
+    ConvNeedsFunction conv_padded_f32_needs(int isa)
+    ConvPackFunction conv_padded_f32_pack(int isa)
+    ConvRunFunction conv_padded_f32(int isa)
     ConvRunFunction conv_direct_f32(int isa)
     ConvRunFunction conv_direct_f64(int isa)
     ConvNeedsFunction conv_transpose_gemm_f32_needs(int isa)
@@ -127,11 +129,13 @@ cdef int find(str name, int isa, Algorithm* algorithm) except -1:
         algorithm.pack = conv_depthwise_blocked_f32_pack(isa)
         algorithm.run = conv_depthwise_blocked_f32(isa)
     elif name == "conv_depthwise_f32":
+        algorithm.needs = conv_depthwise_f32_needs(isa)
+        algorithm.pack = conv_depthwise_f32_pack(isa)
         algorithm.run = conv_depthwise_f32(isa)
-    elif name == "conv_sliding_f32":
-        algorithm.needs = conv_sliding_f32_needs(isa)
-        algorithm.pack = conv_sliding_f32_pack(isa)
-        algorithm.run = conv_sliding_f32(isa)
+    elif name == "conv_padded_f32":
+        algorithm.needs = conv_padded_f32_needs(isa)
+        algorithm.pack = conv_padded_f32_pack(isa)
+        algorithm.run = conv_padded_f32(isa)
     elif name == "conv_direct_f32":
         algorithm.run = conv_direct_f32(isa)
     elif name == "conv_direct_f64":

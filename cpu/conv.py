@@ -32,10 +32,8 @@ def _accepts_depthwise(problem: Problem) -> Reject | None:
     geometry = semantics.geometry(problem)
     if geometry.in_per_group > 1:
         return Reject(f"it takes one input channel a group, not {geometry.in_per_group}")
-    if geometry.groups == 1 and geometry.out_per_group > 4:
-        return Reject(
-            f"one input channel makes {geometry.out_per_group} output channels, which a matrix product does faster"
-        )
+    if geometry.out_per_group > 1:
+        return Reject(f"it takes one output channel a group, and {geometry.out_per_group} are faster together")
     return None
 
 
@@ -56,38 +54,24 @@ def _accepts_depthwise_blocked(problem: Problem) -> Reject | None:
     return None
 
 
-# The sliding window computes whole vectors of a row; the matrix product wastes nothing there, but packs panels, which
-# costs about as much as 14 output channels (measured on AVX-512). Which is faster follows from that.
-SLIDING_KERNELS = {(2, 1), (3, 1), (5, 1), (3, 2)}
-VECTOR = 16
+# Floats of the fewest rows of x that make a row of y; with more, a matrix product is the faster way (measured).
+SHALLOW_FLOATS = 8192
+SHALLOW_CHANNELS = 24
 
 
-def _accepts_sliding(problem: Problem) -> Reject | None:
+def _accepts_padded(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
     geometry = semantics.geometry(problem)
     window = geometry.window
-    if window.input[0] != 1 or window.output[0] != 1 or window.kernel[0] != 1:
-        return Reject("it slides over planes, not over volumes")
-    kernel, stride = window.kernel[1:], window.strides[1:]
-    if kernel[0] != kernel[1] or stride[0] != stride[1] or (kernel[0], stride[0]) not in SLIDING_KERNELS:
-        return Reject(
-            f"it takes square kernels of 2, 3 and 5 with stride 1 and of 3 with stride 2, not {kernel} with {stride}"
-        )
-    if window.dilations[1:] != (1, 1):
-        return Reject(f"it takes no dilation, not {window.dilations[1:]}")
-    channels, columns = geometry.out_per_group, window.output[2]
-    filled = columns / (-(-columns // VECTOR) * VECTOR)
-    if channels > 64:
-        return Reject(f"a matrix product is faster from 64 output channels a group on, and there are {channels}")
-    if filled < channels / (channels + 14):
-        return Reject(f"rows of {columns} fill vectors of {VECTOR} too badly for {channels} output channels")
-    if geometry.in_per_group * kernel[0] * kernel[0] > 1024:
-        return Reject(f"weights of {geometry.in_per_group} input channels do not stay in the first-level cache")
-    if geometry.in_per_group * window.input_size > 640 * 1024:
-        return Reject(
-            f"{geometry.in_per_group} planes of {window.input[1]}x{window.input[2]} do not stay in the second-level cache"
-        )
+    if window.taps == 1:
+        return Reject("a kernel of one tap reads no value twice, and it would copy them all")
+    if geometry.in_per_group > SHALLOW_CHANNELS:
+        return Reject(f"it takes up to {SHALLOW_CHANNELS} input channels a group, not {geometry.in_per_group}")
+    lines = window.kernel[0] * ((window.kernel[1] - 1) * window.dilations[1] + 1)
+    floats = geometry.in_per_group * lines * (window.input[2] + (window.kernel[2] - 1) * window.dilations[2])
+    if floats > SHALLOW_FLOATS:
+        return Reject(f"the rows of x that make a row of y have {floats} values, more than {SHALLOW_FLOATS}")
     return None
 
 
@@ -277,6 +261,7 @@ def _quantized(algorithm: str) -> Prepare:
     return prepare
 
 
+_DEPTHWISE = _float("conv_depthwise_blocked_f32")
 _WINOGRAD = _float("conv_winograd_f32", "conv_direct_f32")
 _BLOCKED = _float("conv_blocked_f32", "conv_direct_f32")
 
@@ -286,14 +271,15 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32"),
-        summary="register sliding window: sums of the rows move up the registers; direct taps for infinite weights",
+        summary="rows padded in the cache, tiles of several rows load each once; direct taps for infinite weights",
     ),
     Kernel(
         "conv_depthwise_nchwc_f32_simd",
         "conv",
         _accepts_depthwise_blocked,
-        _float("conv_depthwise_blocked_f32"),
+        _DEPTHWISE,
         summary="a vector of channels for each pixel, a multiply-add for each tap",
+        blocked=_DEPTHWISE,
     ),
     Kernel(
         "conv_winograd_nchwc_f32_simd",
@@ -305,11 +291,11 @@ KERNELS: list[Kernel] = [
         blocked=_WINOGRAD,
     ),
     Kernel(
-        "conv_sliding_nchw_f32_simd",
+        "conv_padded_nchw_f32_simd",
         "conv",
-        _accepts_sliding,
-        _float("conv_sliding_f32", "conv_direct_f32"),
-        summary="register sliding window for few channels: sums move up the registers; direct taps for infinite weights",
+        _accepts_padded,
+        _float("conv_padded_f32", "conv_direct_f32"),
+        summary="few input channels: rows padded in the cache, taps by a table; direct taps for infinite weights",
     ),
     Kernel(
         "conv_blocked_nchwc_f32_simd",

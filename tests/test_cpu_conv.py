@@ -80,14 +80,26 @@ BLOCKED = [
     ("33x12x5x6", "20x12x3x3", {"pads": [1, 0, 1, 0]}),
     ("70x40x1x1", "33x40x1x1", {}),
     ("5x16x3x3", "70x8x2x2", {"group": 2}),
-    # register sliding window: interior columns and both edges
+    # depthwise tiles: several bands, ragged last tiles, rows narrower than a vector
     ("2x5x20x71", "5x1x3x3", {"group": 5, "pads": [1, 1, 1, 1]}),
     ("1x7x21x90", "7x1x5x5", {"group": 7, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
     ("1x3x40x100", "3x1x3x3", {"group": 3, "strides": [2, 2], "pads": [0, 0, 1, 1]}),
     ("1x4x9x66", "4x1x5x5", {"group": 4, "pads": [3, 4, 3, 4]}),
     ("1x5x30x49", "5x1x5x5", {"group": 5, "strides": [2, 1], "pads": [2, 2, 2, 2]}),
-    ("1x100x95x18", "5x100x3x3", {"pads": [1, 0, 1, 0]}),  # several bands of rows
+    ("3x5x7x7", "5x1x3x3", {"group": 5, "pads": [1, 1, 1, 1]}),
+    ("2x3x1x3", "3x1x3x3", {"group": 3, "pads": [1, 1, 1, 1]}),
+    ("1x3x130x33", "3x1x7x7", {"group": 3, "strides": [2, 2], "pads": [3, 3, 3, 3]}),
+    # depthwise by taps: one axis, dilation, strides from 3 on, volumes
+    ("2x3x300", "3x1x9", {"group": 3, "pads": [4, 4]}),
+    ("2x3x19x25", "3x1x3x4", {"group": 3, "dilations": [2, 3], "pads": [2, 0, 2, 4]}),
+    ("1x3x20x41", "3x1x3x5", {"group": 3, "strides": [1, 3], "pads": [1, 2, 1, 2]}),
+    ("2x2x5x6x9", "2x1x3x3x3", {"group": 2, "strides": [1, 2, 1], "pads": [1, 1, 1, 1, 1, 1]}),
+    # padded rows: several bands, blocks of channels of two sizes, rows narrower than a vector, strides, volumes
+    ("1x20x95x90", "5x20x3x3", {"pads": [1, 0, 1, 0]}),
     ("2x3x41x67", "20x3x3x3", {"strides": [2, 2], "pads": [0, 1, 1, 0]}),
+    ("3x8x6x5", "14x4x3x3", {"group": 2, "pads": [1, 1, 1, 1]}),
+    ("2x2x23x40", "3x2x3x5", {"strides": [2, 3], "dilations": [2, 1], "pads": [2, 2, 2, 2]}),
+    ("2x3x6x7x9", "7x3x3x3x3", {"strides": [2, 1, 2], "pads": [1, 1, 1, 1, 1, 1]}),
 ]
 
 

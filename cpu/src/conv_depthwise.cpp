@@ -1,180 +1,240 @@
-// Depthwise convolution (one input channel a group) on plain NCHW, by a register sliding window: vectors lie along a
-// row of y, the window slides down, and the partial sums of the output rows that a row of x contributes to stay in
-// registers and move up by one as it does. Each value of x is loaded once for each column of the kernel, not once for
-// each tap. Several channels slide together, so that their independent sums hide the latency of the multiply-adds.
+// Depthwise convolution (one input channel a group) on plain NCHW. Vectors lie along a row of y.
 //
-// 3x3 and 5x5 of strides 1x1, 2x2 and 2x1 slide; other kernels, dilations and depths take a plain loop over the taps. Lanes that
-// fall on padding beside a row are masked, rows above and below are skipped. Threads share the channels.
-// Weights are read as they are: (M, 1, kernel).
+// Kernels of 3x3, 5x5 and 7x7 are computed in tiles of ROWS rows by one vector of columns, a band of rows at a time
+// that is copied with its padding into the first-level cache (conv_padded.h). A tile goes through the columns of the
+// kernel: one column's weights stay in registers, each line is loaded once and meets every output row that it belongs
+// to. With 7 rows that is 5 loads for each vector of outputs of a 3x3 kernel, whose 9 multiply-adds then bound it (on
+// AVX2: 4.5 cycles); most planes are bound by what moves them between the caches. (One load for several rows is the
+// register blocking of Zhang, Lo and Lu, "High performance depthwise and pointwise convolutions on mobile devices",
+// 2020.)
+//
+// Other kernels, dilations along the height and volumes take a plain loop over the taps for a row of y, VECTORS
+// vectors of it together. Threads share the channels. Weights are read as they are: (M, 1, kernel).
 #include "conv_epilogue.h"
-#include "conv_panel.h"
-#include "conv_window.h"
+#include "conv_padded.h"
 
 namespace {
 
-// Some channels of one image.
-struct Planes {
-  const float* x[4];
-  const float* weights[4];
-  float bias[4];
-  const float* residual[4];  // null without
-  float* y[4];
+constexpr int ROWS = 7;  // of a tile: divides the planes of most networks; with 7 weights and a line, 15 registers
+constexpr int VECTORS = 8;
+constexpr int64_t BAND_FLOATS = 3072;  // 12 KiB, so that y and what is copied next find room beside it
+
+QF_INLINE bool in_tiles(const ConvShape& s) {
+  const bool flat = s.kernel[0] == 1 && s.input[0] == 1 && s.output[0] == 1 && s.strides[0] == 1 && s.pads[0] == 0;
+  const int64_t k = s.kernel[1];
+  return flat && s.dilations[1] == 1 && k == s.kernel[2] && (k == 3 || k == 5 || k == 7) && s.strides[1] <= 2 &&
+         s.strides[2] <= 2;
+}
+
+// How the rows of x go through the buffer.
+struct Bands {
+  int64_t rows, lines;  // of y and of x in one band
+  QF_INLINE explicit Bands(const ConvShape& s, int64_t pitch) {
+    if (!in_tiles(s)) {
+      rows = 1;
+      lines = s.kernel[0] * s.kernel[1];
+      return;
+    }
+    rows = divide_up(smaller(BAND_FLOATS / (pitch * s.strides[1]), s.output[1]), ROWS) * ROWS;
+    if (rows == 0) rows = ROWS;
+    lines = (rows - 1) * s.strides[1] + s.kernel[1];
+  }
 };
 
-// One column of LANES outputs from column `first` (of y), for V channels.
-template <int K, int DOWN, int STRIDE, int V, bool MASKED>
-__attribute__((noinline)) void slide_down(const ConvShape& s, const Planes& planes, const Epilogue& epilogue,
-                                          int64_t first) {
-  typedef RowWindow<K, STRIDE, MASKED> Window;
-  constexpr int SUMS = (K + DOWN - 1) / DOWN;  // output rows that one row of x contributes to
-  const Window window(s, first);
-  constexpr bool KEEP_WEIGHTS = REGISTERS == 32 && K * K * V <= 18;
-  [[maybe_unused]] vfloat kept[V][K * K];
-  if constexpr (KEEP_WEIGHTS)
-    QF_UNROLL for (int v = 0; v < V; v++)
-      QF_UNROLL for (int k = 0; k < K * K; k++) kept[v][k] = broadcast(planes.weights[v][k]);
-  vfloat sums[V][SUMS] = {};  // sums[v][i] belongs to output row step - i
-  for (int64_t step = 0; step < s.output[1] + SUMS - 1; step++) {
-    QF_UNROLL for (int v = 0; v < V; v++) {
-      QF_UNROLL for (int i = SUMS - 1; i > 0; i--) sums[v][i] = sums[v][i - 1];
-      sums[v][0] = broadcast(planes.bias[v]);
-    }
-    QF_UNROLL for (int phase = 0; phase < DOWN; phase++) {
-      const int64_t row = step * DOWN + phase - s.pads[1];
-      if (row < 0 || row >= s.input[1]) continue;
-      QF_UNROLL for (int v = 0; v < V; v++) {
-        vfloat x[Window::LOADS];
-        window.read(planes.x[v] + row * s.input[2], x);
-        QF_UNROLL for (int i = 0; i < SUMS; i++) {
-          const int k = phase + DOWN * i;
-          if (k < K)
-            QF_UNROLL for (int tap = 0; tap < K; tap++) {
-              if constexpr (KEEP_WEIGHTS)
-                sums[v][i] += kept[v][k * K + tap] * x[tap];
-              else
-                sums[v][i] += planes.weights[v][k * K + tap] * x[tap];
-            }
-        }
-      }
-    }
-    const int64_t done = step - (SUMS - 1);
-    if (done < 0) continue;
-    QF_UNROLL for (int v = 0; v < V; v++) {
-      const int64_t at = done * s.output[2] + first;
-      vfloat sum = sums[v][SUMS - 1];
-      if (planes.residual[v]) sum += window.read_outputs(planes.residual[v] + at);
-      if (epilogue.clamps) sum = epilogue.clamp(sum);
-      window.write_outputs(planes.y[v] + at, sum);
-    }
-  }
-}
+// One channel of one image.
+struct Plane {
+  const float *x, *weights;
+  float bias;
+  const float* residual;  // null without
+  float* y;
+  bool followed;  // by another one of y that is still to be written
+};
 
-template <int K, int DOWN, int STRIDE, int V>
-void slide(const ConvShape& s, const Planes& planes, const Epilogue& epilogue) {
-  for (int64_t first = 0; first < s.output[2]; first += LANES) {
-    if (RowWindow<K, STRIDE, false>::inside(s, first))
-      slide_down<K, DOWN, STRIDE, V, false>(s, planes, epilogue, first);
-    else
-      slide_down<K, DOWN, STRIDE, V, true>(s, planes, epilogue, first);
-  }
-}
-
-template <int K, int DOWN, int STRIDE>
-void slide_channels(const ConvShape& s, const Planes& planes, const Epilogue& epilogue, int channels) {
-  if (channels == 1)
-    slide<K, DOWN, STRIDE, 1>(s, planes, epilogue);
+// What goes into y at p. spills: whether the lanes that do not exist may be written too.
+QF_INLINE void write(vfloat sum, float* p, const float* residual, const Epilogue& epilogue, int lanes, bool spills) {
+  if (residual) sum += lanes == LANES ? load(residual) : load_first(residual, lanes);
+  if (epilogue.clamps) sum = epilogue.clamp(sum);
+  if (spills || lanes == LANES)
+    store(p, sum);
   else
-    slide<K, DOWN, STRIDE, 2>(s, planes, epilogue);
+    store_first(p, sum, lanes);
 }
 
-template <int K>
-void slide_strides(const ConvShape& s, const Planes& planes, const Epilogue& epilogue, int channels) {
-  if (s.strides[2] == 2)
-    slide_channels<K, 2, 2>(s, planes, epilogue, channels);
-  else if (s.strides[1] == 2)
-    slide_channels<K, 2, 1>(s, planes, epilogue, channels);
-  else
-    slide_channels<K, 1, 1>(s, planes, epilogue, channels);
-}
-
-// Any kernel, stride and dilation: taps one by one, up to COLUMNS vectors of a row together.
-constexpr int COLUMNS = 4;
-
-template <int STRIDE>
-void plain(const ConvShape& s, const float* x, const float* weights, float bias, const float* residual, float* y,
-           const Epilogue& epilogue) {
+// The output rows from `row` on that a band's lines hold. Vectors at the end of a row overlap the one before; a row
+// narrower than one spills into the next, which is written later.
+template <int K, int DOWN>
+__attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const int64_t* places, const float* lines,
+                                     const Plane& plane, const Epilogue& epilogue, int64_t row, int64_t end) {
+  constexpr int LINES = (ROWS - 1) * DOWN + K;
   const int64_t width = s.output[2];
-  for (int64_t d = 0; d < s.output[0]; d++)
-    for (int64_t h = 0; h < s.output[1]; h++)
-      for (int64_t first = 0; first < width; first += COLUMNS * LANES) {
-        vfloat sums[COLUMNS];
-        QF_UNROLL for (int i = 0; i < COLUMNS; i++) sums[i] = broadcast(bias);
-        for (int64_t kd = 0; kd < s.kernel[0]; kd++)
-          for (int64_t kh = 0; kh < s.kernel[1]; kh++) {
-            const int64_t id = d * s.strides[0] + kd * s.dilations[0] - s.pads[0];
-            const int64_t ih = h * s.strides[1] + kh * s.dilations[1] - s.pads[1];
-            if (id < 0 || id >= s.input[0] || ih < 0 || ih >= s.input[1]) continue;
-            const float* row = x + (id * s.input[1] + ih) * s.input[2];
-            const float* taps = weights + (kd * s.kernel[1] + kh) * s.kernel[2];
-            for (int64_t kw = 0; kw < s.kernel[2]; kw++)
-              QF_UNROLL for (int i = 0; i < COLUMNS; i++) {
-                const int64_t at = first + i * LANES;
-                if (at >= width) continue;
-                sums[i] += taps[kw] * load_pixels<STRIDE>(row, at * s.strides[2] + kw * s.dilations[2] - s.pads[2],
-                                                          s.strides[2], s.input[2], int(smaller(LANES, width - at)));
-              }
+  const int lanes = int(smaller(LANES, width));
+  const vfloat bias = broadcast(plane.bias);
+  const bool plain = !plane.residual && !epilogue.clamps;
+  for (; row < end; row += ROWS, lines += ROWS * DOWN * pitch) {
+    const bool spills = row + ROWS < s.output[1] || plane.followed;
+    for (int64_t first = 0; first < width; first += LANES) {
+      const int64_t column = first + LANES <= width || width < LANES ? first : width - LANES;
+      vfloat sums[ROWS];
+      QF_UNROLL for (int r = 0; r < ROWS; r++) sums[r] = bias;
+      QF_UNROLL for (int tap = 0; tap < K; tap++) {
+        vfloat weights[K];
+        QF_UNROLL for (int k = 0; k < K; k++) weights[k] = broadcast(plane.weights[k * K + tap]);
+        const float* line = lines + places[tap] + column;
+        QF_UNROLL for (int i = 0; i < LINES; i++) {
+          const vfloat x = load(line + i * pitch);
+          QF_UNROLL for (int r = 0; r < ROWS; r++) {
+            const int k = i - r * DOWN;
+            if (k >= 0 && k < K) sums[r] += weights[k] * x;
           }
-        QF_UNROLL for (int i = 0; i < COLUMNS; i++) {
-          const int64_t column = first + i * LANES, at = (d * s.output[1] + h) * width + column;
-          if (column >= width) continue;
-          const int lanes = int(smaller(LANES, width - column));
-          if (residual) sums[i] += load_first(residual + at, lanes);
-          if (epilogue.clamps) sums[i] = epilogue.clamp(sums[i]);
-          store_first(y + at, sums[i], lanes);
         }
       }
+      // Sums must not be put off to where they are written: the lines would have to be kept for them.
+      QF_UNROLL for (int r = 0; r < ROWS; r++) settle(sums[r]);
+      float* y = plane.y + row * width + column;
+      if (plain && row + ROWS <= end && (spills || lanes == LANES)) {
+        QF_UNROLL for (int r = 0; r < ROWS; r++) store(y + r * width, sums[r]);
+      } else {
+        QF_UNROLL for (int r = 0; r < ROWS; r++) {
+          if (row + r >= end) break;
+          const float* residual = plane.residual ? plane.residual + (y - plane.y) + r * width : nullptr;
+          write(sums[r], y + r * width, residual, epilogue, lanes, spills || row + r + 1 < s.output[1]);
+        }
+      }
+    }
+  }
 }
 
-QF_INLINE int sliding_kernel(const ConvShape& s) {
-  const bool flat = s.kernel[0] == 1 && s.input[0] == 1 && s.output[0] == 1 && s.strides[0] == 1 && s.pads[0] == 0;
-  const bool dense = s.dilations[1] == 1 && s.dilations[2] == 1;
-  const bool square = s.kernel[1] == s.kernel[2] && s.strides[1] <= 2 && s.strides[2] <= s.strides[1];
-  return flat && dense && square && (s.kernel[1] == 3 || s.kernel[1] == 5) ? int(s.kernel[1]) : 0;
+// V vectors of a row of y from `column` on; the lines of x follow one another, each with its row of weights.
+template <int V>
+QF_INLINE void sum_taps(const ConvShape& s, int64_t pitch, const int64_t* places, const float* lines, int64_t count,
+                        const float* const* weights, const Plane& plane, const Epilogue& epilogue, int64_t at,
+                        int64_t column) {
+  vfloat sums[V];
+  QF_UNROLL for (int v = 0; v < V; v++) sums[v] = broadcast(plane.bias);
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t tap = 0; tap < s.kernel[2]; tap++) {
+      const vfloat weight = broadcast(weights[i][tap]);
+      const float* line = lines + i * pitch + places[tap] + column;
+      QF_UNROLL for (int v = 0; v < V; v++) sums[v] += weight * load(line + v * LANES);
+    }
+  const int lanes = int(smaller(LANES, s.output[2] - column));
+  QF_UNROLL for (int v = 0; v < V; v++) {
+    const int64_t to = at + column + v * LANES;
+    write(sums[v], plane.y + to, plane.residual ? plane.residual + to : nullptr, epilogue, lanes, false);
+  }
 }
+
+struct Depthwise {
+  const ConvShape& s;
+  const Epilogue& epilogue;
+  PaddedRows padded;
+  Bands bands;
+
+  QF_INLINE Depthwise(const ConvShape& s, const Epilogue& epilogue)
+      : s(s), epilogue(epilogue), padded(s), bands(s, padded.pitch) {}
+
+  // A thread's workspace: the lines, then where each tap of a row lies in them, then the rows of weights in use.
+  static int64_t workspace(const ConvShape& s) {
+    const PaddedRows padded(s);
+    const Bands bands(s, padded.pitch);
+    const int64_t bytes = 4 * bands.lines * padded.pitch + 8 * (s.kernel[2] + s.kernel[0] * s.kernel[1]);
+    return divide_up(bytes, 64) * 64;
+  }
+  QF_INLINE int64_t* places(float* lines) const { return (int64_t*)(lines + bands.lines * padded.pitch); }
+
+  QF_INLINE void prepare(float* lines) const {
+    padded.clear(lines, bands.lines);
+    for (int64_t tap = 0; tap < s.kernel[2]; tap++) places(lines)[tap] = padded.place(tap * s.dilations[2]);
+  }
+
+  template <int K, int DOWN>
+  QF_INLINE void plane_in_tiles(const Plane& plane, float* lines) const {
+    const int64_t height = s.input[1], ahead = smaller(bands.rows, s.output[1]) * DOWN * s.input[2];
+    for (int64_t row = 0; row < s.output[1]; row += bands.rows) {
+      const int64_t end = smaller(row + bands.rows, s.output[1]), top = row * DOWN - s.pads[1];
+      for (int64_t i = 0; i < (end - row - 1) * DOWN + K; i++) {
+        float* line = lines + i * padded.pitch;
+        if (top + i >= 0 && top + i < height)
+          padded.copy(plane.x + (top + i) * s.input[2], line, ahead);
+        else if (bands.rows < s.output[1])  // in a single band it is clear already
+          padded.clear(line, 1);
+      }
+      tiles<K, DOWN>(s, padded.pitch, places(lines), lines, plane, epilogue, row, end);
+    }
+  }
+
+  template <int K>
+  void plane_in_tiles(const Plane& plane, float* lines) const {
+    if (s.strides[1] == 2)
+      plane_in_tiles<K, 2>(plane, lines);
+    else
+      plane_in_tiles<K, 1>(plane, lines);
+  }
+
+  void plane_by_taps(const Plane& plane, float* lines) const {
+    const float** weights = (const float**)(places(lines) + s.kernel[2]);
+    const int64_t width = s.output[2];
+    for (int64_t row = 0; row < s.output[0] * s.output[1]; row++) {
+      int64_t count = 0;
+      for (int64_t tap = 0; tap < s.kernel[0] * s.kernel[1]; tap++) {
+        const int64_t kd = tap / s.kernel[1], kh = tap % s.kernel[1];
+        const int64_t d = row / s.output[1] * s.strides[0] + kd * s.dilations[0] - s.pads[0];
+        const int64_t h = row % s.output[1] * s.strides[1] + kh * s.dilations[1] - s.pads[1];
+        if (d < 0 || d >= s.input[0] || h < 0 || h >= s.input[1]) continue;
+        padded.copy(plane.x + (d * s.input[1] + h) * s.input[2], lines + count * padded.pitch, s.input[2]);
+        weights[count++] = plane.weights + tap * s.kernel[2];
+      }
+      int64_t column = 0;
+      for (; column + VECTORS * LANES <= width; column += VECTORS * LANES)
+        sum_taps<VECTORS>(s, padded.pitch, places(lines), lines, count, weights, plane, epilogue, row * width, column);
+      for (; column < width; column += LANES)
+        sum_taps<1>(s, padded.pitch, places(lines), lines, count, weights, plane, epilogue, row * width, column);
+    }
+  }
+
+  QF_INLINE void operator()(const Plane& plane, float* lines) const {
+    if (!in_tiles(s))
+      plane_by_taps(plane, lines);
+    else if (s.kernel[1] == 3)
+      plane_in_tiles<3>(plane, lines);
+    else if (s.kernel[1] == 5)
+      plane_in_tiles<5>(plane, lines);
+    else
+      plane_in_tiles<7>(plane, lines);
+  }
+};
 
 }  // namespace
+
+extern "C" void QF_EXPORT(conv_depthwise_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
+  *needs = {sizeof(float) * s->groups * s->out_channels * volume(s->kernel), size_t(Depthwise::workspace(*s))};
+}
+
+extern "C" void QF_EXPORT(conv_depthwise_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
+  memcpy(packed, weights, sizeof(float) * s->groups * s->out_channels * volume(s->kernel));
+}
 
 extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const ConvCall* call) {
   const ConvShape& s = *shape;
   const Epilogue epilogue(s);
-  const int64_t channels = s.groups * s.out_channels, taps = volume(s.kernel);
-  const int64_t x_size = volume(s.input), y_size = volume(s.output);
-  const int kernel = sliding_kernel(s);
-  const int together = kernel ? 2 : 1;
-  const int64_t blocks = divide_up(channels, together);
+  const Depthwise convolve(s, epilogue);
+  const int64_t channels = s.groups * s.out_channels, planes = s.batch * channels, taps = volume(s.kernel);
+  const int64_t x_size = volume(s.input), y_size = volume(s.output), workspace = Depthwise::workspace(s);
 #pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
-  for (int64_t part = 0; part < s.batch * blocks; part++) {
-    const int64_t image = part / blocks, first = part % blocks * together;
-    const int count = int(smaller(together, channels - first));
-    Planes planes;
-    for (int i = 0; i < count; i++) {
-      const int64_t m = first + i, plane = image * channels + m;
-      planes.x[i] = (const float*)call->x + (image * s.groups + m / s.out_channels) * x_size;
-      planes.weights[i] = (const float*)call->weights + m * taps;
-      planes.bias[i] = call->bias ? ((const float*)call->bias)[m] : 0.0f;
-      planes.residual[i] = call->residual ? (const float*)call->residual + plane * y_size : nullptr;
-      planes.y[i] = (float*)call->y + plane * y_size;
+  for (int64_t part = 0; part < call->threads; part++) {
+    float* lines = (float*)(call->workspace + part * workspace);
+    convolve.prepare(lines);
+    const int64_t end = planes * (part + 1) / call->threads;
+    for (int64_t i = planes * part / call->threads; i < end; i++) {
+      const int64_t m = i % channels;
+      const Plane plane{(const float*)call->x + i / s.out_channels * x_size,
+                        (const float*)call->weights + m * taps,
+                        call->bias ? ((const float*)call->bias)[m] : 0.0f,
+                        call->residual ? (const float*)call->residual + i * y_size : nullptr,
+                        (float*)call->y + i * y_size,
+                        i + 1 < end && y_size >= LANES};
+      convolve(plane, lines);
+      if (epilogue.later) epilogue.activate_row(plane.y, y_size);
     }
-    if (kernel == 3)
-      slide_strides<3>(s, planes, epilogue, count);
-    else if (kernel == 5)
-      slide_strides<5>(s, planes, epilogue, count);
-    else
-      (s.strides[2] == 1   ? plain<1>
-       : s.strides[2] == 2 ? plain<2>
-                           : plain<0>)(s, planes.x[0], planes.weights[0], planes.bias[0], planes.residual[0],
-                                       planes.y[0], epilogue);
-    if (epilogue.later)
-      for (int i = 0; i < count; i++) epilogue.activate_row(planes.y[i], y_size);
   }
 }

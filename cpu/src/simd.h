@@ -260,4 +260,32 @@ QF_INLINE vfloat activate(int code, float alpha, float beta, vfloat x) {
   }
 }
 
+// The 2 * LANES floats from p on, those at even and at odd places.
+QF_INLINE void load_parted(const float* p, vfloat& even, vfloat& odd) {
+#if defined(QF_ISA_V3)
+  // Loaded in halves so that shuffles inside them, which are cheaper than those across, leave all in order.
+  const __m256 a = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 8), 1);
+  const __m256 b = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + 4)), _mm_loadu_ps(p + 12), 1);
+  even = (vfloat)_mm256_shuffle_ps(a, b, 0x88);
+  odd = (vfloat)_mm256_shuffle_ps(a, b, 0xDD);
+#else
+  const vfloat a = load(p), b = load(p + LANES);
+  even = even_lanes(a, b);
+  odd = odd_lanes(a, b);
+#endif
+}
+
+// v is computed here, in a register: the compiler may not put it off to where it is used.
+QF_INLINE void settle(vfloat& v) {
+#if defined(__x86_64__)
+#if defined(QF_ISA_V4)
+  asm("" : "+v"(v));
+#else
+  asm("" : "+x"(v));
+#endif
+#else
+  (void)v;
+#endif
+}
+
 }  // namespace
