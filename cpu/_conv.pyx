@@ -83,6 +83,7 @@ cdef extern from "conv_kernels.h" nogil:
     ConvIntegerPackFunction conv_gemm_integer_pack(int isa)
     ConvIntegerFunction conv_gemm_integer(int isa)
     ConvNeedsFunction conv_depthwise_integer_needs(int isa)
+    ConvIntegerPackFunction conv_depthwise_integer_pack(int isa)
     ConvIntegerFunction conv_depthwise_integer(int isa)
     ConvIntegerFunction conv_direct_integer(int isa)
 
@@ -321,6 +322,7 @@ cdef class IntegerRun:
     def __init__(self, str algorithm, int isa, geometry, y_shape, dtype, weights, bias, bint x_signed, int x_zero,
                  multipliers, int y_zero):
         cdef ConvNeeds needs
+        cdef ConvIntegerPackFunction pack = NULL
         fill(&self.shape, geometry, IDENTITY)
         self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
@@ -340,16 +342,17 @@ cdef class IntegerRun:
         elif algorithm == "conv_depthwise_integer":
             self.run = conv_depthwise_integer(isa)
             conv_depthwise_integer_needs(isa)(&self.shape, &needs)
-            self.weights = weights
-            self.workspace = needs.workspace
+            pack = conv_depthwise_integer_pack(isa)
         elif algorithm == "conv_gemm_integer":
             self.run = conv_gemm_integer(isa)
             conv_gemm_integer_needs(isa)(&self.shape, &needs)
-            self.packed = Buffer(needs.packed)
-            self.workspace = needs.workspace
-            conv_gemm_integer_pack(isa)(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
+            pack = conv_gemm_integer_pack(isa)
         else:
             raise KeyError(algorithm)
+        if pack != NULL:
+            self.packed = Buffer(needs.packed)
+            self.workspace = needs.workspace
+            pack(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
 
     def __call__(self, inputs):
         cdef ConvCall call

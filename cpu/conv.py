@@ -186,13 +186,7 @@ def _centred_weights(weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weights.astype(np.int16) - zero_point.reshape(-1, *(1,) * (weights.ndim - 1)))
 
 
-def _several_channels(problem: Problem) -> Reject | None:
-    if semantics.geometry(problem).in_per_group == 1:
-        return Reject("it multiplies channels in pairs, and a group has one channel")
-    return None
-
-
-# Beyond this many int32 values a padded channel no longer stays in the second-level cache.
+# Beyond this many values a padded channel no longer stays in the second-level cache.
 PADDED_CHANNEL = 2**18
 
 
@@ -200,6 +194,10 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
     geometry = semantics.geometry(problem)
     if geometry.in_per_group > 1:
         return Reject(f"it takes one input channel a group, not {geometry.in_per_group}")
+    if geometry.out_per_group > 4:
+        return Reject(
+            f"one input channel makes {geometry.out_per_group} output channels, which a matrix product does faster"
+        )
     window = geometry.window
     padded = math.prod(
         (o - 1) * s + (k - 1) * d + 1
@@ -352,14 +350,14 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _depthwise_integer,
         _integer("conv_depthwise_integer"),
-        summary="each channel laid out once with its padding, then vectors of outputs sum their taps, exact",
+        summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
     ),
     Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
-        _several_channels,
+        only_dtypes("uint8", "int8"),
         _integer("conv_gemm_integer"),
-        summary="implicit matrix product of int16 pairs, exact",
+        summary="matrix product of int16 pairs that reads x laid out with its channels last, exact",
     ),
     Kernel(
         "conv_integer_direct_nchw_i8_simd",
@@ -373,14 +371,14 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _depthwise_integer,
         _quantized("conv_depthwise_integer"),
-        summary="each channel laid out once with its padding, then vectors of outputs sum their taps, exact",
+        summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",
         "qlinear_conv",
-        _several_channels,
+        only_dtypes("uint8", "int8"),
         _quantized("conv_gemm_integer"),
-        summary="implicit matrix product of int16 pairs, exact, requantised tile by tile",
+        summary="matrix product of int16 pairs that reads x laid out with its channels last, exact, requantised at once",
     ),
     Kernel(
         "qlinear_conv_direct_nchw_i8_simd",

@@ -130,6 +130,70 @@ def test_blocks_agree_with_double(x: str, w: str, attributes: dict, activation: 
         assert ops.SPECS["conv"].tolerance(problem).violations(y, expected) == 0, kernel.id
 
 
+INTEGER_BLOCKED = [
+    ("1x130x40x33", "20x130x3x3", {"pads": [1, 1, 1, 1]}),  # bands of rows
+    ("1x9x20x23", "33x9x3x3", {"pads": [1, 0, 0, 1]}),  # more pixels than one pass, ragged blocks of channels
+    ("1x700x5x6", "9x700x2x3", {}),  # runs in pieces
+    ("1x300x6x6", "70x300x3x3", {"pads": [1, 1, 1, 1]}),  # depth in blocks
+    ("9x24x5x3", "37x24x3x3", {"pads": [1, 1, 1, 1]}),  # several images in a slab
+    ("70x40x1x1", "33x40x1x1", {}),
+    ("2x20x13x15", "18x20x1x1", {"strides": [2, 2]}),
+    ("1x17x11x9", "24x17x1x1", {"pads": [1, 0, 2, 0]}),  # rows joined between padding
+    ("1x3x33x35", "17x3x7x7", {"strides": [2, 2], "pads": [3, 3, 3, 3]}),
+    ("2x5x6x7x8", "10x5x3x2x3", {"dilations": [2, 1, 2], "pads": [2, 0, 1, 2, 1, 0], "strides": [1, 2, 1]}),
+    ("3x12x9x9", "18x4x3x3", {"group": 3, "dilations": [1, 3], "pads": [0, 2, 0, 2]}),
+    ("1x1x12x13", "20x1x3x3", {}),
+    ("2x5x20x71", "5x1x3x3", {"group": 5, "pads": [1, 1, 1, 1]}),  # depthwise, by kernel and stride
+    ("1x3x17x33", "6x1x3x3", {"group": 3, "strides": [2, 2], "pads": [0, 0, 1, 1]}),
+    ("1x4x9x66", "4x1x5x5", {"group": 4, "pads": [3, 4, 3, 4]}),
+    ("1x7x15x90", "7x1x5x5", {"group": 7, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
+    ("1x3x4x5", "3x1x3x3", {"group": 3, "pads": [3, 3, 3, 3]}),
+    ("2x3x9x40", "3x1x2x4", {"group": 3, "strides": [1, 3], "dilations": [3, 2]}),
+]
+
+
+def _integers(op: str, x_shape: str, w_shape: str, attributes: dict, extreme: bool) -> tuple[Problem, list, np.ndarray]:
+    """A problem, its inputs and the oracle's result; extreme: every value, zero points too, at an end of its range."""
+    rng = np.random.default_rng(5)
+
+    def values(dtype: str, *shape: int) -> np.ndarray:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        return (rng.choice([low, high], shape) if extreme else rng.integers(low, high + 1, shape)).astype(dtype)
+
+    x, w = (values(dtype, *map(int, shape.split("x"))) for dtype, shape in (("uint8", x_shape), ("int8", w_shape)))
+    channels = len(w)
+    if op == "conv_integer":
+        x = x.view(np.int8)
+        arrays = [x, w, values("int8"), values("int8", channels)]
+    else:
+        # multipliers that saturate, and powers of two, of which odd sums make halves
+        scale = rng.choice(np.float32([2.0**-9, 2.0**-1, 0.0037, 0.0001]), channels)
+        arrays = [x, np.float32(1), values("uint8"), w, scale, values("int8", channels), np.float32(1), values("int8")]
+        arrays.append(rng.integers(-20000, 20000, channels).astype(np.int32))
+    problem = ops.canonical(op, [Tensor.of(array) for array in arrays], attributes)
+    return problem, arrays, reference.evaluate(problem, arrays)[0]
+
+
+@pytest.mark.parametrize("extreme", [False, True], ids=["any", "extreme"])
+@pytest.mark.parametrize("op", ["conv_integer", "qlinear_conv"])
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"), INTEGER_BLOCKED, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_integer_blocks_are_exact(
+    x: str, w: str, attributes: dict, op: str, extreme: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, arrays, expected = _integers(op, x, w, attributes, extreme)
+    taken = [kernel for kernel in conv.KERNELS if kernel.op == op and kernel.accepts(problem) is None]
+    assert len(taken) > 1
+    for isa in range(len(instruction_set.supported())):
+        monkeypatch.setattr(instruction_set, "index", lambda isa=isa: isa)
+        for kernel in taken:
+            for threads in (1, 3):
+                settings.set_num_threads(threads)
+                [y] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
+                np.testing.assert_array_equal(y, expected, f"{kernel.id}, {threads} threads, instruction set {isa}")
+
+
 def test_infinite_weights_leave_padding_out() -> None:
     x, w = np.ones((1, 2, 5, 6), np.float32), np.ones((3, 2, 3, 3), np.float32)
     w[1, 0, 0, 0] = np.inf

@@ -53,7 +53,7 @@ extern "C" void QF_EXPORT(conv_direct_integer)(const ConvShape* shape, const Con
         sum_chunk(s, (const int8_t*)call->x + x_at, q->x_zero, w, d, h, first, count, sums);
       else
         sum_chunk(s, (const uint8_t*)call->x + x_at, q->x_zero, w, d, h, first, count, sums);
-      store_sums(*q, *call, (const int32_t*)sums, m, index * s.output[2] + first, count);
+      store_sums(*q, *call, sums, m, index * s.output[2] + first, count);
     }
   }
 }

@@ -40,6 +40,7 @@ QF_DECLARE(void, conv_gemm_integer_needs, (const ConvShape*, ConvNeeds*))
 QF_DECLARE(void, conv_gemm_integer_pack, (const ConvShape*, const int16_t*, int32_t*))
 QF_DECLARE(void, conv_gemm_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 QF_DECLARE(void, conv_depthwise_integer_needs, (const ConvShape*, ConvNeeds*))
+QF_DECLARE(void, conv_depthwise_integer_pack, (const ConvShape*, const int16_t*, int32_t*))
 QF_DECLARE(void, conv_depthwise_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 
