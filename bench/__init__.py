@@ -10,7 +10,7 @@ from __future__ import annotations
 from quatrefoil.bench.machine import describe
 from quatrefoil.bench.records import Record, Simulated, write_json
 from quatrefoil.bench.report import write_html
-from quatrefoil.bench.runner import run
+from quatrefoil.bench.runner import Effort, run
 from quatrefoil.bench.timing import Timing
 
-__all__ = ["Record", "Simulated", "Timing", "describe", "run", "write_html", "write_json"]
+__all__ = ["Effort", "Record", "Simulated", "Timing", "describe", "run", "write_html", "write_json"]

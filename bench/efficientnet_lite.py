@@ -84,6 +84,29 @@ def _strided(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: 
     ).copy()
 
 
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The shape of every weight that ``build`` reads, by name."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def convolution(name: str, normalization: str, *shape: int) -> None:
+        found[f"{name}.weight"] = shape
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            found[f"{normalization}.{part}"] = shape[:1]
+
+    convolution("_conv_stem", "_bn0", 32, 3, 3, 3)
+    channels, block = 32, 0
+    for repeats, kernel, _, expansion, out in STAGES:
+        for _ in range(repeats):
+            prefix, wide = f"_blocks.{block}", channels * expansion
+            if expansion != 1:
+                convolution(f"{prefix}._expand_conv", f"{prefix}._bn0", wide, channels, 1, 1)
+            convolution(f"{prefix}._depthwise_conv", f"{prefix}._bn1", wide, 1, kernel, kernel)
+            convolution(f"{prefix}._project_conv", f"{prefix}._bn2", out, wide, 1, 1)
+            channels, block = out, block + 1
+    convolution("_conv_head", "_bn1", 1280, channels, 1, 1)
+    return {**found, "_fc.weight": (1000, 1280), "_fc.bias": (1000,)}
+
+
 def build(weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """The network from image (batch, 3, 224, 224) to scores (batch, 1000), batch normalisations as nodes of their own.
 

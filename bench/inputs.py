@@ -32,11 +32,16 @@ def _fills(problem: Problem) -> dict[int, Fill]:
         weights = Fill("uniform", -bound, bound)
         return {rnn.W: weights, rnn.R: weights, rnn.B: weights, rnn.LENGTHS: Fill("lengths", min(1, steps), steps)}
     if problem.op == "qlinear_conv":
-        return {
-            conv.Q_X_SCALE: Fill("uniform", 0.01, 0.05),
-            conv.Q_W_SCALE: Fill("uniform", 0.001, 0.01),
-            conv.Q_Y_SCALE: Fill("uniform", 0.05, 0.2),
-            conv.Q_BIAS: Fill("integers", -20000, 20000),
+        # symmetric weights and activations behind a ReLU, as networks are quantised; half of the outputs saturate at 0
+        # and few at 255: a sum of products has the deviation sqrt(taps) * 147 * 73
+        w = problem.input(conv.Q_W)
+        spread = (w.size / max(w.shape[0], 1)) ** 0.5 * 147 * 73
+        zeros = dict.fromkeys((conv.Q_X_ZERO, conv.Q_W_ZERO, conv.Q_Y_ZERO), Fill("value", 0.0))
+        return zeros | {
+            conv.Q_X_SCALE: Fill("value", 0.02),
+            conv.Q_W_SCALE: Fill("uniform", 0.004, 0.008),
+            conv.Q_Y_SCALE: Fill("value", spread * 0.02 * 0.006 / 80),
+            conv.Q_BIAS: Fill("integers", -2000, 2000),
         }
     if problem.op == "max_unpool":
         geometry = pool.unpool_geometry(problem)

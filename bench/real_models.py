@@ -261,7 +261,8 @@ def compare(model: RealModel, folder: Path, seconds: float = 2.0) -> Comparison:
             for feed in feeds:
                 ours.run(feed, backend="cpu")
 
-    times = timing.interleaved({"theirs": run_theirs, "ours": run_ours}, seconds_each=seconds)
+    works = {"theirs": timing.clocked(run_theirs), "ours": timing.clocked(run_ours)}
+    times = timing.interleaved(works, seconds_each=seconds)
     return Comparison(model.name, error, model.tolerance, times["theirs"].least, times["ours"].least)
 
 

@@ -44,6 +44,7 @@ class Record:
     kernel     the kernel's id, or what the peer ran
     checked    what the result was compared with: "oracle", the name of another contender, or "" when it was not
     error      the largest difference from that, as a share of the largest value; None when it was not compared
+    accurate   whether that error is below 2e-5, or within one step of quantisation; None when it was not compared
     wrong      whether the result failed that comparison
     refused    why there is no figure, in a sentence; empty when there is one
     note       what the figure means, where that is not plain
@@ -63,6 +64,7 @@ class Record:
     simulated: Simulated | None = None
     checked: str = ""
     error: float | None = None
+    accurate: bool | None = None
     wrong: bool = False
     refused: str = ""
     note: str = ""
@@ -84,16 +86,19 @@ class Record:
         return data
 
 
-def document(records: Sequence[Record], machine: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that a report needs, as plain data."""
+def document(
+    records: Sequence[Record], machine: Mapping[str, str], conditions: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Everything that a report needs, as plain data; ``conditions`` are those of a comparison with goals."""
     return {
         "format": FORMAT,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": dict(machine),
+        **(conditions or {}),
         "records": [record.as_dict() for record in records],
     }
 
 
-def write_json(path: Path, records: Sequence[Record], machine: Mapping[str, str]) -> None:
-    """Raises QuatrefoilError where the file cannot be written."""
-    write_text(path, json.dumps(document(records, machine), indent=1) + "\n")
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """A ``document`` as a file. Raises QuatrefoilError where it cannot be written."""
+    write_text(path, json.dumps(data, indent=1) + "\n")

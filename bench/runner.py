@@ -1,30 +1,46 @@
-"""Benchmarks: problems on backends and peers, verified first, then timed side by side."""
+"""Benchmarks: tasks on backends and peers, verified first, then timed side by side, each in a process of its own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from quatrefoil import backends, dispatch, ops, settings
-from quatrefoil.bench import inputs as made_up
-from quatrefoil.bench import peers as others
-from quatrefoil.bench.records import Record, Simulated
+from quatrefoil import backends, dispatch, settings
+from quatrefoil.bench import contenders as known
+from quatrefoil.bench.records import Record
 from quatrefoil.bench.suites import Entry
-from quatrefoil.bench.timing import interleaved
-from quatrefoil.bench.verify import Oracle, Verdict
-from quatrefoil.errors import BackendUnavailable, NoKernelError
+from quatrefoil.bench.tasks import Task, read
+from quatrefoil.bench.timing import CoreProbe, interleaved
+from quatrefoil.bench.verify import Judge, judge_of
+from quatrefoil.bench.worker import Ready, Worker
+from quatrefoil.errors import NoKernelError
 from quatrefoil.problem import Problem
-from quatrefoil.registry import Reject, SimulatedCost, collect_costs
+from quatrefoil.registry import Reject
 
 QUANTISED_SLACK = 1
 """A peer may round a requantised value the other way; ours may not."""
 
-Work = Callable[[int], None]
+ELSEWHERE = frozenset(backends.NAMES) - {"cpu"}
+"""Contenders that wait for something other than the calling core, and so need not have it for themselves."""
+
+ANOTHER = 0.5
+"""A peer whose error is beyond this computes something else, and its time means nothing."""
+
 Progress = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long is measured: rounds of so many seconds, fewer for a contender that would take longer than
+    ``seconds_each`` in all."""
+
+    rounds: int = 9
+    round_seconds: float = 0.02
+    seconds_each: float = 2.0
 
 
 def run(
@@ -33,37 +49,43 @@ def run(
     peers: Sequence[str] = (),
     *,
     threads: int = 1,
-    rounds: int = 9,
+    effort: Effort = Effort(),
     tune: bool = False,
     verify: bool = True,
     seed: int = 0,
+    begin: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Benchmark problems (their text forms, or entries of suites) on backends (``on``) and peers.
 
-    Each contender's result is compared with the oracle; one that fails is recorded and not timed. ``verify=False``
-    leaves the oracle out, and the records say so. ``progress`` is called with each record when it is complete.
-    Simulated backends run once and give cycles.
+    Each contender's result is compared with the oracle. One of ours that fails is recorded and not timed; a peer's is
+    timed and marked as not accurate. ``verify=False`` leaves the oracle out, and the records say so. Simulated
+    backends run once and give cycles. ``begin`` is called with each entry's name before it, ``progress`` with each
+    record when it is complete.
     """
-    records = []
-    with threads_set(threads):
-        for problem in problems:
-            entry = _entry(problem)
-            arrays = made_up.arrays(entry.problem, seed)
-            oracle = Oracle(entry.problem, arrays) if verify else None
-            job = _Job(entry.name, entry.problem, arrays, oracle, threads, tune)
-            for record in _compare(job, on, peers, rounds):
-                records.append(record)
-                if progress is not None:
-                    progress(record)
-    return records
+    with Field([*on, *peers], threads) as field:
+        return field.run(problems, effort, tune=tune, verify=verify, seed=seed, begin=begin, progress=progress)
 
 
 def _entry(problem: Problem | Entry | str) -> Entry:
     if isinstance(problem, Entry):
         return problem
-    parsed = ops.parse(problem) if isinstance(problem, str) else problem
-    return Entry(parsed.text, parsed)
+    text = read(problem).text if isinstance(problem, str) else problem.text
+    return Entry(text, text)
+
+
+def _tune(task: Task, on: Sequence[str]) -> None:
+    """Measures our kernels for the task; processes that begin later find the choice on disk."""
+    if task.problem is None:
+        return
+    for name in on:
+        house = backends.get(name)
+        if house.probe().ready:
+            constants = {i: house.put(array) for i, array in task.constants.items()}
+            try:
+                dispatch.plan_problem(task.problem, constants, name, tune=True)
+            except NoKernelError:
+                continue  # the record will say why
 
 
 @contextmanager
@@ -77,113 +99,116 @@ def threads_set(count: int) -> Iterator[None]:
         settings.set_num_threads(before)
 
 
-def cost_of(costs: Sequence[SimulatedCost]) -> Simulated | None:
-    """What one run reported, summed over its parts; None when it reported nothing."""
-    if not costs:
-        return None
-    counters: dict[str, int] = {}
-    for cost in costs:
-        for name, value in cost.counters.items():
-            counters[name] = counters.get(name, 0) + value
-    return Simulated(
-        design=costs[0].design,
-        cycles=sum(cost.cycles for cost in costs),
-        clock_mhz=costs[0].clock_mhz,
-        dram_bytes=sum(cost.dram_bytes for cost in costs),
-        counters=counters,
+class Field:
+    """Contenders, each with its process, on the same cores; inside ``with`` this process is on them too."""
+
+    def __init__(self, names: Sequence[str], threads: int) -> None:
+        self.threads = threads
+        self.names = list(dict.fromkeys(names))
+        self._contenders = {name: known.get(name) for name in self.names}
+        self._before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self.cores = sorted(self._before)[-threads:]
+        """The last cores: the first ones serve more interrupts."""
+        self._workers = {name: Worker(name, threads, self.cores) for name in self._contenders}
+        self.probe: CoreProbe | None = None
+
+    def __enter__(self) -> Field:
+        if self.cores:
+            os.sched_setaffinity(0, self.cores)
+        self.probe = CoreProbe()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+        if self.cores:
+            os.sched_setaffinity(0, self._before)
+
+    def run(
+        self,
+        problems: Iterable[Problem | Entry | str],
+        effort: Effort,
+        *,
+        tune: bool = False,
+        verify: bool = True,
+        seed: int = 0,
+        begin: Callable[[str], None] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Record]:
+        """As the function ``run``."""
+        say, tell = begin or (lambda name: None), progress or (lambda record: None)
+        records = []
+        for problem in problems:
+            entry = _entry(problem)
+            say(entry.name)
+            task = replace(read(entry.text), seed=seed)
+            if tune:
+                _tune(task, [name for name in self._workers if name in backends.names()])
+            for record in self.compare(entry.name, task, judge_of(task) if verify else None, effort):
+                records.append(record)
+                tell(record)
+        return records
+
+    def compare(self, name: str, task: Task, judge: Judge | None, effort: Effort) -> list[Record]:
+        """A record for each contender: verified first, then all that may be timed, in turn."""
+        records, works = [], {}
+        for contender, worker in self._workers.items():
+            record, answer = self._prepared(name, task, contender, worker)
+            if isinstance(answer, Ready):
+                record = judged(record, answer.outputs, judge)
+                if answer.simulated is None and not record.refused:
+                    works[contender] = worker.time
+            records.append(record)
+        timings = interleaved(
+            works,
+            rounds=effort.rounds,
+            round_seconds=effort.round_seconds,
+            seconds_each=effort.seconds_each,
+            exclusive=frozenset(name for name in works if self.threads == 1 and name not in ELSEWHERE),
+            probe=self.probe,
+        )
+        lost = {contender: self._workers[contender].lost for contender in works if contender not in timings}
+        for contender in timings:
+            self._workers[contender].drop()
+        return [
+            replace(
+                record,
+                measured=timings.get(record.contender),
+                refused=str(lost[record.contender]) if record.contender in lost else record.refused,
+            )
+            for record in records
+        ]
+
+    def _prepared(self, name: str, task: Task, contender: str, worker: Worker) -> tuple[Record, Ready | Reject | None]:
+        ours = contender in backends.names()
+        record = Record(
+            name, task.text, task.op, contender, ours, threads=self.threads,
+            macs=task.work.macs, bytes=task.work.bytes, note=backends.get(contender).timing_note if ours else "",
+        )  # fmt: skip
+        there = self._contenders[contender].probe()
+        if not there.ready:
+            return replace(record, refused=f"{there.detail}; to add it: {there.remedy}"), None
+        answer = worker.prepare(task)
+        if isinstance(answer, Reject):
+            return replace(record, refused=str(answer)), None
+        return replace(record, kernel=answer.description, device=answer.device, simulated=answer.simulated), answer
+
+
+def judged(record: Record, outputs: Sequence[np.ndarray | None], judge: Judge | None) -> Record:
+    """The record with the comparison in it, refused where a result of ours is wrong."""
+    if judge is None:
+        return replace(record, note=f"not compared with the oracle; {record.note}".rstrip("; "))
+    verdict = judge.check(outputs, 0 if record.ours else QUANTISED_SLACK, record.contender)
+    judged_record = replace(
+        record,
+        checked=verdict.compared_with,
+        error=verdict.error,
+        accurate=verdict.accurate,
+        wrong=not verdict.passed,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One problem with its inputs and what its results are compared with."""
-
-    name: str
-    problem: Problem
-    arrays: Sequence[np.ndarray | None]
-    oracle: Oracle | None
-    threads: int
-    tune: bool
-
-    def record(self, contender: str, **more: Any) -> Record:
-        work = ops.SPECS[self.problem.op].work(self.problem)
-        return Record(
-            name=self.name,
-            problem=self.problem.text,
-            op=self.problem.op,
-            contender=contender,
-            threads=self.threads,
-            macs=work.macs,
-            bytes=work.bytes,
-            **more,
-        )
-
-    def judged(self, record: Record, outputs: Sequence[np.ndarray | None], slack: int = 0) -> Record:
-        """The record with the comparison in it, refused where the result is wrong."""
-        if self.oracle is None:
-            return replace(record, note=f"not compared with the oracle; {record.note}".rstrip("; "))
-        verdict: Verdict = self.oracle.check(outputs, slack)
-        wrong = (
-            "" if verdict.passed else f"its result is wrong in {verdict.failures} places (error {verdict.error:.2g})"
-        )
-        return replace(
-            record, checked=verdict.compared_with, error=verdict.error, wrong=not verdict.passed, refused=wrong
-        )
-
-
-def _compare(job: _Job, names: Sequence[str], peers: Sequence[str], rounds: int) -> Iterator[Record]:
-    """Every contender verified first, then all that may be timed, in turn."""
-    found: list[Record] = []
-    contenders: dict[str, Work] = {}
-    for contender, make in [*((name, _ours) for name in names), *((name, _theirs) for name in peers)]:
-        record, work = make(job, contender)
-        found.append(record)
-        if work is not None and not record.refused:
-            contenders[contender] = work
-    timings = interleaved(contenders, rounds=rounds)
-    for record in found:
-        yield replace(record, measured=timings.get(record.contender))
-
-
-def _ours(job: _Job, name: str) -> tuple[Record, Work | None]:
-    house = backends.get(name)
-    record = job.record(name, ours=True, note=house.timing_note)
-    try:
-        dispatch.select(job.problem, name).chosen  # noqa: B018 - raises before anything is brought to a missing device
-        constants = {i: house.put(array) for i, array in made_up.parameters(job.problem, list(job.arrays)).items()}
-        plan = dispatch.plan_problem(job.problem, constants, name, tune=job.tune)
-    except (BackendUnavailable, NoKernelError) as error:
-        return replace(record, refused=str(error)), None
-    native = [
-        constants[i] if i in constants else None if array is None else house.put(array)
-        for i, array in enumerate(job.arrays)
-    ]
-    with collect_costs() as costs:
-        outputs = [house.get(array) for array in plan.run(native)]
-    record = replace(record, kernel=plan.kernel.id, device=house.device(), simulated=cost_of(costs))
-    record = job.judged(record, outputs)
-
-    def work(calls: int) -> None:
-        for _ in range(calls):
-            last = plan.run(native)
-        house.get(last[0])  # waits for a device that runs behind
-
-    return record, None if house.simulated else work
-
-
-def _theirs(job: _Job, name: str) -> tuple[Record, Work | None]:
-    peer = others.get(name)
-    record = job.record(name, ours=False)
-    there = peer.probe()
-    if not there.ready:
-        return replace(record, refused=f"{there.detail}; to add it: {there.remedy}"), None
-    prepared = peer.prepare(job.problem, job.arrays, job.threads)
-    if isinstance(prepared, Reject):
-        return replace(record, refused=str(prepared)), None
-    record = job.judged(replace(record, kernel=prepared.description), prepared.outputs(), QUANTISED_SLACK)
-
-    def work(calls: int) -> None:
-        for _ in range(calls):
-            prepared.run()
-
-    return record, work
+    error = verdict.error or 0.0
+    if record.ours and judged_record.wrong:
+        return replace(judged_record, refused=f"its result is wrong in {verdict.failures} places (error {error:.2g})")
+    if error > ANOTHER:
+        return replace(judged_record, refused=f"it computes something else (error {error:.2g})")
+    return judged_record

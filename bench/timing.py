@@ -3,17 +3,29 @@
 Contenders run in turn (A B C, B C A, …), so that a slow moment of the machine falls on all alike. A round repeats a
 call until it lasts ``round_seconds``, so that the clock's own cost vanishes. The median over rounds is the result;
 the first and third quartiles are its spread, and the least is kept as what the machine can do undisturbed.
+
+Before each round a fixed loop tells whether the core runs at its usual speed, and a round of which another process
+took a part is measured again.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MAX_CALLS = 10_000
+SHARED = 0.9
+"""A round whose processor time is below this share of its wall time did not have its core for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Some calls in a row: the wall time and the processor time that they took together, in seconds."""
+
+    seconds: float
+    processor: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,43 +51,102 @@ class Timing:
         return cls(middle, min(seconds), low, high, len(seconds), calls)
 
 
+class CoreProbe:
+    """Tells by a fixed loop whether this core runs at its usual speed. A busy sibling on the host shows nowhere else.
+
+    ``asked`` rounds were begun, and ``slow`` of them on a core that did not come back to its speed within the wait.
+    """
+
+    TOLERATED = 1.12
+    WAIT_SECONDS = 0.02
+    WAITS = 25
+
+    def __init__(self) -> None:
+        self._best = min(self._loop() for _ in range(200))
+        self.asked = self.slow = 0
+
+    def wait(self) -> None:
+        """Returns at once on a core at its usual speed, else after up to half a second."""
+        self.asked += 1
+        for _ in range(self.WAITS):
+            taken = min(self._loop(), self._loop())
+            self._best = min(self._best, taken)
+            if taken < self.TOLERATED * self._best:
+                return
+            time.sleep(self.WAIT_SECONDS)
+        self.slow += 1
+
+    @staticmethod
+    def _loop() -> float:
+        start, count = time.perf_counter(), 0
+        while count < 8000:
+            count += 1
+        return time.perf_counter() - start
+
+
+Work = Callable[[int], Stretch | None]
+"""Does the work so many times, waits for it and says what it took; None when it cannot go on."""
+
+
+def clocked(work: Callable[[int], object]) -> Callable[[int], Stretch]:
+    """Times a function of this process that does its work so many times and waits for it."""
+
+    def timed(calls: int) -> Stretch:
+        processor, start = time.process_time(), time.perf_counter()
+        work(calls)
+        return Stretch(time.perf_counter() - start, time.process_time() - processor)
+
+    return timed
+
+
 def interleaved(
-    contenders: Mapping[str, Callable[[int], None]],
+    contenders: Mapping[str, Work],
     *,
     rounds: int = 9,
     round_seconds: float = 0.02,
     least_rounds: int = 3,
     seconds_each: float = 2.0,
+    exclusive: frozenset[str] = frozenset(),
+    probe: CoreProbe | None = None,
 ) -> dict[str, Timing]:
-    """Time every contender; each is a function that does its work a given number of times and then waits for it.
+    """Time every contender; one that cannot go on is left out.
 
-    ``rounds`` shrinks to ``least_rounds`` for a contender so slow that its rounds would exceed ``seconds_each``.
+    rounds: shrinks to ``least_rounds`` for a contender so slow that its rounds would exceed ``seconds_each``.
+    exclusive: contenders that work on the calling core alone: a round in which they had less than 0.9 of it is
+    measured again, ``rounds`` times at most.
+    probe: waits before each round until the core is quick.
     """
     calls: dict[str, int] = {}
     wanted: dict[str, int] = {}
     for name, work in contenders.items():
-        work(1)  # caches, page faults, lazy initialisation
-        once = min(_timed(work, 1), _timed(work, 1))
-        calls[name] = max(1, min(MAX_CALLS, round(round_seconds / max(once, 1e-9))))
-        _timed(work, calls[name])
-        wanted[name] = max(least_rounds, min(rounds, int(seconds_each / max(once * calls[name], 1e-9))))
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    order = list(contenders)
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for number in range(rounds):
-            shift = number % len(order) if order else 0
-            for name in order[shift:] + order[:shift]:
-                if len(seconds[name]) < wanted[name]:
-                    seconds[name].append(_timed(contenders[name], calls[name]) / calls[name])
-    finally:
-        if collecting:
-            gc.enable()
+        once = _once(work, round_seconds)
+        if once is not None:
+            calls[name] = max(1, min(MAX_CALLS, round(round_seconds / max(once, 1e-9))))
+            wanted[name] = max(least_rounds, min(rounds, int(seconds_each / max(once * calls[name], 1e-9))))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    again = dict.fromkeys(exclusive, rounds)
+    number = 0
+    while order := [name for name in seconds if len(seconds[name]) < wanted[name]]:
+        shift = number % len(order)
+        for name in order[shift:] + order[:shift]:
+            if probe is not None:
+                probe.wait()
+            stretch = contenders[name](calls[name])
+            if stretch is None:
+                del seconds[name]
+            elif again.get(name, 0) and stretch.processor < SHARED * stretch.seconds:
+                again[name] -= 1
+            else:
+                seconds[name].append(stretch.seconds / calls[name])
+        number += 1
     return {name: Timing.of(times, calls[name]) for name, times in seconds.items()}
 
 
-def _timed(work: Callable[[int], None], calls: int) -> float:
-    start = time.perf_counter()
-    work(calls)
-    return time.perf_counter() - start
+def _once(work: Work, round_seconds: float) -> float | None:
+    """Seconds for one call, with caches, page faults and lazy initialisation behind it."""
+    first = work(1)
+    if first is None or first.seconds > round_seconds:
+        return None if first is None else first.seconds
+    calls = max(1, min(MAX_CALLS, int(round_seconds / 4 / max(first.seconds, 1e-9))))
+    tried = [work(calls), work(calls)]
+    return min((stretch.seconds / calls for stretch in tried if stretch is not None), default=None)

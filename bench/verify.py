@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
+from onnx import ModelProto
 
 from quatrefoil import ops, reference
+from quatrefoil.bench.networks import in_float64
+from quatrefoil.bench.tasks import Feeds, Task
+from quatrefoil.models import load
 from quatrefoil.ops import conv
 from quatrefoil.problem import Problem, Tensor, Tolerance
+from quatrefoil.registry import Reject
 
 MAX_STEPS = 40_000
 """Places times taps that the oracle goes through in about a second; above this it gets rows."""
+
+ACCURATE = 2e-5
+"""The largest error of a float32 result that counts as accurate; quantised results have to be within one step."""
 
 FORWARD = ("conv", "conv_integer", "qlinear_conv")
 
@@ -26,15 +35,36 @@ Arrays = Sequence[np.ndarray | None]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether outputs meet the oracle: the largest error as a share of the largest value, and elements that fail."""
+    """Whether outputs meet what they are compared with.
+
+    error     the largest difference as a share of the largest value; None for what there was nothing to compare with
+    failures  elements out of the operator's tolerance
+    accurate  an error below 2e-5, for integers no difference above one step
+    """
 
     compared_with: str
-    error: float
+    error: float | None
     failures: int
+    accurate: bool | None
 
     @property
     def passed(self) -> bool:
         return self.failures == 0
+
+
+class Judge(Protocol):
+    """Knows the right outputs of a task."""
+
+    def check(self, outputs: Arrays, slack: int = 0, whose: str = "") -> Verdict:
+        """Holds outputs (None where there is none to compare) to the right ones. ``slack`` lets integers differ by
+        that much, for peers that round otherwise; ``whose`` they are."""
+
+
+def judge_of(task: Task) -> Judge | None:
+    """The oracle of a problem, or the float64 form of a chain or a network; None where a task has no ONNX form."""
+    if task.problem is not None:
+        return Oracle(task.problem, task.arrays)
+    return None if isinstance(task.model, Reject) else WideModel(task.model, task.feeds)
 
 
 class Oracle:
@@ -51,28 +81,27 @@ class Oracle:
             self.name = f"oracle, {len(self._rows)} rows"
             self._wanted = [reference.evaluate(*_part(problem, inputs, row))[0] for row in self._rows]
 
-    def check(self, outputs: Arrays, slack: int = 0) -> Verdict:
-        """Holds outputs (None where there is none to compare) to the oracle. ``slack`` lets integers differ by that
-        much, for peers that round otherwise."""
-        failures, error = 0, 0.0
+    def check(self, outputs: Arrays, slack: int = 0, whose: str = "") -> Verdict:
+        failures, error, accurate = 0, 0.0, True
         for got, wanted in self._pairs(outputs):
+            if got.shape != wanted.shape:
+                return Verdict(self.name, float("inf"), max(got.size, wanted.size, 1), False)
             tolerance = self.tolerance if wanted.dtype.kind == "f" else Tolerance()
-            if slack and wanted.dtype.kind in "iu" and got.shape == wanted.shape:
-                apart = np.abs(got.astype(np.int64) - wanted.astype(np.int64)) > slack
-                failures += int(np.count_nonzero(apart))
+            error = max(error, tolerance.error(got, wanted))
+            if wanted.dtype.kind in "iu":
+                apart = np.abs(got.astype(np.int64) - wanted.astype(np.int64))
+                failures += int(np.count_nonzero(apart > slack))
+                accurate &= not (apart > 1).any()
             else:
                 failures += tolerance.violations(got, wanted)
-            if got.shape == wanted.shape:
-                error = max(error, tolerance.error(got, wanted))
-            else:
-                error = float("inf")
-        return Verdict(self.name, error, failures)
+        return Verdict(self.name, error, failures, accurate and (error < ACCURATE or wanted.dtype.kind in "iu"))
 
     def _pairs(self, outputs: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
         if self._rows is None:
             return [(got, wanted) for got, wanted in zip(outputs, self._wanted) if got is not None]
         y = outputs[0]
-        assert y is not None
+        if y is None or y.shape != self.problem.outputs[0].shape:
+            return [(np.zeros(0), self._wanted[0])]
         return [(y[:, :, row : row + 1], wanted) for row, wanted in zip(self._rows, self._wanted)]
 
 
@@ -114,3 +143,44 @@ def _part(problem: Problem, inputs: Arrays, row: int) -> tuple[Problem, list[np.
         attributes=attributes,
     )
     return row_problem, part
+
+
+class WideModel:
+    """A chain or a network in float64, each node as the file says, on our float64 kernels, which conformance holds to
+    the oracle. A float32 result fails beyond 1e-3 of the largest value."""
+
+    name = "float64"
+
+    def __init__(self, model: ModelProto, feeds: Feeds) -> None:
+        wide = load(in_float64(model), optimized=False)
+        widened = {name: array.astype(np.float64) for name, array in feeds.items()}
+        self._wanted = list(wide.run(widened, backend="cpu").values())
+
+    def check(self, outputs: Arrays, slack: int = 0, whose: str = "") -> Verdict:
+        return _near(self.name, outputs, self._wanted, 1e-3)
+
+
+class FirstSeen:
+    """What the first contender gave, for models that no oracle knows: the others may differ from it by ``tolerance``
+    of each output's largest value."""
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._name = ""
+        self._wanted: Arrays = []
+
+    def check(self, outputs: Arrays, slack: int = 0, whose: str = "") -> Verdict:
+        if not self._name:
+            self._name, self._wanted = whose, outputs
+            return Verdict("", None, 0, None)
+        return _near(self._name, outputs, self._wanted, self._tolerance)
+
+
+def _near(name: str, outputs: Arrays, wanted: Arrays, allowed: float) -> Verdict:
+    """Within a share of the largest value, output by output."""
+    error, failures, tolerance = 0.0, 0, Tolerance(scaled=allowed)
+    for got, want in zip(outputs, wanted):
+        if got is not None and want is not None:
+            error = max(error, tolerance.error(got, want) if got.shape == want.shape else float("inf"))
+            failures += tolerance.violations(got, want)
+    return Verdict(name, error, failures, error < ACCURATE)

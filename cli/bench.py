@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,30 +18,45 @@ from quatrefoil.cli.output import FAILED, PlainTable, microseconds, say_json, st
 from quatrefoil.cli.progress import steps
 from quatrefoil.errors import QuatrefoilError
 
+ALL = "all"
+
 Target = Annotated[
     str,
     typer.Argument(
         metavar="PROBLEM|SUITE|MODEL",
-        help="A problem's text form in quotes, a suite (conv, pool, recurrent, quick, or a TOML file) or an ONNX file.",
+        help="A problem's text form in quotes, a suite (conv, pool, recurrent, quick, peers, or a TOML file) or an ONNX "
+        "file.",
     ),
 ]
 Backends = Annotated[
     str, typer.Option("--backends", "-b", help="Backends with commas between them, or all that run here.")
 ]
-Peers = Annotated[str, typer.Option("--peers", "-p", help="Peers with commas between them: ort.")]
-Rounds = Annotated[int, typer.Option("--rounds", min=3, help="Interleaved rounds.")]
+Peers = Annotated[
+    str | None,
+    typer.Option(
+        "--peers", "-p", help="Peers with commas between them, or all that are installed (a suite with goals has all)."
+    ),
+]
+Rounds = Annotated[int | None, typer.Option("--rounds", min=3, help="Interleaved rounds: 9, for goals 5.")]
+Match = Annotated[str, typer.Option("--match", help="Only tasks of the suite whose name has this regular expression.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only the few tasks that stand for their families.")]
 Tune = Annotated[bool, typer.Option("--tune", help="Measure every kernel first and take the fastest.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Leave the comparison with the oracle out (and say so).")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="A model's inputs, as for run.")]
-Report = Annotated[Path | None, typer.Option("--report", help="Also write a report to this .html or .json file.")]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", help="Also write a report to this .html, .json or (of a suite with goals) .md file."),
+]
 
 
 def command(
     target: Target,
     backends: Backends = "cpu",
-    peers: Peers = "",
+    peers: Peers = None,
     threads: Threads = 1,
-    rounds: Rounds = 9,
+    rounds: Rounds = None,
+    match: Match = "",
+    quick: Quick = False,
     tune: Tune = False,
     no_verify: NoVerify = False,
     seed: Seed = 0,
@@ -46,66 +65,184 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong."""
-    from quatrefoil.bench import peers as known_peers
     from quatrefoil.bench.machine import describe
-    from quatrefoil.bench.records import document, write_json
-    from quatrefoil.bench.report import write_html
+    from quatrefoil.bench.records import document
 
     on = backend_names(backends)
-    against = listed(peers)
-    for name in against:
-        known_peers.get(name)
-    title, records = _measure(target, on, against, threads, rounds, tune, not no_verify, seed, input or [])
+    if is_model(target):
+        conditions = None
+        title, records = target, _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
+    else:
+        if input:
+            raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
+        title, records, conditions = _measure(
+            target, on, peers, threads, rounds, match, quick, tune, not no_verify, seed, as_json
+        )
+    data = document(records, describe(), conditions)
     if report is not None:
-        if report.suffix == ".json":
-            write_json(report, records, describe())
-        else:
-            write_html(report, title, records, describe())
+        _write(report, title, records, data)
         stderr().print(f"report written to {report}")
     if as_json:
-        say_json(document(records, describe()))
-    else:
+        say_json(data)
+    elif conditions is None:
         stdout().print(records_table(title, records))
         _remarks(records)
+    else:
+        stdout().print(_standings(data))
     if any(record.ours and record.wrong for record in records):
         raise typer.Exit(FAILED)
+
+
+def _write(report: Path, title: str, records: list[Record], data: dict[str, Any]) -> None:
+    from quatrefoil.bench import goals
+    from quatrefoil.bench.page import write_text
+    from quatrefoil.bench.records import write_json
+    from quatrefoil.bench.report import write_html
+
+    if report.suffix == ".json":
+        write_json(report, data)
+    elif report.suffix == ".md" and "suite" in data:
+        write_text(report, goals.markdown([data]) + "\n")
+    else:
+        write_html(report, title, records, data["machine"])
+
+
+def _peers(text: str | None, goals: bool) -> list[str]:
+    """The peers to take: those named, or all that are installed; unless told, all for goals and none for the rest."""
+    from quatrefoil.bench import peers
+
+    if text == ALL or (text is None and goals):
+        return [name for name in peers.names() if peers.get(name).probe().ready]
+    chosen = listed(text or "")
+    for name in chosen:
+        peers.get(name)
+    return chosen
+
+
+def _measure_model(
+    target: str, on: list[str], peers: list[str], threads: int, rounds: int | None, seed: int, given: list[str]
+) -> list[Record]:
+    from quatrefoil.bench.runner import Effort
+    from quatrefoil.bench.whole_model import run_model
+    from quatrefoil.cli.inputs import gather
+    from quatrefoil.models import load
+
+    feeds = gather(load(target).inputs, given, seed)
+    with steps("bench", 1) as advance:
+        return run_model(target, feeds, on, peers, threads=threads, effort=Effort(rounds or 9), begin=advance)
 
 
 def _measure(
     target: str,
     on: list[str],
-    peers: list[str],
+    peers: str | None,
     threads: int,
-    rounds: int,
+    rounds: int | None,
+    match: str,
+    quick: bool,
     tune: bool,
     verify: bool,
     seed: int,
-    given: list[str],
-) -> tuple[str, list[Record]]:
-    if is_model(target):
-        from quatrefoil.bench.whole_model import run_model
-        from quatrefoil.cli.inputs import gather
-        from quatrefoil.models import load
-
-        feeds = gather(load(target).inputs, given, seed)
-        with steps("bench", len(on) + len(peers) + 1) as advance:
-            return target, run_model(target, feeds, on, peers, threads=threads, rounds=rounds, begin=advance)
-    if given:
-        raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
-    from quatrefoil import ops
-    from quatrefoil.bench import run, suites
+    as_json: bool,
+) -> tuple[str, list[Record], dict[str, Any] | None]:
+    """The title, the records, and for a suite with goals the conditions that its report names."""
+    from quatrefoil.bench import goals, roofline, suites, tasks
+    from quatrefoil.bench.runner import Effort, Field
 
     if " " in target.strip():
-        problem = ops.parse(target)
-        suite = suites.Suite("bench", (suites.Entry(problem.text, problem),))
+        text = tasks.read(target).text
+        suite = suites.Suite("bench", (suites.Entry(text, text),))
     else:
         suite = suites.load(target)
+    entries = _chosen(suite.entries, match, quick)
+    against = _peers(peers, bool(suite.families))
+    effort = Effort(rounds or 5, seconds_each=0.5) if suite.families else Effort(rounds or 9)
+    with Field([*on, *against], threads) as field:
+        ceilings = roofline.measure() if suite.families else None
+        with steps("bench", len(entries)) as advance, _live(suite.title, bool(suite.families and not as_json)) as show:
+            records = field.run(entries, effort, tune=tune, verify=verify, seed=seed, begin=advance, progress=show)
+        conditions = None if ceilings is None else goals.conditions(target, field, ceilings)
+    return suite.title, records, conditions
+
+
+def _chosen(entries: tuple[Any, ...], match: str, quick: bool) -> list[Any]:
+    """Raises QuatrefoilError for an expression that is none or that no task has."""
+    try:
+        expression = re.compile(match)
+    except re.error as error:
+        raise QuatrefoilError(f"--match {match!r} is no regular expression: {error}") from None
+    found = [entry for entry in entries if expression.search(entry.name) and (entry.quick or not quick)]
+    if not found:
+        raise QuatrefoilError("no task of the suite is left by --match and --quick")
+    return found
+
+
+@contextmanager
+def _live(title: str, wanted: bool) -> Iterator[Callable[[Record], None]]:
+    """Gives a function that takes each record: a table that grows on a terminal, and is printed at the end elsewhere."""
     records: list[Record] = []
-    with steps("bench", len(suite.entries)) as advance:
-        for entry in suite.entries:
-            advance(entry.name)
-            records += run([entry], on, peers, threads=threads, rounds=rounds, tune=tune, verify=verify, seed=seed)
-    return suite.title, records
+    if not wanted:
+        yield records.append
+        return
+    if not sys.stdout.isatty():
+        yield records.append
+        stdout().print(side_by_side(title, records))
+        return
+    from rich.live import Live
+
+    with Live(console=stdout(), refresh_per_second=2, vertical_overflow="visible") as live:
+
+        def show(record: Record) -> None:
+            records.append(record)
+            live.update(side_by_side(title, records))
+
+        yield show
+
+
+def side_by_side(title: str, records: list[Record]) -> PlainTable:
+    """A row for each task, a column for each contender: microseconds, with ~ where the result is not accurate."""
+    names = list(dict.fromkeys(record.contender for record in records))
+    rows = table(title, "task", *names, right=tuple(names))
+    tasks: dict[str, dict[str, Record]] = {}
+    for record in records:
+        tasks.setdefault(record.name, {})[record.contender] = record
+    for name, found in tasks.items():
+        times = {
+            record.contender: record.measured.median
+            for record in found.values()
+            if record.measured is not None and record.accurate is not False
+        }
+        least = min(times, key=times.__getitem__, default="")
+        cells = []
+        for contender in names:
+            one = found.get(contender)
+            timed = one.measured if one is not None else None
+            rough = one is not None and one.accurate is False
+            cells.append("" if timed is None else f"{'~' if rough else ''}{microseconds(timed.median)}")
+        rows.row(name, *cells, marks={1 + names.index(least): "green"} if least else None)
+    return rows
+
+
+def _standings(data: dict[str, Any]) -> PlainTable:
+    """The families against their goals."""
+    from quatrefoil.bench import goals
+
+    columns = ("tasks", "against the best", "goal", "against torch, ORT, OpenVINO", "its goal")
+    rows = table("Goals", "family", *columns, "verdict", right=columns)
+    for one in goals.standings(data):
+        family = one.family
+        limit = family.most_microseconds
+        rows.row(
+            family.name,
+            str(one.tasks),
+            ("" if one.best is None else f"{one.best:.2f}") if limit is None else f"{one.longest or 0:.2f} us",
+            f"{family.goal or 0:g}" if limit is None else f"{limit:g} us",
+            "" if one.major is None else f"{one.major:.2f}",
+            f"{family.goal_major or 0:g}",
+            "missed: " + "; ".join(one.misses) if one.misses else "met",
+            marks={6: "yellow" if one.misses else "green"},
+        )
+    return rows
 
 
 def records_table(title: str, records: list[Record]) -> PlainTable:

@@ -1,0 +1,130 @@
+"""Other people's runtimes as contenders: the same task, the same arrays, the same number of threads.
+
+A peer gets its weights as constants, so that it packs them once as our plans do, and its inputs and outputs bound
+ahead where it can, which is its fastest way of being called; our plans allocate their outputs in each call.
+
+Another package adds a peer by an entry point in the group ``quatrefoil.peers`` that names an object satisfying
+``Peer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module, metadata, util
+from typing import Protocol
+
+import numpy as np
+
+from quatrefoil.bench.records import Simulated
+from quatrefoil.bench.tasks import Task
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.registry import Availability, Reject
+
+INSTALL = "pip install 'quatrefoil[peers]'"
+
+SILENCED = ("openvino_telemetry", "aliyun", "aliyun.log", "MNN.tools.utils.log")
+"""Modules by which peers report their use to their makers; MNN's installs packages by itself too. They are kept from
+being imported in a contender's process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A contender ready for one task.
+
+    description  the kernel's id, or what the peer runs
+    run          does the work once; what it returns is for ``outputs``
+    outputs      the model's outputs in order, as plain arrays, from what the last ``run`` returned; None where the
+                 peer does not give one
+    device       what it runs on, where that is not plain
+    wait         waits for a device that runs behind, given what ``run`` returned
+    simulated    what one run takes on a simulated chip; such a contender is not timed
+    """
+
+    description: str
+    run: Callable[[], object]
+    outputs: Callable[[object], list[np.ndarray | None]]
+    device: str = ""
+    wait: Callable[[object], object] | None = None
+    simulated: Simulated | None = None
+
+
+class Peer(Protocol):
+    """Somebody else's runtime.
+
+    ``name`` is what people call it by; ``title`` says in a few words what it is and how it is called.
+    """
+
+    name: str
+    title: str
+
+    def probe(self) -> Availability:
+        """Whether it is installed. Imports nothing."""
+
+    def prepare(self, task: Task, threads: int) -> Prepared | Reject:
+        """The task made ready, or why the peer does not take it."""
+
+
+MODULES: Mapping[str, str] = {
+    "ort": "ort",
+    "torch": "pytorch",
+    "torch_cl": "pytorch",
+    "torch_pre": "pytorch",
+    "openvino": "openvino",
+    "mnn": "mnn",
+    "ncnn": "ncnn",
+    "litert": "litert",
+}
+"""The module of each peer that comes with quatrefoil."""
+
+ENTRY_POINTS = "quatrefoil.peers"
+
+
+@cache
+def get(name: str) -> Peer:
+    """The peer of that name. Raises QuatrefoilError, with the known names, when there is none."""
+    if name in MODULES:
+        module = import_module(f"quatrefoil.bench.peers.{MODULES[name]}")
+        found: Mapping[str, Peer] = {peer.name: peer for peer in module.PEERS}
+        return found[name]
+    added = _entry_points()
+    if name in added:
+        loaded: Peer = added[name].load()
+        return loaded
+    raise QuatrefoilError(f"there is no peer {name!r}; known are {', '.join(names())}")
+
+
+def names() -> tuple[str, ...]:
+    """The peers that come with quatrefoil, then those that other packages add."""
+    return (*MODULES, *(name for name in _entry_points() if name not in MODULES))
+
+
+@cache
+def _entry_points() -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The distribution that a peer needs: the modules to look for, and its name where versions are asked."""
+
+    distribution: str
+    modules: tuple[str, ...] = field(default=())
+
+    def probe(self) -> Availability:
+        for module in self.modules or (self.distribution,):
+            if util.find_spec(module) is None:
+                return Availability(False, f"{module} is not installed", INSTALL)
+        return Availability(True, f"{self.distribution} {metadata.version(self.distribution)}")
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array, C-contiguous and writeable, a scalar staying one: some runtimes refuse views and read-only memory."""
+    return np.array(array, order="C")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, past those that only say where it was; its type where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line and not line.endswith(":")), type(error).__name__)[:200]

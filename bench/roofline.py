@@ -1,0 +1,91 @@
+"""What one core of this machine can do at most, measured, and what share of it a task reached (the roofline model).
+
+A task takes no less time than its multiply-adds at the peak, and no less than its inputs, weights and outputs passing
+once from the level of memory that holds them. Recurrent weights pass once in each step. Algorithms that multiply less
+than a direct evaluation (Winograd's) may pass 100 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quatrefoil import ops
+from quatrefoil.cpu import instruction_set
+from quatrefoil.problem import Problem, Work
+
+TRIES = 7
+PEAK_ROUNDS = 1_000_000
+READ_BYTES = 1 << 26
+"""Read in one try from half of a cache; memory gets one pass over a block four times the last cache."""
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of memory: how much one core finds there (None: all there is), and how fast it reads it."""
+
+    name: str
+    kib: float | None
+    gbyte_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Of one core, for an instruction set of ours: float32 operations, and reading by level, the nearest first."""
+
+    instruction_set: str
+    gflop_s: float
+    levels: tuple[Level, ...]
+
+    def seconds(self, problem: Problem | None, work: Work, threads: int) -> float:
+        """The least time that this much work can take; ``problem`` is None for a chain or a network."""
+        moved = held = work.bytes
+        if problem is None:
+            moved = 0  # what layers hand on stays in the caches or not, as they are cut
+        elif problem.op in ops.FAMILIES["rnn"]:
+            held = problem.input(ops.rnn.R).nbytes
+            moved += (ops.rnn.geometry(ops.rnn.without_layout(problem)).steps - 1) * held
+        level = next(level for level in self.levels if level.kib is None or held <= level.kib * 1024)
+        pool = problem is not None and problem.op in ops.FAMILIES["pool"]
+        arithmetic = 0.0 if pool else work.flops / (self.gflop_s * 1e9)
+        return max(arithmetic, moved / (level.gbyte_s * 1e9)) / threads
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Ceilings:
+        """The inverse of ``as_dict``."""
+        levels = tuple(Level(**level) for level in data["levels"])
+        return cls(data["instruction_set"], data["gflop_s"], levels)
+
+
+def measure() -> Ceilings:
+    """On the core that this process is on: the best of a few tries, a second or two in all."""
+    from quatrefoil.cpu import _roofline
+
+    isa = instruction_set.index()
+    peak = max(_roofline.flops(isa, PEAK_ROUNDS) for _ in range(TRIES))
+    found = []
+    caches = _caches()
+    largest = max((size for _, size in caches), default=1 << 26)
+    for name, kib, used in [*((name, size / 1024, size // 2) for name, size in caches), ("memory", None, 4 * largest)]:
+        block = np.ones(used // 4, np.float32)
+        rate = max(_roofline.bytes_read(isa, block, max(1, READ_BYTES // used)) for _ in range(TRIES))
+        found.append(Level(name, kib, rate / 1e9))
+    return Ceilings(instruction_set.name(), peak / 1e9, tuple(found))
+
+
+def _caches() -> list[tuple[str, int]]:
+    """Name and bytes of the data caches, as Linux tells them; none elsewhere."""
+    found = []
+    for entry in sorted(CACHES.glob("index*")) if CACHES.exists() else []:
+        if (entry / "type").read_text().strip() != "Instruction":
+            level, size = (entry / "level").read_text().strip(), (entry / "size").read_text().strip()
+            found.append((f"L{level}", int(size.removesuffix("K")) * 1024))
+    return found
