@@ -29,6 +29,7 @@ struct Target {
   const float* residual;    // laid out like sums, or null
   const Epilogue* epilogue;  // the last slice, where sums are y; else null
   bool first;
+  Ahead ahead;  // the weights of the next tile of output channels
 };
 
 struct Product {
@@ -39,6 +40,11 @@ struct Product {
                                              const Target& target) {
     vfloat c[R][J];
     float* sums = target.sums;
+    // A residual is often not in the cache; it comes while the tile is computed.
+    if (target.residual)
+      QF_UNROLL for (int j = 0; j < J; j++)
+        QF_UNROLL for (int i = 0; i < R * LANES; i += 16)
+          __builtin_prefetch(target.residual + j * target.column_step + i);
     if (target.first) {
       QF_UNROLL for (int j = 0; j < J; j++) {
         const vfloat bias = target.bias ? load(target.bias + j * LANES) : (vfloat){};
@@ -48,7 +54,7 @@ struct Product {
       QF_UNROLL for (int j = 0; j < J; j++)
         QF_UNROLL for (int r = 0; r < R; r++) c[r][j] = load(sums + j * target.column_step + r * LANES);
     }
-    multiply_add_blocks<R, J>(c, x, LANES, block_step, weights, blocks);
+    multiply_add_blocks<R, J>(c, x, LANES, block_step, weights, blocks, target.ahead);
     if (target.epilogue) {
       if (target.residual)
         QF_UNROLL for (int j = 0; j < J; j++)
@@ -108,27 +114,48 @@ struct Plan {
 };
 
 // Copies what the blocks first to last of the depth read for `count` pixels from `pixel` on: panel[tile][block][pixel
-// of the tile][LANES], with tiles as `Rows` of the pixels.
+// of the tile][LANES].
 void pack_panel(const ConvShape& s, const Plan& plan, const float* x, int64_t first, int64_t last, int64_t pixel,
                 int64_t count, int64_t tiles, float* panel) {
   const int64_t plane = volume(s.input) * LANES;
+  int64_t w = pixel % s.output[2], h = pixel / s.output[2] % s.output[1], d = pixel / s.output[2] / s.output[1];
+  const int64_t first_tap = first / plan.in_blocks, first_channel = first % plan.in_blocks;
   for (int64_t tile = 0; tile < tiles; tile++) {
-    const int64_t begin = count * tile / tiles, end = count * (tile + 1) / tiles, rows = end - begin;
-    float* to_tile = panel + begin * (last - first) * LANES;
+    const int64_t rows = count * (tile + 1) / tiles - count * tile / tiles;
+    int64_t depths[MOST_ROWS], heights[MOST_ROWS], widths[MOST_ROWS];  // where the first tap of each pixel lies
     for (int64_t r = 0; r < rows; r++) {
-      const int64_t place = pixel + begin + r;
-      const int64_t w = place % s.output[2], h = place / s.output[2] % s.output[1], d = place / s.output[2] / s.output[1];
-      float* to = to_tile + r * LANES;
-      for (int64_t block = first; block < last;) {
-        const int64_t tap = block / plan.in_blocks, channel = block % plan.in_blocks;
-        const int64_t stop = smaller(last, (tap + 1) * plan.in_blocks);
-        const int64_t kw = tap % s.kernel[2], kh = tap / s.kernel[2] % s.kernel[1], kd = tap / s.kernel[2] / s.kernel[1];
-        const int64_t id = d * s.strides[0] + kd * s.dilations[0] - s.pads[0];
-        const int64_t ih = h * s.strides[1] + kh * s.dilations[1] - s.pads[1];
-        const int64_t iw = w * s.strides[2] + kw * s.dilations[2] - s.pads[2];
+      depths[r] = d * s.strides[0] - s.pads[0];
+      heights[r] = h * s.strides[1] - s.pads[1];
+      widths[r] = w * s.strides[2] - s.pads[2];
+      if (++w == s.output[2]) {
+        w = 0;
+        if (++h == s.output[1]) h = 0, d++;
+      }
+    }
+    int64_t kw = first_tap % s.kernel[2], kh = first_tap / s.kernel[2] % s.kernel[1];
+    int64_t kd = first_tap / s.kernel[2] / s.kernel[1], channel = first_channel;
+    for (int64_t block = first; block < last;) {
+      const float* from[MOST_ROWS];
+      for (int64_t r = 0; r < rows; r++) {
+        const int64_t id = depths[r] + kd * s.dilations[0], ih = heights[r] + kh * s.dilations[1];
+        const int64_t iw = widths[r] + kw * s.dilations[2];
         const bool inside = id >= 0 && id < s.input[0] && ih >= 0 && ih < s.input[1] && iw >= 0 && iw < s.input[2];
-        const float* from = x + channel * plane + (inside ? ((id * s.input[1] + ih) * s.input[2] + iw) * LANES : 0);
-        for (; block < stop; block++, from += plane, to += rows * LANES) store(to, inside ? load(from) : (vfloat){});
+        from[r] = inside ? x + channel * plane + ((id * s.input[1] + ih) * s.input[2] + iw) * LANES : nullptr;
+      }
+      const int64_t channels = smaller(last - block, plan.in_blocks - channel);
+      for (int64_t r = 0; r < rows; r++) {
+        float* to = panel + r * LANES;
+        if (from[r])
+          for (int64_t c = 0; c < channels; c++) store(to + c * rows * LANES, load(from[r] + c * plane));
+        else
+          for (int64_t c = 0; c < channels; c++) store(to + c * rows * LANES, (vfloat){});
+      }
+      panel += channels * rows * LANES;
+      block += channels;
+      channel = 0;
+      if (++kw == s.kernel[2]) {
+        kw = 0;
+        if (++kh == s.kernel[1]) kh = 0, kd++;
       }
     }
   }
@@ -186,7 +213,7 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
         const float* u = weights + (first * plan.out_blocks + vector * blocks) * LANES * LANES;
         float* tile_sums = sums + (s.y_blocked || plan.slices > 1 ? vector * column_step : 0);
         Target target{nullptr, column_step, call.bias ? bias + vector * LANES : nullptr, nullptr,
-                      slice + 1 == plan.slices && s.y_blocked ? &epilogue : nullptr, slice == 0};
+                      slice + 1 == plan.slices && s.y_blocked ? &epilogue : nullptr, slice == 0, {}};
         // A narrower last tile of channels takes a packed panel's tiles of pixels as they are.
         const int64_t passes = plan.flat ? divide_up(count, most_rows(columns)) : tiles;
         for (int64_t i = 0; i < passes; i++) {
@@ -197,6 +224,8 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
           const float* from = plan.in_place(s) ? x + first * in_plane * LANES + (pixel + begin) * LANES
                               : plan.flat      ? panel + begin * LANES
                                                : panel + begin * blocks * LANES;
+          const int64_t tile_floats = blocks * LANES * columns * LANES;
+          target.ahead = share_of(u + tile_floats, tile_floats / 16, i, passes, blocks);
           const int64_t step = plan.in_place(s) ? in_plane : plan.flat ? count : end - begin;
           TileTable<Product>::of[end - begin - 1][columns - 1](from, step * LANES, u, blocks, target);
         }

@@ -64,12 +64,12 @@ void transform_weights(const double* g, int64_t step, int K, double (&u)[TILE]) 
 
 // The products' register tile: R tiles times J vectors of output channels, over blocks of LANES channels.
 struct Product {
-  typedef void (*TileFunction)(const float* v, int64_t block_step, const float* u, int64_t blocks, float* m);
+  typedef void (*TileFunction)(const float* v, int64_t block_step, const float* u, int64_t blocks, float* m, Ahead ahead);
   template <int R, int J>
   __attribute__((noinline)) static void tile(const float* v, int64_t block_step, const float* u, int64_t blocks,
-                                             float* m) {
+                                             float* m, Ahead ahead) {
     vfloat c[R][J] = {};
-    multiply_add_blocks<R, J>(c, v, LANES, block_step, u, blocks);
+    multiply_add_blocks<R, J>(c, v, LANES, block_step, u, blocks, ahead);
     QF_UNROLL for (int r = 0; r < R; r++)
       QF_UNROLL for (int j = 0; j < J; j++) store(m + (r * J + j) * LANES, c[r][j]);
   }
@@ -305,12 +305,14 @@ void run_block(const Block& block, const ConvCall& call, const Epilogue& epilogu
     const int columns = int(smaller(plan.columns, plan.out_blocks - first));
     const float* u = weights + first * weights_block;
     const int64_t row_tiles = divide_up(tiles, most_rows(columns));
-    for (int point = 0; point < POINTS; point++, u += plan.in_blocks * LANES * columns * LANES)
+    const int64_t point_floats = plan.in_blocks * LANES * columns * LANES;
+    for (int point = 0; point < POINTS; point++, u += point_floats)
       for (int64_t i = 0; i < row_tiles; i++) {
         const int64_t begin = tiles * i / row_tiles, end = tiles * (i + 1) / row_tiles;
-        TileTable<Product>::of[end - begin - 1][columns - 1](v + point * plan.v_step() + begin * LANES, tiles * LANES, u,
-                                                             plan.in_blocks,
-                                                             m + point * plan.m_step() + begin * columns * LANES);
+        TileTable<Product>::of[end - begin - 1][columns - 1](
+            v + point * plan.v_step() + begin * LANES, tiles * LANES, u, plan.in_blocks,
+            m + point * plan.m_step() + begin * columns * LANES,
+            share_of(u + point_floats, point_floats / 16, i, row_tiles, plan.in_blocks));
       }
     for (int j = 0; j < columns; j++)
       if (!output_block<K>(block, call, epilogue, group, first + j, m + j * LANES, columns))

@@ -26,18 +26,33 @@ QF_INLINE void multiply_add(vfloat (&c)[R][J], const float* scalars, int64_t sca
   }
 }
 
+// Memory that is fetched into the second-level cache while a tile is computed: so many cache lines for each block of
+// its depth. Weights that stream from memory arrive in time this way; the hardware's prefetchers stop at each tile.
+struct Ahead {
+  const float* from;
+  int64_t lines;
+};
+
+// A share of `lines` cache lines from `from` on for pass `pass` of `passes`, over `blocks` of depth.
+QF_INLINE Ahead share_of(const float* from, int64_t lines, int64_t pass, int64_t passes, int64_t blocks) {
+  const int64_t each = divide_up(lines, passes * blocks), done = each * blocks * pass;
+  return {from + done * (64 / sizeof(float)), done < lines ? each : 0};
+}
+
 // The same where scalars come in blocks of LANES: scalar k of row r is at
 // scalars[k / LANES * block_step + r * row_step + k % LANES], and vectors follow each other.
 template <int R, int J>
 QF_INLINE void multiply_add_blocks(vfloat (&c)[R][J], const float* scalars, int64_t row_step, int64_t block_step,
-                                   const float* vectors, int64_t blocks) {
-  for (int64_t block = 0; block < blocks; block++, scalars += block_step)
+                                   const float* vectors, int64_t blocks, Ahead ahead) {
+  for (int64_t block = 0; block < blocks; block++, scalars += block_step) {
+    for (int64_t i = 0; i < ahead.lines; i++, ahead.from += 64 / sizeof(float)) __builtin_prefetch(ahead.from, 0, 2);
     QF_UNROLL for (int k = 0; k < LANES; k++, vectors += J * LANES) {
       vfloat v[J];
       QF_UNROLL for (int j = 0; j < J; j++) v[j] = load(vectors + j * LANES);
       QF_UNROLL for (int r = 0; r < R; r++)
         QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += scalars[r * row_step + k] * v[j];
     }
+  }
 }
 
 // The width of tile, in vectors, that computes so many vectors of output channels for so many rows fastest. A tile
