@@ -16,7 +16,7 @@ from quatrefoil.bench.suites import Entry
 from quatrefoil.bench.tasks import Task, read
 from quatrefoil.bench.timing import CoreProbe, interleaved
 from quatrefoil.bench.verify import Judge, judge_of
-from quatrefoil.bench.worker import Ready, Worker
+from quatrefoil.bench.worker import Ready, Worker, ready
 from quatrefoil.errors import NoKernelError
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Reject
@@ -188,7 +188,13 @@ class Field:
         there = self._contenders[contender].probe()
         if not there.ready:
             return replace(record, refused=f"{there.detail}; to add it: {there.remedy}"), None
-        answer = worker.prepare(task)
+        if ours and backends.get(contender).simulated:
+            # here, where a design may have been chosen; nothing of it is timed
+            with threads_set(self.threads):
+                prepared = self._contenders[contender].prepare(task, self.threads)
+                answer = prepared if isinstance(prepared, Reject) else ready(prepared)
+        else:
+            answer = worker.prepare(task)
         if isinstance(answer, Reject):
             return replace(record, refused=str(answer)), None
         return replace(record, kernel=answer.description, device=answer.device, simulated=answer.simulated), answer
@@ -199,16 +205,17 @@ def judged(record: Record, outputs: Sequence[np.ndarray | None], judge: Judge | 
     if judge is None:
         return replace(record, note=f"not compared with the oracle; {record.note}".rstrip("; "))
     verdict = judge.check(outputs, 0 if record.ours else QUANTISED_SLACK, record.contender)
-    judged_record = replace(
+    error = verdict.error or 0.0
+    refused = ""
+    if record.ours and not verdict.passed:
+        refused = f"its result is wrong in {verdict.failures} places (error {error:.2g})"
+    elif error > ANOTHER:
+        refused = f"it computes something else (error {error:.2g})"
+    return replace(
         record,
         checked=verdict.compared_with,
         error=verdict.error,
         accurate=verdict.accurate,
         wrong=not verdict.passed,
+        refused=refused,
     )
-    error = verdict.error or 0.0
-    if record.ours and judged_record.wrong:
-        return replace(judged_record, refused=f"its result is wrong in {verdict.failures} places (error {error:.2g})")
-    if error > ANOTHER:
-        return replace(judged_record, refused=f"it computes something else (error {error:.2g})")
-    return judged_record

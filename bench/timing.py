@@ -61,7 +61,9 @@ class CoreProbe:
     WAIT_SECONDS = 0.02
     WAITS = 25
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 120.0) -> None:
+        """``patience``: seconds that are waited in all; a machine that never comes to rest is measured as it is."""
+        self._left = round(patience / self.WAIT_SECONDS)
         self._best = min(self._loop() for _ in range(200))
         self.asked = self.slow = 0
 
@@ -73,6 +75,9 @@ class CoreProbe:
             self._best = min(self._best, taken)
             if taken < self.TOLERATED * self._best:
                 return
+            if self._left == 0:
+                break
+            self._left -= 1
             time.sleep(self.WAIT_SECONDS)
         self.slow += 1
 

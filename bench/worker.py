@@ -28,6 +28,9 @@ from quatrefoil.bench.tasks import Task
 from quatrefoil.bench.timing import Stretch, clocked
 from quatrefoil.registry import Reject
 
+PATIENCE = 300.0
+"""Seconds after which a contender that does not answer is ended."""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -39,6 +42,11 @@ class Ready:
     device: str
     simulated: Simulated | None
     outputs: list[np.ndarray | None]
+
+
+def ready(prepared: Prepared) -> Ready:
+    """Runs once, for the outputs."""
+    return Ready(prepared.description, prepared.device, prepared.simulated, prepared.outputs(prepared.run()))
 
 
 class Worker:
@@ -87,6 +95,8 @@ class Worker:
         assert self._pipe is not None and self._process is not None
         try:
             self._pipe.send((what, of))
+            if not self._pipe.poll(PATIENCE):
+                self._process.kill()
             return self._pipe.recv()
         except (EOFError, OSError):
             self._process.wait()
@@ -133,9 +143,7 @@ def main(descriptor: int, name: str, threads: int, cores: Collection[int]) -> No
                     continue
                 prepared = answer
                 timed = _repeated(prepared)
-                outputs = prepared.outputs(prepared.run())
-                pipe.send(Ready(prepared.description, prepared.device, prepared.simulated, outputs))
-                del outputs
+                pipe.send(ready(prepared))
             elif what == "time":
                 assert timed is not None
                 pipe.send(timed(of))

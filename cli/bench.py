@@ -265,7 +265,8 @@ def records_table(title: str, records: list[Record]) -> PlainTable:
         if simulated:
             cost = record.simulated
             cells += ["", ""] if cost is None else [f"{cost.cycles:,}", f"{cost.microseconds:,.1f}"]
-        cells.append("" if record.error is None else f"{record.error:.1e}")
+        rough = "~" if record.accurate is False else ""
+        cells.append("" if record.error is None else f"{rough}{record.error:.1e}")
         rows.row(*cells)
         last = record.name
     return rows

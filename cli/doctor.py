@@ -27,7 +27,7 @@ class Finding:
 
 # import name, distribution, what it is for, and the command that adds it
 PACKAGES = (
-    ("onnxruntime", "onnxruntime", "the peer `ort` of the benchmarks", "pip install onnxruntime"),
+    ("onnxruntime", "onnxruntime", "the peer `ort` of the benchmarks", "pip install 'quatrefoil[peers]'"),
     ("hls4ml", "hls4ml", "export to FPGA HLS", "pip install 'quatrefoil[hls]'"),
     ("sklearn", "scikit-learn", "the digits of the demo", "pip install 'quatrefoil[demo]'"),
 )

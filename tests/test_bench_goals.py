@@ -12,6 +12,7 @@ from quatrefoil import ops
 from quatrefoil.bench import goals, roofline, suites
 from quatrefoil.bench.goals import Compared, compared, standing
 from quatrefoil.bench.suites import Family
+from quatrefoil.cli.app import run
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.problem import Work
 
@@ -141,6 +142,23 @@ def test_a_faulty_family_is_named(tmp_path: Path, line: str, said: str) -> None:
     file.write_text(f'[[family]]\nname = "f"\n{line}\n[[family.problem]]\ntext = "{POOL}"\n')
     with pytest.raises(QuatrefoilError, match=said):
         suites.load(file)
+
+
+def test_the_command_measures_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite, table, data = suite_file(tmp_path), tmp_path / "goals.md", tmp_path / "goals.json"
+    assert run(["bench", str(suite), "--peers", "ort", "--rounds", "3", "--quick", "--report", str(table)]) == 0
+    told = capsys.readouterr().out
+    assert "verdict" in told
+    assert "pools" in told
+    assert "| pools | 1 |" in table.read_text()
+    assert run(["bench", str(suite), "--peers", "", "--rounds", "3", "--match", "^b$", "--report", str(data)]) == 0
+    assert "no figure" in capsys.readouterr().out
+    [row] = goals.read(data)["records"]
+    assert (row["name"], row["contender"], row["accurate"]) == ("b", "cpu", True)
+    assert run(["bench", str(suite), "--match", "nothing"]) == 2
+    assert "no task of the suite is left" in capsys.readouterr().err
+    assert run(["bench", str(suite), "--match", "("]) == 2
+    assert "no regular expression" in capsys.readouterr().err
 
 
 def test_the_suite_of_every_peer_has_the_families_of_the_goals() -> None:
