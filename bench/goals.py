@@ -4,7 +4,7 @@
 
 The files are reports of ``quatrefoil bench peers``; those of the same number of threads are joined. A ratio is the best
 peer's time over ours, so above 1 we are ahead. Only accurate results count: a float32 error below 2e-5 of the largest
-value, a quantised result within one step. A task that no peer can be compared on is left out of the mean.
+value, a quantised result within one step. A task on which nobody is accurate is left out of the mean.
 """
 
 from __future__ import annotations
@@ -72,19 +72,35 @@ class Standing:
     @property
     def misses(self) -> tuple[str, ...]:
         """What was not met, in words; empty where all was."""
-        said = []
-        for value, goal, whom in (
-            (self.best, self.family.goal, "the best peer"),
-            (self.major, self.family.goal_major, "torch, ONNX Runtime and OpenVINO"),
-        ):
-            if goal is not None and (value is None or value < goal):
-                said.append(f"{'no figure' if value is None else f'{value:.2f}'} of {goal:g} against {whom}")
+        said = [
+            f"{value:.2f} of {goal:g} against {whom}"
+            for value, goal, whom in self._means
+            if value is not None and value < goal
+        ]
         limit = self.family.most_microseconds
-        if limit is not None and (self.longest is None or self.longest > limit):
-            said.append(f"{'no figure' if self.longest is None else f'{self.longest:.2f} us'} of {limit:g} us")
+        if limit is not None and self.longest is not None and self.longest > limit:
+            said.append(f"{self.longest:.2f} us of {limit:g} us")
         if self.worst is not None and self.worst[0] < LEAST:
             said.append(f"{self.worst[1]} at {self.worst[0]:.2f}, below {LEAST:g}")
         return (*said, *self.missing)
+
+    @property
+    def verdict(self) -> str:
+        """Missed, with what; or met, or not compared, with whom there was nothing accurate to compare with."""
+        if self.misses:
+            return f"missed: {'; '.join(self.misses)}"
+        nobody = [f"no accurate result of {whom}" for value, _, whom in self._means if value is None]
+        met = "met" if len(nobody) < len(self._means) or self.longest is not None else "not compared"
+        return "; ".join((met, *nobody))
+
+    @property
+    def _means(self) -> list[tuple[float | None, float, str]]:
+        """Each mean that the family has a goal for, with the goal and whom it is against."""
+        family = self.family
+        means = [] if family.goal is None else [(self.best, family.goal, "the best peer")]
+        if family.goal_major is not None:
+            means.append((self.major, family.goal_major, "torch, ONNX Runtime and OpenVINO"))
+        return means
 
 
 def seconds_of(row: Row) -> float | None:
@@ -194,7 +210,7 @@ def _families(found: Sequence[Standing]) -> Iterator[str]:
                     _ratio(one.major),
                     "" if family.goal_major is None else f"{family.goal_major:g}",
                     "" if worst is None else f"{worst[1]}: {worst[0]:.2f} ({worst[2]})",
-                    f"**missed**: {'; '.join(one.misses)}" if one.misses else "met",
+                    one.verdict.replace("missed", "**missed**", 1),
                 )
             )
             + " |"

@@ -239,7 +239,7 @@ def _standings(data: dict[str, Any]) -> PlainTable:
             f"{family.goal or 0:g}" if limit is None else f"{limit:g} us",
             "" if one.major is None else f"{one.major:.2f}",
             f"{family.goal_major or 0:g}",
-            "missed: " + "; ".join(one.misses) if one.misses else "met",
+            one.verdict,
             marks={6: "yellow" if one.misses else "green"},
         )
     return rows

@@ -60,10 +60,16 @@ def test_misses_are_said() -> None:
     slow = compared([record("a", "cpu", 10), record("a", "ort", 8.5)])
     assert standing(Family("f", 0.5, None, None), slow).misses == ("a at 0.85, below 0.9",)
     none = compared([record("a", "cpu", None, refused="no kernel"), record("a", "ort", 8)])
-    assert standing(Family("f", 1.0, None, None), none).misses == (
-        "no figure of 1 against the best peer",
-        "a: no kernel",
-    )
+    assert standing(Family("f", 1.0, None, None), none).misses == ("a: no kernel",)
+
+
+def test_a_goal_that_nobody_can_be_compared_on_is_neither_met_nor_missed() -> None:
+    rough = [record("a", "cpu", 10), record("a", "ort", 5, accurate=False)]
+    alone = standing(Family("f", 1.0, None, None), compared(rough))
+    assert (alone.misses, alone.verdict) == ((), "not compared; no accurate result of the best peer")
+    partly = standing(Family("f", 1.0, 1.0, None), compared([*rough, record("a", "litert", 20)]))
+    assert partly.verdict == "met; no accurate result of torch, ONNX Runtime and OpenVINO"
+    assert standing(Family("f", 3.0, None, None), two_tasks()).verdict == "missed: 2.32 of 3 against the best peer"
 
 
 def test_a_bound_in_microseconds() -> None:
@@ -152,7 +158,7 @@ def test_the_command_measures_and_judges(tmp_path: Path, capsys: pytest.CaptureF
     assert "pools" in told
     assert "| pools | 1 |" in table.read_text()
     assert run(["bench", str(suite), "--peers", "", "--rounds", "3", "--match", "^b$", "--report", str(data)]) == 0
-    assert "no figure" in capsys.readouterr().out
+    assert "not compared" in capsys.readouterr().out
     [row] = goals.read(data)["records"]
     assert (row["name"], row["contender"], row["accurate"]) == ("b", "cpu", True)
     assert run(["bench", str(suite), "--match", "nothing"]) == 2
