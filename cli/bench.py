@@ -159,8 +159,8 @@ def _measure(
     effort = Effort(rounds or 5, seconds_each=0.5) if suite.families else Effort(rounds or 9)
     with Field([*on, *against], threads) as field:
         ceilings = roofline.measure() if suite.families else None
-        with steps("bench", len(entries)) as advance, _live(suite.title, bool(suite.families and not as_json)) as show:
-            records = field.run(entries, effort, tune=tune, verify=verify, seed=seed, begin=advance, progress=show)
+        with _watched(suite.title, len(entries), bool(suite.families) and not as_json) as (begin, show):
+            records = field.run(entries, effort, tune=tune, verify=verify, seed=seed, begin=begin, progress=show)
         conditions = None if ceilings is None else goals.conditions(target, field, ceilings)
     return suite.title, records, conditions
 
@@ -178,35 +178,45 @@ def _chosen(entries: tuple[Any, ...], match: str, quick: bool) -> list[Any]:
 
 
 @contextmanager
-def _live(title: str, wanted: bool) -> Iterator[Callable[[Record], None]]:
-    """Gives a function that takes each record: a table that grows on a terminal, and is printed at the end elsewhere."""
+def _watched(title: str, count: int, wanted: bool) -> Iterator[tuple[Callable[[str], None], Callable[[Record], None]]]:
+    """Gives what to call as each task begins and with each record. ``wanted``: all contenders side by side are printed
+    at the end, and on a terminal grow before."""
     records: list[Record] = []
-    if not wanted:
-        yield records.append
-        return
-    if not sys.stdout.isatty():
-        yield records.append
+    if not wanted or not sys.stdout.isatty():
+        with steps("bench", count) as advance:
+            yield advance, records.append
+    else:
+        from rich.live import Live
+
+        begun: list[str] = []
+        with Live(console=stdout(), refresh_per_second=4, transient=True) as live:
+
+            def draw() -> None:
+                said = f"{title}, {len(begun)} of {count}: {begun[-1]}"
+                live.update(side_by_side(said, records, max(live.console.height - 6, 1)))
+
+            def begin(name: str) -> None:
+                begun.append(name)
+                draw()
+
+            def show(record: Record) -> None:
+                records.append(record)
+                draw()
+
+            yield begin, show
+    if wanted:
         stdout().print(side_by_side(title, records))
-        return
-    from rich.live import Live
-
-    with Live(console=stdout(), refresh_per_second=2, vertical_overflow="visible") as live:
-
-        def show(record: Record) -> None:
-            records.append(record)
-            live.update(side_by_side(title, records))
-
-        yield show
 
 
-def side_by_side(title: str, records: list[Record]) -> PlainTable:
-    """A row for each task, a column for each contender: microseconds, with ~ where the result is not accurate."""
+def side_by_side(title: str, records: list[Record], last: int | None = None) -> PlainTable:
+    """A row for each task (of the last few), a column for each contender: microseconds, with ~ where the result is not
+    accurate."""
     names = list(dict.fromkeys(record.contender for record in records))
     rows = table(title, "task", *names, right=tuple(names))
     tasks: dict[str, dict[str, Record]] = {}
     for record in records:
         tasks.setdefault(record.name, {})[record.contender] = record
-    for name, found in tasks.items():
+    for name, found in list(tasks.items())[-last if last else None :]:
         times = {
             record.contender: record.measured.median
             for record in found.values()
