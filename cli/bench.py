@@ -6,12 +6,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from quatrefoil.bench.records import Record
+from quatrefoil.bench.suites import Suite
 from quatrefoil.cli.arguments import AsJson, Seed, Threads, backend_names, listed
 from quatrefoil.cli.explain import is_model
 from quatrefoil.cli.output import FAILED, PlainTable, microseconds, say_json, stderr, stdout, table
@@ -70,13 +72,16 @@ def command(
 
     on = backend_names(backends)
     if is_model(target):
-        conditions = None
-        title, records = target, _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
+        title, conditions = target, None
+        records = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
+    elif input:
+        raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
     else:
-        if input:
-            raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
-        title, records, conditions = _measure(
-            target, on, peers, threads, rounds, match, quick, tune, not no_verify, seed, as_json
+        suite = _suite(target, match, quick)
+        names = [*on, *_peers(peers, bool(suite.families))]
+        title = suite.title
+        records, conditions = _measure(
+            suite, target, names, threads, rounds, not as_json, tune=tune, verify=not no_verify, seed=seed
         )
     data = document(records, describe(), conditions)
     if report is not None:
@@ -132,49 +137,38 @@ def _measure_model(
         return run_model(target, feeds, on, peers, threads=threads, effort=Effort(rounds or 9), begin=advance)
 
 
-def _measure(
-    target: str,
-    on: list[str],
-    peers: str | None,
-    threads: int,
-    rounds: int | None,
-    match: str,
-    quick: bool,
-    tune: bool,
-    verify: bool,
-    seed: int,
-    as_json: bool,
-) -> tuple[str, list[Record], dict[str, Any] | None]:
-    """The title, the records, and for a suite with goals the conditions that its report names."""
-    from quatrefoil.bench import goals, roofline, suites, tasks
-    from quatrefoil.bench.runner import Effort, Field
+def _suite(target: str, match: str, quick: bool) -> Suite:
+    """What a problem's text or a suite's name asks for. Raises QuatrefoilError where nothing of it is left."""
+    from quatrefoil.bench import suites, tasks
 
     if " " in target.strip():
         text = tasks.read(target).text
-        suite = suites.Suite("bench", (suites.Entry(text, text),))
-    else:
-        suite = suites.load(target)
-    entries = _chosen(suite.entries, match, quick)
-    against = _peers(peers, bool(suite.families))
-    effort = Effort(rounds or 5, seconds_each=0.5) if suite.families else Effort(rounds or 9)
-    with Field([*on, *against], threads) as field:
-        ceilings = roofline.measure() if suite.families else None
-        with _watched(suite.title, len(entries), bool(suite.families) and not as_json) as (begin, show):
-            records = field.run(entries, effort, tune=tune, verify=verify, seed=seed, begin=begin, progress=show)
-        conditions = None if ceilings is None else goals.conditions(target, field, ceilings)
-    return suite.title, records, conditions
-
-
-def _chosen(entries: tuple[Any, ...], match: str, quick: bool) -> list[Any]:
-    """Raises QuatrefoilError for an expression that is none or that no task has."""
+        return suites.Suite("bench", (suites.Entry(text, text),))
+    suite = suites.load(target)
     try:
         expression = re.compile(match)
     except re.error as error:
         raise QuatrefoilError(f"--match {match!r} is no regular expression: {error}") from None
-    found = [entry for entry in entries if expression.search(entry.name) and (entry.quick or not quick)]
-    if not found:
+    left = tuple(entry for entry in suite.entries if expression.search(entry.name) and (entry.quick or not quick))
+    if not left:
         raise QuatrefoilError("no task of the suite is left by --match and --quick")
-    return found
+    return replace(suite, entries=left)
+
+
+def _measure(
+    suite: Suite, source: str, names: list[str], threads: int, rounds: int | None, show: bool, **options: Any
+) -> tuple[list[Record], dict[str, Any] | None]:
+    """The records, and for a suite with goals the conditions that its report names. ``options`` are ``Field.run``'s."""
+    from quatrefoil.bench import goals, roofline
+    from quatrefoil.bench.runner import Effort, Field
+
+    aims = bool(suite.families)
+    effort = Effort(rounds or 5, seconds_each=0.5) if aims else Effort(rounds or 9)
+    with Field(names, threads) as field:
+        ceilings = roofline.measure() if aims else None
+        with _watched(suite.title, len(suite.entries), aims and show) as (begin, tell):
+            records = field.run(suite.entries, effort, begin=begin, progress=tell, **options)
+        return records, None if ceilings is None else goals.conditions(source, field, ceilings)
 
 
 @contextmanager
