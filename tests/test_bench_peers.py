@@ -42,6 +42,7 @@ PROBLEMS = (
     "average_pool float32[1x3x9x9] kernel_shape=3x3 pads=1x1x1x1 count_include_pad=1",
     "average_pool float32[1x3x9x9] kernel_shape=3x3 pads=1x1x1x1",
     "average_pool float32[1x3x7x7] kernel_shape=7x7",
+    "average_pool float32[1x3x6x6] kernel_shape=7x7 pads=0x0x1x1",
     "lp_pool float32[1x3x9x9] kernel_shape=2x2 strides=2x2 p=3",
     "max_unpool float32[1x2x4x4],int64[1x2x4x4] kernel_shape=2x2 strides=2x2",
     "rnn float32[3x2x4],float32[1x5x4],float32[1x5x5] activations=Affine(0.5,0.1)",

@@ -371,16 +371,29 @@ def _pool(problem: Problem) -> Step | Reject:
 
     # a window that reaches further over the end than over the beginning is torch's ceil_mode too, where shapes agree
     ceil = not symmetric(problem) or bool(problem.integer("ceil_mode"))
-    fits = all(2 * pad <= extent for pad, extent in zip(begin, kernel))
-    if fits and not (ceil and include):
-        shape = pool(torch.empty(problem.input(0).shape), begin, ceil).shape
-        if tuple(shape) == problem.outputs[0].shape:
-            return lambda x: pool(x, begin, ceil)
-    if (mean and not include) or problem.integer("ceil_mode"):
+    sizes = zip(problem.input(0).shape[2:], kernel, strides, dilations, begin)
+    shape = tuple(_pooled(n, k, s, d, pad, ceil) for n, k, s, d, pad in sizes)
+    if shape == problem.outputs[0].shape[2:] and not (ceil and include):
+        return lambda x: pool(x, begin, ceil)
+    if problem.integer("ceil_mode"):
         return Reject("torch cannot say this padding")
     around = [pad for axis in reversed(range(rank)) for pad in (begin[axis], end[axis])]
+    unpadded = (0,) * rank
+    if mean and not include:
+        ones = torch.ones((1, 1, *problem.input(0).shape[2:]))
+        correction = 1 / pool(F.pad(ones, around), unpadded, False)  # of the whole window to what of it is no padding
+        return lambda x: pool(F.pad(x, around), unpadded, False) * correction
     value = 0.0 if mean else -np.inf
-    return lambda x: pool(F.pad(x, around, value=value), (0,) * rank, False)
+    return lambda x: pool(F.pad(x, around, value=value), unpadded, False)
+
+
+def _pooled(size: int, kernel: int, stride: int, dilation: int, pad: int, ceil: bool) -> int | None:
+    """The size that torch's pools give; None where they refuse."""
+    free = size + 2 * pad - dilation * (kernel - 1) - 1
+    if free < 0 or 2 * pad > kernel:
+        return None
+    steps = -(-free // stride) if ceil else free // stride
+    return steps + 1 - (ceil and steps * stride >= size + pad)  # no window begins behind the input
 
 
 PEERS = (
