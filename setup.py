@@ -105,6 +105,7 @@ class BuildNative(build_ext):
 
 
 def extensions() -> list[Extension]:
+    import numpy
     from Cython.Build import cythonize
     from pybind11 import get_include
 
@@ -117,7 +118,7 @@ def extensions() -> list[Extension]:
             f"quatrefoil.cpu.{module.stem}",
             [f"cpu/{module.name}"],
             language="c++",
-            include_dirs=["kernels/include", "cpu/src"],
+            include_dirs=["kernels/include", "cpu/src", numpy.get_include()],
             define_macros=[(f"QF_HAS_{isa.upper()}", "1") for isa in INSTRUCTION_SETS],
             extra_compile_args=[*CPU_FLAGS, *SANITIZE_FLAGS],
             extra_link_args=["-fopenmp", *SANITIZE_FLAGS],

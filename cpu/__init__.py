@@ -14,10 +14,11 @@ import numpy as np
 from quatrefoil.cpu import instruction_set
 from quatrefoil.cpu.sequence import CpuSequencer
 from quatrefoil.errors import BackendUnavailable
-from quatrefoil.registry import Availability, Kernel
+from quatrefoil.problem import Problem
+from quatrefoil.registry import Availability, DirectRun, Kernel, Run
 from quatrefoil.widening import with_float16
 
-NATIVE_MODULES = ("_instruction_set", "_conv", "_pool", "_rnn", "_sequence")
+NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_sequence")
 
 
 class CpuBackend:
@@ -55,6 +56,13 @@ class CpuBackend:
 
     def get(self, array: np.ndarray) -> np.ndarray:
         return array
+
+    def direct(self, run: Run, problem: Problem, positions: Sequence[int]) -> DirectRun:
+        from quatrefoil.cpu._arrays import PlannedRun
+
+        planned = [(i, problem.input(i).numpy_dtype, problem.input(i).shape) for i in positions]
+        direct: DirectRun = PlannedRun(run, len(problem.inputs), planned).call
+        return direct
 
 
 @cache

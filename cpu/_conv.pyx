@@ -1,16 +1,20 @@
 # The thin door to cpu/src/conv*.cpp: a prepared convolution is an object that holds the shape, the packed weights and
 # the function of the instruction set in use; calling it takes the arrays, gives the GIL away and runs the kernel.
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int16_t, int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
 
-import numpy as np
-
 from quatrefoil.ops.activations import IDENTITY
 from quatrefoil.settings import num_threads
+
+cdef extern from "arrays.h":
+    int import_numpy() except -1
+    void* address "array_address"(object array) except? NULL
+    object new_array(tuple shape, object dtype)
+
+import_numpy()
 
 cdef extern from "large_pages.h" nogil:
     void prefer_large_pages(void* data, size_t size)
@@ -191,15 +195,6 @@ cdef Buffer take_workspace(size_t size):
     return Buffer(size)
 
 
-cdef const void* address(object array) except? NULL:
-    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    cdef const void* data = view.buf
-    PyBuffer_Release(&view)
-    return data
-
-
 cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
     window = geometry.window
     shape.batch = geometry.batch
@@ -278,14 +273,14 @@ cdef class Run:
     def __call__(self, inputs):
         cdef ConvCall call = self.call
         cdef Buffer workspace = None
-        y = np.empty(self.y_shape, self.dtype)
+        y = new_array(self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
         if len(inputs) > 3 and inputs[3] is not None:
             call.residual = address(inputs[3])
         call.y = <void*>address(y)
-        call.threads = min(<int>num_threads(), self.threads)
+        call.threads = min(<int>num_threads(), self.threads) if self.threads > 1 else 1
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
@@ -357,7 +352,7 @@ cdef class IntegerRun:
     def __call__(self, inputs):
         cdef ConvCall call
         cdef Buffer workspace = None
-        y = np.empty(self.y_shape, self.dtype)
+        y = new_array(self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
@@ -365,7 +360,7 @@ cdef class IntegerRun:
         call.bias = address(self.bias) if self.bias is not None else NULL
         call.residual = NULL
         call.y = <void*>address(y)
-        call.threads = min(<int>num_threads(), self.threads)
+        call.threads = min(<int>num_threads(), self.threads) if self.threads > 1 else 1
         call.workspace = NULL
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)

@@ -1,7 +1,6 @@
 # The thin door to cpu/src/pool*.cpp: a prepared pool is an object that holds its arguments; calling it allocates the
 # outputs, gives the GIL away and runs the kernel.
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free
@@ -10,6 +9,13 @@ from posix.stdlib cimport posix_memalign
 import numpy as np
 
 from quatrefoil.settings import num_threads
+
+cdef extern from "arrays.h":
+    int import_numpy() except -1
+    void* address "array_address"(object array) except? NULL
+    object new_array(tuple shape, object dtype)
+
+import_numpy()
 
 cdef extern from "pool.h" nogil:
     int POOL_MAX, POOL_AVERAGE, POOL_LP
@@ -77,7 +83,6 @@ TYPES = {"float32": POOL_FLOAT32, "float64": POOL_FLOAT64, "uint8": POOL_UINT8, 
 # Elements times taps below which a second thread costs more than it saves.
 cdef int64_t WORTH_THREADS = 1 << 17
 
-cdef object empty = np.empty
 cdef object zeros = np.zeros
 cdef object int64 = np.dtype(np.int64)
 
@@ -96,15 +101,6 @@ cdef PoolFunction find(str algorithm, int isa) except NULL:
     if algorithm == "general":
         return pool_general(isa)
     raise KeyError(algorithm)
-
-
-cdef void* address(object array) except? NULL:
-    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    cdef void* data = view.buf
-    PyBuffer_Release(&view)
-    return data
 
 
 cdef class Pool:
@@ -158,8 +154,8 @@ cdef class Pool:
         cdef PoolArguments a = self.arguments
         cdef void* workspace = NULL
         cdef int failed
-        y = empty(self.shape, self.dtype)
-        indices = empty(self.shape, int64) if self.with_indices else None
+        y = new_array(self.shape, self.dtype)
+        indices = new_array(self.shape, int64) if self.with_indices else None
         if not self.nothing:
             a.x = address(inputs[0])
             a.y = address(y)

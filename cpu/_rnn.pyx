@@ -1,14 +1,19 @@
 # The thin door to cpu/src/rnn*.cpp: a prepared recurrent layer is an object that holds its sizes and packed weights;
-# calling it allocates the outputs, gives the GIL away and runs the kernel.
+# its run allocates the outputs, gives the GIL away and calls the kernel. (A method, because calling an object packs its
+# arguments into one tuple more, which a step of a small layer would feel.)
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
 
-import numpy as np
-
 from quatrefoil.settings import num_threads
+
+cdef extern from "arrays.h":
+    int import_numpy() except -1
+    void* address "array_address"(object array) except? NULL
+    object new_array(tuple shape, object dtype)
+
+import_numpy()
 
 cdef extern from "rnn.h" nogil:
     int RNN_PLAIN, RNN_LSTM, RNN_GRU
@@ -40,6 +45,7 @@ cdef extern from "rnn.h" nogil:
 
     ctypedef struct RnnNeeds:
         int64_t packed_floats, workspace_floats
+        int32_t threads
 
 ctypedef void (*RunFunction)(const RnnArguments*) noexcept nogil
 ctypedef void (*NeedsFunction)(const RnnArguments*, RnnNeeds*) noexcept nogil
@@ -54,21 +60,13 @@ cdef extern from "rnn.h" nogil:
     RunFunction rnn_general_f64(int isa)
     float* rnn_allocate_weights(int64_t floats)
 
+# Multiply-accumulates of a gate up to which giving the GIL away takes longer than another thread would wait for it.
+cdef int64_t BRIEF = 1 << 10
+
 KINDS = {"rnn": RNN_PLAIN, "lstm": RNN_LSTM, "gru": RNN_GRU}
 
-cdef object empty = np.empty
 
-
-cdef void* address(object array) except? NULL:
-    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    cdef void* data = view.buf
-    PyBuffer_Release(&view)
-    return data
-
-
-cdef void* optional(object arrays, Py_ssize_t position) except? NULL:
+cdef void* optional(tuple arrays, Py_ssize_t position) except? NULL:
     """The address of an input, NULL where it is absent."""
     if position >= len(arrays):
         return NULL
@@ -88,12 +86,15 @@ cdef class Layer:
     cdef object y_shape, state_shape, dtype, parameters
     cdef float* packed
     cdef size_t workspace
-    cdef bint lstm
+    cdef void* idle_workspace  # that no call is using, or NULL
+    cdef int threads
+    cdef bint lstm, brief
 
     def __init__(self, int isa, str kind, geometry, dtype, parameters):
         cdef RnnNeeds needs
         cdef RnnArguments* a = &self.arguments
         self.lstm = kind == "lstm"
+        self.brief = geometry.steps * geometry.batch * geometry.hidden * (geometry.inputs + geometry.hidden) <= BRIEF
         self.dtype = dtype
         self.parameters = parameters  # the general kernel reads them in each call
         self.y_shape = (geometry.steps, geometry.directions, geometry.batch, geometry.hidden)
@@ -118,10 +119,12 @@ cdef class Layer:
         if dtype.name == "float64":
             self.function = rnn_general_f64(isa)
             self.workspace = 9 * 8 * <size_t>a.hidden
+            self.threads = 1
             return
         self.function = rnn_packed_f32(isa)
         rnn_needs_f32(isa)(a, &needs)
         self.workspace = <size_t>needs.workspace_floats * 4
+        self.threads = needs.threads
         self.packed = rnn_allocate_weights(needs.packed_floats)
         if self.packed == NULL:
             raise MemoryError(f"{needs.packed_floats * 4} bytes for a recurrent layer's packed weights")
@@ -132,28 +135,35 @@ cdef class Layer:
 
     def __dealloc__(self):
         free(self.packed)
+        free(self.idle_workspace)
 
-    def __call__(self, inputs):
+    def run(self, inputs):
         cdef RnnArguments a = self.arguments
-        cdef void* workspace = NULL
-        y = empty(self.y_shape, self.dtype)
-        y_h = empty(self.state_shape, self.dtype)
-        y_c = empty(self.state_shape, self.dtype) if self.lstm else None
+        cdef void* workspace = self.idle_workspace
+        cdef tuple given = tuple(inputs)
+        y = new_array(self.y_shape, self.dtype)
+        y_h = new_array(self.state_shape, self.dtype)
+        y_c = new_array(self.state_shape, self.dtype) if self.lstm else None
         if a.batch:
-            a.x = address(inputs[0])
-            a.lengths = <const int32_t*>optional(inputs, 4)
-            a.initial_h = optional(inputs, 5)
+            a.x = address(given[0])
+            a.lengths = <const int32_t*>optional(given, 4)
+            a.initial_h = optional(given, 5)
             a.y, a.y_h = address(y), address(y_h)
             if self.lstm:
-                a.initial_c = optional(inputs, 6)
+                a.initial_c = optional(given, 6)
                 a.y_c = address(y_c)
-            a.threads = num_threads()
+            a.threads = num_threads() if self.threads > 1 else 1
             # the next call begins with the weights that this one's last step leaves in the cache
             self.arguments.downwards ^= a.steps & 1
-            if posix_memalign(&workspace, 64, self.workspace):
+            self.idle_workspace = NULL
+            if workspace == NULL and posix_memalign(&workspace, 64, self.workspace):
                 raise MemoryError(f"{self.workspace} bytes for a recurrent layer's sums")
             a.workspace = workspace
-            with nogil:
+            if self.brief:
                 self.function(&a)
-                free(workspace)
+            else:
+                with nogil:
+                    self.function(&a)
+            workspace, self.idle_workspace = self.idle_workspace, workspace
+            free(workspace)  # another call's, where two ran at once
         return (y, y_h, y_c) if self.lstm else (y, y_h)

@@ -21,7 +21,7 @@ def _prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
         np.ascontiguousarray(parameters[position], dtype) if position in parameters else None
         for position in (semantics.W, semantics.R, semantics.B, semantics.P)
     ]
-    run: Run = _rnn.Layer(instruction_set.index(), problem.op, semantics.geometry(problem), dtype, weights)
+    run: Run = _rnn.Layer(instruction_set.index(), problem.op, semantics.geometry(problem), dtype, weights).run
     return run
 
 

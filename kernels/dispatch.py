@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from quatrefoil import arrays, autotune, backends, ops, settings
 from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.ops import rnn
 from quatrefoil.problem import Problem, Tensor
-from quatrefoil.registry import Array, Availability, Backend, Kernel, Reject, Run
+from quatrefoil.registry import Array, Availability, Backend, DirectRun, Kernel, Reject, Run, RunsDirectly
 
 _default_backend: ContextVar[str | None] = ContextVar("quatrefoil_backend", default=None)
 
@@ -176,29 +177,27 @@ class Plan:
     Made by ``plan_problem`` (positional inputs in the backend's own home) or ``quatrefoil.plan`` (a public function).
     """
 
-    __slots__ = ("_adapt_in", "_adapt_out", "_run", "backend", "kernel", "problem", "selection")
+    __slots__ = ("backend", "kernel", "problem", "run", "selection")
 
     def __init__(self, selection: Selection, kernel: Kernel, run: Run) -> None:
         self.selection = selection
         self.problem = selection.problem
         self.backend = selection.backend
         self.kernel = kernel
-        self._run = run
         batch_first = self.problem.op in ops.FAMILIES["rnn"] and self.problem.integer("layout") == 1
-        self._adapt_in: Callable[[Sequence[Any]], list[Any]] | None = _swapped_contiguous if batch_first else None
-        self._adapt_out: Callable[[Sequence[Any]], tuple[Any, ...]] | None = rnn.batch_first if batch_first else None
-
-    def run(self, inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        self.run: Run = _batch_first(run) if batch_first else run
         """Positional inputs of the problem in the backend's home, C-contiguous; gives all outputs.
 
         What ``prepare`` got as a parameter is ignored here and may be None.
         """
-        if self._adapt_in is None or self._adapt_out is None:
-            return self._run(inputs)
-        return self._adapt_out(self._run(self._adapt_in(inputs)))
 
     def __repr__(self) -> str:
         return f"Plan({self.problem.text!r}, kernel={self.kernel.id!r})"
+
+
+def _batch_first(run: Run) -> Run:
+    """A run of layout 1 from one of layout 0."""
+    return lambda inputs: rnn.batch_first(run(_swapped_contiguous(inputs)))
 
 
 def _swapped_contiguous(inputs: Sequence[Any]) -> list[Any]:
@@ -275,7 +274,7 @@ class Call:
     inputs: tuple[Any, ...]
     attributes: Mapping[str, Any]
     outputs: int = 1
-    finish: Callable[[tuple[Any, ...]], Any] = field(default=lambda outputs: outputs[0])
+    finish: Callable[[tuple[Any, ...]], Any] = field(default=itemgetter(0))
 
     def problem(self) -> Problem:
         tensors = tuple(None if array is None else Tensor.of(array) for array in self.inputs)
@@ -333,7 +332,11 @@ class CallPlan:
         ]
         self._count = len(problem.inputs)
         self._finish = call.finish
-        self._validate = spec.validate
+        whole = any(problem.input(position).numpy_dtype.kind in "iu" for position in self._varying)
+        self._validate = spec.validate if whole else None  # it checks lengths and indices
+        self._direct: DirectRun | None = None
+        if isinstance(self._house, RunsDirectly) and self._validate is None:
+            self._direct = self._house.direct(self._plan.run, problem, self._varying)
         self.problem = problem
 
     @property
@@ -350,6 +353,15 @@ class CallPlan:
 
     def __call__(self, *inputs: Any) -> Any:
         """Run on new inputs. Raises OperatorError for arrays of another dtype or shape than planned."""
+        direct, finish = self._direct, self._finish  # as locals: to call an attribute looks for a method first
+        if direct is not None:
+            outputs = direct(inputs)
+            if outputs is not None:
+                return finish(outputs)
+        return self._checked(inputs)
+
+    def _checked(self, inputs: tuple[Any, ...]) -> Any:
+        """The call in full: what is wrong with the inputs, or the inputs brought to the backend and back."""
         if len(inputs) != len(self._varying):
             names = [ops.SPECS[self.problem.op].input_names[i] for i in self._varying]
             raise OperatorError(

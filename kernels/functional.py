@@ -439,10 +439,6 @@ def global_lp_pool(x: Any, norm_type: int = 2) -> Call:
     return Call("lp_pool", (x,), {"kernel_shape": Tensor.of(x).shape[2:], "p": norm_type})
 
 
-def _every_output(outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return outputs
-
-
 @OperatorFunction
 def rnn(
     x: Any,
@@ -465,7 +461,7 @@ def rnn(
     first. Returns y (T, D, N, H) and y_h (D, N, H). Semantics: ops/rnn.py.
     """
     attributes = _recurrent(direction, activations, activation_alpha, activation_beta, clip, layout)
-    return Call("rnn", (x, w, r, b, sequence_lens, initial_h), attributes, 2, _every_output)
+    return Call("rnn", (x, w, r, b, sequence_lens, initial_h), attributes, 2, tuple)
 
 
 @OperatorFunction
@@ -494,7 +490,7 @@ def lstm(
     """
     attributes = _recurrent(direction, activations, activation_alpha, activation_beta, clip, layout)
     inputs = (x, w, r, b, sequence_lens, initial_h, initial_c, p)
-    return Call("lstm", inputs, {**attributes, "input_forget": int(input_forget)}, 3, _every_output)
+    return Call("lstm", inputs, {**attributes, "input_forget": int(input_forget)}, 3, tuple)
 
 
 @OperatorFunction
@@ -522,7 +518,7 @@ def gru(
     """
     attributes = _recurrent(direction, activations, activation_alpha, activation_beta, clip, layout)
     inputs = (x, w, r, b, sequence_lens, initial_h)
-    return Call("gru", inputs, {**attributes, "linear_before_reset": int(linear_before_reset)}, 2, _every_output)
+    return Call("gru", inputs, {**attributes, "linear_before_reset": int(linear_before_reset)}, 2, tuple)
 
 
 def stacked(

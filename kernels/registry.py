@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -114,6 +114,18 @@ class Backend(Protocol):
 
     def get(self, array: Array) -> np.ndarray:
         """A device array, brought to the host. Waits until it is complete."""
+
+
+DirectRun = Callable[[tuple[object, ...]], tuple[Array, ...] | None]
+"""Takes the inputs of a plan's call; gives all outputs, or None where a run cannot take the inputs as they are."""
+
+
+@runtime_checkable
+class RunsDirectly(Protocol):
+    """A backend that recognises, faster than dispatch does, inputs that need nothing done to them or to the outputs."""
+
+    def direct(self, run: Run, problem: Problem, positions: Sequence[int]) -> DirectRun:
+        """For calls that give the inputs at these positions of the problem, in this order."""
 
 
 @dataclass(frozen=True, slots=True)

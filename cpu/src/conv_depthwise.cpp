@@ -220,8 +220,7 @@ extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const Conv
   const Depthwise convolve(s, epilogue);
   const int64_t channels = s.groups * s.out_channels, planes = s.batch * channels, taps = volume(s.kernel);
   const int64_t x_size = volume(s.input), y_size = volume(s.output), workspace = Depthwise::workspace(s);
-#pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
-  for (int64_t part = 0; part < call->threads; part++) {
+  const auto convolve_part = [&](int64_t part) {
     float* lines = (float*)(call->workspace + part * workspace);
     convolve.prepare(lines);
     const int64_t end = planes * (part + 1) / call->threads;
@@ -236,5 +235,8 @@ extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const Conv
       convolve(plane, lines);
       if (epilogue.later) epilogue.activate_row(plane.y, y_size);
     }
-  }
+  };
+  if (call->threads == 1) return convolve_part(0);  // a parallel region costs more than a small plane, for one thread too
+#pragma omp parallel for schedule(static) num_threads(call->threads)
+  for (int64_t part = 0; part < call->threads; part++) convolve_part(part);
 }

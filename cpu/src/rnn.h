@@ -40,6 +40,7 @@ struct RnnArguments {
 
 struct RnnNeeds {
   int64_t packed_floats, workspace_floats;
+  int32_t threads;  // as many as the work is worth
 };
 
 QF_DECLARE(void, rnn_needs_f32, (const RnnArguments*, RnnNeeds*))

@@ -490,6 +490,9 @@ extern "C" void QF_EXPORT(rnn_needs_f32)(const RnnArguments* a, RnnNeeds* needs)
   const Layout l = layout_of(*a);
   needs->packed_floats = l.size * a->directions;
   needs->workspace_floats = workspace_of(*a, l).size * a->directions;
+  RnnArguments unlimited = *a;
+  unlimited.threads = INT32_MAX;
+  needs->threads = team_of(unlimited, l);
 }
 
 // Whether no weight of r is infinite or NaN, so that its product with a zero state is zero.
