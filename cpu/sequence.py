@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.fusion import fused
 from quatrefoil.cpu.layouts import LANES, BlockedOperation, Reorder, Walk, with_layouts
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
@@ -94,7 +95,7 @@ class PreparedPlan:
     def __init__(self, plan: Plan) -> None:
         from quatrefoil.cpu import _sequence
 
-        plan = with_layouts(plan, lanes())
+        plan = with_layouts(fused(plan), lanes())
         memory = _Memory(plan)
         instructions = [each for step in plan.steps for each in _instructions(step, plan.types, memory)]
         arena = memory.arrange(instructions)
