@@ -36,7 +36,7 @@ QF_INLINE vfloat apply(const Source (&in)[3], int64_t i, int n) {
     vfloat y;
     QF_UNROLL for (int lane = 0; lane < LANES; lane++) y[lane] = __builtin_sqrtf(a[lane]);
     return y;
-  } else if constexpr (FUNCTION == ELEMENTWISE_EXPONENTIAL) return exponential(a);
+  } else if constexpr (FUNCTION == ELEMENTWISE_EXPONENTIAL) return exponential_to_zero(a);
   else if constexpr (FUNCTION == ELEMENTWISE_MAGNITUDE) return (vfloat)((vint)a & 0x7FFFFFFF);
   else {
     const vfloat b = in[1].load_lanes(i, n);
@@ -64,35 +64,38 @@ void row(const ElementwiseContext& s, const Source (&in)[3], float* y, int64_t b
 using Row = void (*)(const ElementwiseContext&, const Source (&)[3], float*, int64_t, int64_t);
 constexpr Row ROWS[] = {row<0>, row<1>, row<2>, row<3>, row<4>, row<5>, row<6>, row<7>, row<8>, row<9>, row<10>, row<11>};
 
+// An even share of the rows' parts, begun by division and continued by counting.
+void share(const ElementwiseContext& s, const void* const* inputs, float* y, int64_t tasks, int thread, int team) {
+  const int64_t last = s.rank - 1, length = s.extents[last], parts = divide_up(length, PART);
+  const int64_t first = tasks * thread / team;
+  const Row walk = ROWS[s.function];
+  int64_t place[MOST_AXES], rest = first / parts, part = first % parts;
+  for (int64_t axis = last - 1; axis >= 0; axis--) place[axis] = rest % s.extents[axis], rest /= s.extents[axis];
+  for (int64_t count = tasks * (thread + 1) / team - first; count > 0; count--) {
+    int64_t offsets[4] = {};
+    for (int64_t axis = 0; axis < last; axis++)
+      for (int operand = 0; operand < 4; operand++) offsets[operand] += place[axis] * s.strides[operand][axis];
+    Source in[3];
+    for (int operand = 0; operand < 3; operand++)
+      in[operand] = {static_cast<const float*>(inputs[operand]) + offsets[operand + 1], s.strides[operand + 1][last]};
+    walk(s, in, y + offsets[0], part * PART, smaller(length, (part + 1) * PART));
+    if (++part < parts) continue;
+    part = 0;
+    for (int64_t axis = last - 1; axis >= 0 && ++place[axis] == s.extents[axis]; axis--) place[axis] = 0;
+  }
+}
+
 }  // namespace
 
 extern "C" void QF_EXPORT(sequence_elementwise)(const void* context, const void* const* inputs, void* const* outputs,
                                                 char*, int threads) {
   const ElementwiseContext& s = *static_cast<const ElementwiseContext*>(context);
-  const int64_t last = s.rank - 1, length = s.extents[last], parts = divide_up(length, PART);
-  int64_t rows = 1;
-  for (int64_t axis = 0; axis < last; axis++) rows *= s.extents[axis];
-  const Row walk = ROWS[s.function];
-  const int64_t tasks = rows * parts;
-  const int team = rows * length < WORTH_THREADS ? 1 : int(smaller(threads, tasks));
-#pragma omp parallel num_threads(team) if (team > 1)
-  {
-    // an even share of the tasks, begun by division and continued by counting
-    const int64_t thread = omp_get_thread_num(), first = tasks * thread / team;
-    int64_t count = tasks * (thread + 1) / team - first;
-    int64_t place[MOST_AXES], rest = first / parts, part = first % parts;
-    for (int64_t axis = last - 1; axis >= 0; axis--) place[axis] = rest % s.extents[axis], rest /= s.extents[axis];
-    for (; count > 0; count--) {
-      int64_t offsets[4] = {};
-      for (int64_t axis = 0; axis < last; axis++)
-        for (int operand = 0; operand < 4; operand++) offsets[operand] += place[axis] * s.strides[operand][axis];
-      Source in[3];
-      for (int operand = 0; operand < 3; operand++)
-        in[operand] = {static_cast<const float*>(inputs[operand]) + offsets[operand + 1], s.strides[operand + 1][last]};
-      walk(s, in, static_cast<float*>(outputs[0]) + offsets[0], part * PART, smaller(length, (part + 1) * PART));
-      if (++part < parts) continue;
-      part = 0;
-      for (int64_t axis = last - 1; axis >= 0 && ++place[axis] == s.extents[axis]; axis--) place[axis] = 0;
-    }
-  }
+  int64_t elements = 1;
+  for (int64_t axis = 0; axis < s.rank; axis++) elements *= s.extents[axis];
+  const int64_t length = s.extents[s.rank - 1], tasks = elements / length * divide_up(length, PART);
+  const int team = elements < WORTH_THREADS ? 1 : int(smaller(threads, tasks));
+  float* y = static_cast<float*>(outputs[0]);
+  if (team == 1) return share(s, inputs, y, tasks, 0, 1);  // without the cost of a parallel region
+#pragma omp parallel num_threads(team)
+  share(s, inputs, y, tasks, omp_get_thread_num(), omp_get_num_threads());
 }

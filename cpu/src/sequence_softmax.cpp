@@ -43,7 +43,7 @@ void along_the_row(const float* x, float* y, int64_t length, bool logarithm) {
   vfloat sum = {};
   for (int64_t i = 0; i < length; i += LANES) {
     const int n = int(smaller(LANES, length - i));
-    const vfloat shifted = lanes_or(x + i, n, -__builtin_inff()) - top, e = exponential(shifted);
+    const vfloat shifted = lanes_or(x + i, n, -__builtin_inff()) - top, e = exponential_to_zero(shifted);
     sum += n == LANES ? e : lanes_or(reinterpret_cast<const float*>(&e), n, 0.0f);
     put(y + i, logarithm ? shifted : e, n);
   }
@@ -61,7 +61,7 @@ void down_the_columns(const float* x, float* y, int64_t length, int64_t inner, i
   vfloat top = broadcast(-__builtin_inff()), sum = {};
   for (int64_t i = 0; i < length; i++) top = larger_or_nan(lanes_or(x + i * inner, count, 0.0f), top);
   for (int64_t i = 0; i < length; i++) {
-    const vfloat shifted = lanes_or(x + i * inner, count, 0.0f) - top, e = exponential(shifted);
+    const vfloat shifted = lanes_or(x + i * inner, count, 0.0f) - top, e = exponential_to_zero(shifted);
     sum += e;
     put(y + i * inner, logarithm ? shifted : e, count);
   }

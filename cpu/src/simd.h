@@ -288,4 +288,7 @@ QF_INLINE void settle(vfloat& v) {
 #endif
 }
 
+// exponential, but 0 below -87, where it would stay at 2e-38.
+QF_INLINE vfloat exponential_to_zero(vfloat x) { return x < broadcast(-87.0f) ? (vfloat){} : exponential(x); }
+
 }  // namespace
