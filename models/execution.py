@@ -30,6 +30,7 @@ from quatrefoil.models.scheduling import (
     Placements,
     Schedule,
     Scheduler,
+    SequenceOperation,
     Step,
     named,
 )
@@ -342,6 +343,8 @@ class Program:
         self.steps = Schedule(initial, steps, inputs, [slots[value.name] for value in graph.outputs])
         """Every node, as it is."""
         self._schedules: dict[Any, Schedule[Operation]] = {}
+        self._whole: dict[Any, SequenceOperation] = {}
+        """The sequence that is all of a schedule."""
         self._lock = threading.Lock()
 
     def _operation(self, node: Node, operators: HostOperators, remote: Backend | None) -> NodeOperation:
@@ -370,6 +373,8 @@ class Program:
                     if found is None and len(self._schedules) < PLANS_KEPT:
                         found, outputs = Scheduler(self.backend, self._sequencer).run(schedule, inputs)
                         self._schedules[key] = found
+                        if (sequence := found.whole()) is not None:
+                            self._whole[key] = sequence
                         if around is None:
                             return outputs
             schedule = found or schedule
@@ -392,6 +397,12 @@ class Program:
         except MISFITS as error:
             raise named(schedule.steps[index].operation.node, error) from error
         return [values[slot] for slot in schedule.outputs]
+
+    def at_once(self, inputs: list[Any]) -> Sequence[Any] | None:
+        """The outputs, new arrays on the host, where one sequence is the whole program for inputs of types that it was
+        run with before; else None."""
+        sequence = self._whole.get(_types(inputs)) if self._whole else None
+        return None if sequence is None else sequence.run(inputs)
 
     def trace(self, inputs: Sequence[Any], placements: Placements) -> list[Any]:
         """Fills in where every node would run for inputs of these types. Operators of the house are not computed;

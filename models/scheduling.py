@@ -116,6 +116,15 @@ class Schedule(Generic[Runs]):
         self.initial, self.steps, self.inputs, self.outputs = initial, steps, inputs, outputs
         self.work = [(step.operation.run, step.inputs, step.outputs, step.dead) for step in steps]
 
+    def whole(self) -> SequenceOperation | None:
+        """The sequence that does everything, if there is one."""
+        if len(self.steps) != 1:
+            return None
+        [step] = self.steps
+        operation: Operation = step.operation
+        everything = list(step.inputs) == self.inputs and list(step.outputs) == self.outputs
+        return operation if everything and isinstance(operation, SequenceOperation) else None
+
 
 class SequenceOperation:
     """Several steps as one native sequence, for inputs of certain types. Others are computed step by step."""
