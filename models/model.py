@@ -95,7 +95,10 @@ class Model:
         self.outputs = graph.outputs
         self._input_names = [value.name for value in self.inputs]
         self._output_names = [value.name for value in self.outputs]
-        self.graph, operators = self._variant(frozenset())
+        self.graph, operators = self._variant(_NONE_GIVEN)
+        if not graph.defaults:
+            # no other variant will be made: weights that passes have folded into others may go
+            self._source = replace(graph, nodes=(), constants={})
         if strict and operators:
             kinds = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.graph.host_operators().items()))
             raise ModelError(
