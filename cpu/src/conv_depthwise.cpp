@@ -61,7 +61,7 @@ QF_INLINE void write(vfloat sum, float* p, const float* residual, const Epilogue
 }
 
 // The output rows from `row` on that a band's lines hold. Vectors at the end of a row overlap the one before; a row
-// narrower than one spills into the next, which is written later.
+// narrower than one spills into the next ones, which are written later, as far as there are any.
 template <int K, int DOWN>
 __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const int64_t* places, const float* lines,
                                      const Plane& plane, const Epilogue& epilogue, int64_t row, int64_t end) {
@@ -70,8 +70,9 @@ __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const in
   const int lanes = int(smaller(LANES, width));
   const vfloat bias = broadcast(plane.bias);
   const bool plain = !plane.residual && !epilogue.clamps;
+  const int64_t last = (s.output[1] - 1) * width + (plane.followed ? s.output[1] * width : 0);
+  const auto spills = [&](int64_t row) { return last - row * width >= LANES - width; };
   for (; row < end; row += ROWS, lines += ROWS * DOWN * pitch) {
-    const bool spills = row + ROWS < s.output[1] || plane.followed;
     for (int64_t first = 0; first < width; first += LANES) {
       const int64_t column = first + LANES <= width || width < LANES ? first : width - LANES;
       vfloat sums[ROWS];
@@ -91,13 +92,13 @@ __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const in
       // Sums must not be put off to where they are written: the lines would have to be kept for them.
       QF_UNROLL for (int r = 0; r < ROWS; r++) settle(sums[r]);
       float* y = plane.y + row * width + column;
-      if (plain && row + ROWS <= end && (spills || lanes == LANES)) {
+      if (plain && row + ROWS <= end && (lanes == LANES || spills(row + ROWS - 1))) {
         QF_UNROLL for (int r = 0; r < ROWS; r++) store(y + r * width, sums[r]);
       } else {
         QF_UNROLL for (int r = 0; r < ROWS; r++) {
           if (row + r >= end) break;
           const float* residual = plane.residual ? plane.residual + (y - plane.y) + r * width : nullptr;
-          write(sums[r], y + r * width, residual, epilogue, lanes, spills || row + r + 1 < s.output[1]);
+          write(sums[r], y + r * width, residual, epilogue, lanes, spills(row + r));
         }
       }
     }
