@@ -2,6 +2,7 @@
 # its run allocates the outputs, gives the GIL away and calls the kernel. (A method, because calling an object packs its
 # arguments into one tuple more, which a step of a small layer would feel.)
 
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -60,6 +61,20 @@ cdef extern from "rnn.h" nogil:
     RunFunction rnn_general_f64(int isa)
     float* rnn_allocate_weights(int64_t floats)
 
+    ctypedef struct NativeStep:
+        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
+        const void* context
+        size_t workspace
+
+    const char* NATIVE_STEP
+
+    ctypedef struct RnnStep:
+        RunFunction run
+        const RnnArguments* arguments
+        int most_threads
+
+    void run_rnn_step(const void*, const void* const*, void* const*, char*, int) noexcept
+
 # Multiply-accumulates of a gate up to which giving the GIL away takes longer than another thread would wait for it.
 cdef int64_t BRIEF = 1 << 10
 
@@ -89,6 +104,8 @@ cdef class Layer:
     cdef void* idle_workspace  # that no call is using, or NULL
     cdef int threads
     cdef bint lstm, brief
+    cdef RnnStep context
+    cdef NativeStep step
 
     def __init__(self, int isa, str kind, geometry, dtype, parameters):
         cdef RnnNeeds needs
@@ -167,3 +184,10 @@ cdef class Layer:
             workspace, self.idle_workspace = self.idle_workspace, workspace
             free(workspace)  # another call's, where two ran at once
         return (y, y_h, y_c) if self.lstm else (y, y_h)
+
+    def native_step(self):
+        """A capsule of what native_step.h describes; this object has to outlive it."""
+        self.context.run, self.context.arguments = self.function, &self.arguments
+        self.context.most_threads = self.threads
+        self.step.run, self.step.context, self.step.workspace = run_rnn_step, &self.context, self.workspace
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)

@@ -260,9 +260,9 @@ class _Layouts:
     def _add(self, form: object, inputs: Sequence[int | None], step: Step, blocked: bool) -> None:
         result = step.outputs[0]
         if not blocked:
-            self._plain.add(result)
-        output = self._twin(result) if blocked else result
-        self._steps.append(Step(form, tuple(inputs), (output,), step.node))  # type: ignore[arg-type]
+            self._plain.update(step.outputs)
+        outputs = (self._twin(result),) if blocked else step.outputs
+        self._steps.append(Step(form, tuple(inputs), outputs, step.node))  # type: ignore[arg-type]
 
     def _blocks(self, value: int, node: str) -> int:
         if value not in self._twins:

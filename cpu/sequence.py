@@ -19,6 +19,7 @@ import numpy as np
 from quatrefoil.cpu import instruction_set
 from quatrefoil.cpu.fusion import fused
 from quatrefoil.cpu.layouts import LANES, BlockedOperation, Reorder, Walk, with_layouts
+from quatrefoil.ops import FAMILIES
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel, Run
@@ -44,7 +45,9 @@ AXES = 8
 OPERANDS = 8
 """Inputs that a kernel's step may look at: STEP_INPUTS of src/native_step.h."""
 
-NATIVE_OPS = ("conv", "conv_transpose", "max_pool", "average_pool", "lp_pool")
+NATIVE_OPS = ("conv", "conv_transpose", "max_pool", "average_pool", "lp_pool", "rnn", "lstm", "gru")
+"""Operators whose float32 kernels offer native steps."""
+
 WORD = 4
 """Bytes of the elements that steps move."""
 
@@ -78,8 +81,9 @@ class CpuSequencer:
         given = [types[value] for value in (*step.inputs, *step.outputs) if value is not None]
         match step.form:
             case Operation(problem=problem):
-                single = problem.dtype == "float32" and len(problem.outputs) == 1
-                return single and problem.op in NATIVE_OPS
+                indices = problem.op == "max_pool" and problem.integer("with_indices")
+                turned = problem.op in FAMILIES["rnn"] and problem.integer("layout")
+                return problem.op in NATIVE_OPS and problem.dtype == "float32" and not indices and not turned
             case View() | Rearrangement() | Concat() | Elementwise("copy", Activation("Identity")):
                 return all(t.numpy_dtype.itemsize == WORD and t.rank <= AXES for t in given)
             case _:
@@ -271,7 +275,7 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
     isa = instruction_set.index()
     [result, *_] = step.outputs
     y = types[result]
-    if y.size == 0:
+    if all(types[value].size == 0 for value in step.outputs):
         return []
 
     def whole(values: Sequence[int | None]) -> tuple[tuple[int | None, int], ...]:

@@ -34,7 +34,7 @@ from quatrefoil.models.scheduling import (
     Step,
     named,
 )
-from quatrefoil.ops import pool
+from quatrefoil.ops import pool, rnn
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.ops.conv import RESIDUAL
 from quatrefoil.problem import Problem, Tensor
@@ -141,15 +141,18 @@ class HouseOperation:
         return None
 
     def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
-        """Convolutions and pools; a residual of another shape is added afterwards."""
-        if self.repacks or self.spec.validate is not None or len(outputs) > 1:
+        """A residual of another shape is added afterwards. Values that have to be checked are not looked at here."""
+        recurrent = self.op in ops.FAMILIES["rnn"]
+        checked = self.spec.validate is not None and not recurrent
+        if self.repacks or checked or (recurrent and len(inputs) > rnn.LENGTHS and inputs[rnn.LENGTHS] is not None):
             raise NotInSequence
         given = [None if value is None else draft.types[value] for value in inputs]
         problem, broadcast = self._problem(given)
         parameters = {place: array for place, array in self.parameters.items() if place < len(problem.inputs)}
         varying = [None if place in parameters else value for place, value in enumerate(inputs[: len(problem.inputs)])]
         if broadcast is None:
-            _, selection = draft.operation(problem, parameters, varying, outputs[0])
+            results = [draft.value() if output == UNWANTED else output for output in outputs]
+            _, selection = draft.operation(problem, parameters, varying, results)
         else:
             alone, selection = draft.operation(problem, parameters, varying)
             function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))

@@ -74,10 +74,7 @@ class Draft:
         tensor = Tensor(self.types[first].dtype, tuple(map(int, shape)))
         result = self.value() if output is None else output
         self.types[result] = tensor
-        step = Step(form, tuple(inputs), (result,), self.node)
-        if self.sequencer is None or not self.sequencer.takes(step, self.types):
-            raise NotInSequence
-        self.steps.append(step)
+        self._append(Step(form, tuple(inputs), (result,), self.node))
         if isinstance(form, (Elementwise, Affine, Concat)) and self.blocks.intersection(inputs):
             self.blocks.add(result)
         return result
@@ -87,19 +84,25 @@ class Draft:
         problem: Problem,
         parameters: Mapping[int, BackendArray],
         inputs: Sequence[int | None],
-        output: int | None = None,
+        outputs: Sequence[int] = (),
     ) -> tuple[int, dispatch.Selection]:
-        """Drafts an operator of the house on the kernel that dispatch chooses."""
+        """Drafts an operator of the house on the kernel that dispatch chooses; gives its first output, too."""
         beside = problem.op in ops.FAMILIES["conv"] or inputs[0] in self.blocks
         selection = dispatch.select(problem, self.backend, blocked=beside)
         if not selection.runnable:
             raise NotInSequence
-        form = Operation(problem, selection.chosen, parameters)
         self.kernels.append(selection.chosen.id)
-        result = self.add(form, inputs, problem.outputs[0].shape, output)
+        results = (*outputs, *(self.value() for _ in problem.outputs[len(outputs) :]))
+        self.types.update(zip(results, problem.outputs))
+        self._append(Step(Operation(problem, selection.chosen, parameters), tuple(inputs), results, self.node))
         if selection.chosen.blocked is not None:
-            self.blocks.add(result)
-        return result, selection
+            self.blocks.add(results[0])
+        return results[0], selection
+
+    def _append(self, step: Step) -> None:
+        if self.sequencer is None or not self.sequencer.takes(step, self.types):
+            raise NotInSequence
+        self.steps.append(step)
 
 
 class NotInSequence(Exception):
@@ -241,21 +244,40 @@ def _concat(place: Place) -> None:
 
 def strided(place: Place, compute: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
     """Any operator whose results NumPy gives as views of its first input: the views' strides say what to copy."""
-    draft, x = place.draft, place.type(0)
+    x = place.type(0)
     probe = np.empty(x.shape, x.numpy_dtype)
     values = [probe, *(place.known(at) if place.has(at) else None for at in range(1, len(place.inputs)))]
     for output, view in zip(place.outputs, compute(values)):
-        if not isinstance(view, np.ndarray) or view.dtype != probe.dtype:
-            raise NotInSequence
-        if view.size and not np.may_share_memory(view, probe):
-            raise NotInSequence
-        first = (view.ctypes.data - probe.ctypes.data) // probe.itemsize if view.size else 0
+        _view(place, probe, view, output)
+
+
+def _view(place: Place, probe: Array, view: Any, output: int) -> None:
+    """Drafts what stands to the first input as a NumPy view stands to the probe."""
+    draft = place.draft
+    if not isinstance(view, np.ndarray) or view.dtype != probe.dtype:
+        raise NotInSequence
+    if view.size and not np.may_share_memory(view, probe):
+        raise NotInSequence
+    first = (view.ctypes.data - probe.ctypes.data) // probe.itemsize if view.size else 0
+    if view.flags.c_contiguous:
+        draft.add(View(first), place.inputs[:1], view.shape, output)
+    else:
         strides = tuple(stride // probe.itemsize for stride in view.strides)
-        if view.flags.c_contiguous:
-            draft.add(View(first), place.inputs[:1], view.shape, output)
-        else:
-            piece = Piece(first, 0, view.shape, strides, _strides(view.shape))
-            draft.add(Rearrangement((piece,)), place.inputs[:1], view.shape, output)
+        piece = Piece(first, 0, view.shape, strides, _strides(view.shape))
+        draft.add(Rearrangement((piece,)), place.inputs[:1], view.shape, output)
+
+
+@_lowers("Gather")
+def _gather(place: Place) -> None:
+    """One index, which picks a view."""
+    index, x = place.known(1), place.type(0)
+    axis = axis_of(place.node.get("axis", 0), x.rank, place.node.op)
+    if index.size != 1 or index.ndim > 1 or not -x.shape[axis] <= int(index.reshape(-1)[0]) < x.shape[axis]:
+        raise NotInSequence
+    at = int(index.reshape(-1)[0]) % x.shape[axis]
+    probe = np.empty(x.shape, x.numpy_dtype)
+    picked: Any = at if index.ndim == 0 else slice(at, at + 1)
+    _view(place, probe, probe[(slice(None),) * axis + (picked, ...)], place.outputs[0])
 
 
 STRIDED = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Transpose", "Slice", "Split")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
-from quatrefoil import cpu
-from quatrefoil.cpu import instruction_set, layouts
+from quatrefoil import cpu, ops
+from quatrefoil.cpu import _sequence, conv, instruction_set, layouts
 from quatrefoil.cpu.sequence import PreparedPlan
 from quatrefoil.models.scheduling import KNOWN, SequenceOperation
 from quatrefoil.problem import Tensor
@@ -366,3 +366,45 @@ def test_threads_share_a_model_and_outputs_are_fresh() -> None:
         np.testing.assert_allclose(result, wanted[place], rtol=TOLERANCE, atol=TOLERANCE)
         result[...] = np.nan
     np.testing.assert_allclose(loaded.run(inputs[0])[y], wanted[0], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_recurrent_layers_are_steps(kind: str, direction: str) -> None:
+    gates, directions = {"RNN": 1, "LSTM": 4, "GRU": 3}[kind], 1 + (direction == "bidirectional")
+    net = Net(3, 2, 5)
+    h0 = net.weights(directions, 2, 6)
+    inputs = ["x", net.weights(directions, gates * 6, 5), net.weights(directions, gates * 6, 6), "", "", h0]
+    outputs = ["y", "h", "c"] if kind == "LSTM" else ["", "h"]
+    net.nodes.append(helper.make_node(kind, inputs, outputs, name="layer", hidden_size=6, direction=direction))
+    state = net.add("Gather", ["h", net.constant(np.array(-1))], (2, 6), axis=0)
+    y = net.add("Relu", [net.add("Unsqueeze", [state, net.ints(1)], (2, 1, 6))], (2, 1, 6))
+    loaded = check(net.model(y, *(name for name in outputs if name)), net.input())
+    assert len(sequences(loaded)) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([1, 3, 5, 8, 12, 16]), st.sampled_from([1, 4, 8, 13]), st.booleans(), st.sampled_from([1, 2, 3, 5]),
+    st.integers(1, 2), st.integers(1, 12), st.integers(1, 12),
+)  # fmt: skip
+def test_kernels_stay_inside_their_arrays(
+    channels: int, out: int, depthwise: bool, kernel: int, stride: int, height: int, width: int
+) -> None:
+    """Every float32 convolution, with NaN before and behind x, and marks before and behind y."""
+    margin, mark = 256, np.float32(7.25)
+    weights = np.ones((channels if depthwise else out, 1 if depthwise else channels, kernel, kernel), np.float32)
+    x = Tensor("float32", (2, channels, height, width))
+    attributes = {"strides": (stride,) * 2, "pads": (kernel // 2,) * 4, "group": channels if depthwise else 1}
+    problem = ops.canonical("conv", [x, Tensor.of(weights)], attributes)
+    y = problem.outputs[0]
+    for declared in conv.KERNELS:
+        if declared.op != "conv" or declared.accepts(problem) is not None:
+            continue
+        source, target = np.full(x.size + 2 * margin, np.nan, np.float32), np.full(y.size + 2 * margin, mark)
+        source[margin:-margin] = 1
+        operands = [(_sequence.ABSOLUTE, array.ctypes.data + 4 * margin) for array in (source, target)]
+        step = _sequence.kernel_step(declared.prepare(problem, {1: weights}))
+        _sequence.Sequence([(step, [operands[0], *[(_sequence.ABSOLUTE, 0)] * 7], operands[1:])], 0, 0, [], None)([])
+        assert (target[:margin] == mark).all() and (target[-margin:] == mark).all(), declared.id
+        assert np.isfinite(target[margin:-margin]).all(), declared.id

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "instruction_sets.h"
+#include "native_step.h"
 
 enum RnnKind { RNN_PLAIN = 0, RNN_LSTM = 1, RNN_GRU = 2 };
 
@@ -48,6 +49,28 @@ QF_DECLARE(int, rnn_finite_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_pack_f32, (const RnnArguments*, float*))
 QF_DECLARE(void, rnn_packed_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_general_f64, (const RnnArguments*))
+
+// A prepared layer as a step of a sequence: what it points to belongs to _rnn.Layer.
+struct RnnStep {
+  void (*run)(const RnnArguments*);
+  const RnnArguments* arguments;
+  int most_threads;  // as many as the work is worth
+};
+
+static inline void run_rnn_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                                int threads) {
+  const RnnStep& step = *static_cast<const RnnStep*>(context);
+  RnnArguments arguments = *step.arguments;
+  arguments.x = inputs[0];
+  arguments.lengths = static_cast<const int32_t*>(inputs[4]);
+  arguments.initial_h = inputs[5];
+  arguments.y = outputs[0];
+  arguments.y_h = outputs[1];
+  if (arguments.kind == RNN_LSTM) arguments.initial_c = inputs[6], arguments.y_c = outputs[2];
+  arguments.threads = threads < step.most_threads ? threads : step.most_threads;
+  arguments.workspace = workspace;
+  step.run(&arguments);
+}
 
 // Memory for packed weights, aligned to a cache line; to be freed with free(). Large ones ask for large pages, since
 // each step walks through all of them and would miss the translation buffer all along.
