@@ -346,6 +346,8 @@ class Program:
         self.steps = Schedule(initial, steps, inputs, [slots[value.name] for value in graph.outputs])
         """Every node, as it is."""
         self._schedules: dict[Any, Schedule[Operation]] = {}
+        self.fitting: set[Any] = set()
+        """Types of inputs that were found to fit the graph and to need no conversion."""
         self._whole: dict[Any, SequenceOperation] = {}
         """The sequence that is all of a schedule."""
         self._lock = threading.Lock()
@@ -369,7 +371,7 @@ class Program:
         """``run`` inside another program's run, which has turned NumPy's floating-point warnings off."""
         schedule: Schedule[Any] = self.steps
         if self._sequencer is not None:
-            found = self._schedules.get(key := _types(inputs))
+            found = self._schedules.get(key := types_of(inputs))
             if found is None and key is not None:
                 with self._lock:
                     found = self._schedules.get(key)
@@ -404,7 +406,7 @@ class Program:
     def at_once(self, inputs: list[Any]) -> Sequence[Any] | None:
         """The outputs, new arrays on the host, where one sequence is the whole program for inputs of types that it was
         run with before; else None."""
-        sequence = self._whole.get(_types(inputs)) if self._whole else None
+        sequence = self._whole.get(types_of(inputs)) if self._whole else None
         return None if sequence is None else sequence.run(inputs)
 
     def trace(self, inputs: Sequence[Any], placements: Placements) -> list[Any]:
@@ -424,7 +426,7 @@ class Program:
                     self.remote.get(value.reshape(-1)[:1])
 
 
-def _types(inputs: Sequence[Any]) -> Any:
+def types_of(inputs: Sequence[Any]) -> Any:
     """The types of arrays, as a key; None where one is no array."""
     key = []
     for value in inputs:
