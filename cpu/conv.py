@@ -86,6 +86,9 @@ def _accepts_blocked(problem: Problem) -> Reject | None:
 
 
 WINOGRAD_KERNELS = (3, 5)
+WINOGRAD_POINTS = 6  # along each axis of a tile
+FEW_TILES = 8
+CACHED_BYTES = 16 << 20  # weights beyond these are not in a cache when a network comes to them again
 
 
 def _accepts_winograd(problem: Problem) -> Reject | None:
@@ -109,6 +112,11 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     channels = min(geometry.in_per_group, geometry.out_per_group)
     if channels < 8:
         return Reject(f"its transforms cost more than they save for {channels} channels")
+    tile = WINOGRAD_POINTS - kernel[0] + 1
+    tiles = geometry.batch * -(-window.output[1] // tile) * -(-window.output[2] // tile)
+    weights = 4 * WINOGRAD_POINTS**2 * geometry.groups * geometry.in_per_group * geometry.out_per_group
+    if tiles < FEW_TILES and weights > CACHED_BYTES:
+        return Reject(f"{weights >> 20} MiB of transformed weights would come from memory for {tiles} tiles alone")
     return None
 
 
