@@ -268,8 +268,8 @@ def _quantized(algorithm: str) -> Prepare:
 
 
 _DEPTHWISE = _float("conv_depthwise_blocked_f32")
-_WINOGRAD = _float("conv_winograd_f32", "conv_direct_f32")
-_BLOCKED = _float("conv_blocked_f32", "conv_direct_f32")
+_WINOGRAD = _float("conv_winograd_f32")
+_BLOCKED = _float("conv_blocked_f32")
 
 KERNELS: list[Kernel] = [
     Kernel(

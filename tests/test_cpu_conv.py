@@ -15,9 +15,11 @@ import pytest
 
 from quatrefoil import cpu, ops, reference, settings
 from quatrefoil.cpu import conv, instruction_set
+from quatrefoil.cpu.layouts import blocked_array
 from quatrefoil.errors import BackendUnavailable
 from quatrefoil.ops.spec import Case
 from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Kernel
 
 CASES = [case for op in ops.FAMILIES["conv"] for case in ops.SPECS[op].cases()]
 KERNELS = {kernel.id: kernel for kernel in conv.KERNELS}
@@ -80,6 +82,16 @@ BLOCKED = [
     ("33x12x5x6", "20x12x3x3", {"pads": [1, 0, 1, 0]}),
     ("70x40x1x1", "33x40x1x1", {}),
     ("5x16x3x3", "70x8x2x2", {"group": 2}),
+    # minimal filtering: pieces of a row of tiles, blocks over several images, groups, borders wider than the kernel
+    ("1x24x10x230", "17x24x3x3", {"pads": [1, 1, 1, 1]}),
+    ("7x16x9x10", "24x16x3x3", {"pads": [1, 0, 1, 2]}),
+    ("2x34x13x29", "38x17x3x3", {"group": 2, "pads": [3, 2, 0, 4]}),
+    ("1x9x23x75", "11x9x5x5", {"pads": [2, 2, 2, 2]}),
+    ("3x16x6x5", "20x16x5x5", {"pads": [4, 0, 4, 1]}),
+    # blocks of channels: several slices of the depth and blocks of pixels, ragged channels, volumes
+    ("1x300x21x23", "41x300x1x1", {}),
+    ("2x70x19x18", "50x70x3x3", {"strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [2, 1]}),
+    ("2x18x5x6x7", "20x18x2x3x3", {"strides": [1, 2, 1], "pads": [1, 1, 1, 1, 1, 1]}),
     # depthwise tiles: several bands, ragged last tiles, rows narrower than a vector
     ("2x5x20x71", "5x1x3x3", {"group": 5, "pads": [1, 1, 1, 1]}),
     ("1x7x21x90", "7x1x5x5", {"group": 7, "strides": [2, 2], "pads": [2, 2, 2, 2]}),
@@ -103,7 +115,9 @@ BLOCKED = [
 ]
 
 
-def _random(x_shape: str, w_shape: str, attributes: dict, residual: bool = True) -> tuple[Problem, list[np.ndarray]]:
+def _random(
+    x_shape: str, w_shape: str, attributes: dict, residual: bool = True, dtype: type = np.float64
+) -> tuple[Problem, list[np.ndarray]]:
     rng = np.random.default_rng(7)
     x, w = (rng.standard_normal([int(n) for n in shape.split("x")]) for shape in (x_shape, w_shape))
     plain = ops.canonical("conv", [Tensor.of(x), Tensor.of(w)], attributes)
@@ -111,6 +125,7 @@ def _random(x_shape: str, w_shape: str, attributes: dict, residual: bool = True)
     arrays = [x, w, rng.standard_normal(w.shape[0])]
     if residual:
         arrays.append(rng.standard_normal(plain.outputs[0].shape))
+    arrays = [array.astype(dtype) for array in arrays]
     return ops.canonical("conv", [Tensor.of(array) for array in arrays], attributes), arrays
 
 
@@ -128,6 +143,41 @@ def test_blocks_agree_with_double(x: str, w: str, attributes: dict, activation: 
     for kernel in taken:
         [y] = kernel.prepare(problem, _parameters(problem, singles))(singles)
         assert ops.SPECS["conv"].tolerance(problem).violations(y, expected) == 0, kernel.id
+
+
+@pytest.mark.parametrize("kernel", [k for k in conv.KERNELS if k.blocked], ids=lambda kernel: kernel.id)
+@pytest.mark.parametrize("infinite", [False, True], ids=["finite", "infinite"])
+def test_channel_blocks_give_the_same(kernel: Kernel, infinite: bool) -> None:
+    """Whole blocks on every instruction set; test_sequence.py has channels that leave lanes empty."""
+    weights, group = ("32x1x3x3", 32) if "depthwise" in kernel.id else ("48x32x3x3", 1)
+    attributes = {"pads": [1, 1, 1, 1], "activation": "HardSwish", "group": group}
+    problem, arrays = _random("2x32x19x23", weights, attributes, dtype=np.float32)
+    if infinite:
+        arrays[1][0, 0, 0, 0] = np.inf
+    assert kernel.accepts(problem) is None
+    assert kernel.blocked is not None
+    [plain] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
+    lanes = {"v3": 8, "v4": 16}.get(instruction_set.name(), 4)
+    x, w, bias, residual = arrays
+    given = [blocked_array(x, lanes), w, bias, blocked_array(residual, lanes)]
+    [y] = kernel.blocked(problem, _parameters(problem, arrays), True, True)(given)
+    np.testing.assert_array_equal(y.reshape(-1), blocked_array(plain, lanes).reshape(-1))
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_values_that_transforms_would_spoil(kernel_size: int) -> None:
+    """Infinities and NaN spread over a tile, and its transforms overflow, where the sums themselves do not."""
+    problem, arrays = _random("1x16x21x22", f"16x16x{kernel_size}x{kernel_size}", {"pads": [1, 1, 1, 1]}, dtype=np.float32)
+    x = arrays[0]
+    x[0, 3, 2, 2], x[0, 4, 9, 20], x[0, 5, 20, 0] = np.inf, -np.inf, np.nan
+    x[0, 1, 12:16, 6:12] = 3e38 * np.sign(x[0, 1, 12:16, 6:12])
+    arrays[1][:, 1] *= 0.01
+    kernel = KERNELS["conv_winograd_nchwc_f32_simd"]
+    [y] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
+    [expected] = KERNELS["conv_direct_nchw_f32_simd"].prepare(problem, _parameters(problem, arrays))(arrays)
+    assert 0 < np.count_nonzero(~np.isfinite(expected)) < expected.size // 4
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
 INTEGER_BLOCKED = [

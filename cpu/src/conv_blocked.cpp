@@ -11,11 +11,13 @@
 // plain x is first brought into blocks, an image at a time. Sums go to y between slices, or to a scratch where y is
 // plain planes, to be transposed at the end. Limited by the multiply-adds.
 //
-// Weights are packed as (groups, slices, tiles of output channels, depth of the slice, vectors).
+// Weights are packed as (groups, slices, tiles of output channels, depth of the slice, vectors). A flag behind them says
+// that one is not finite: since padding is read as zeros, outputs are then computed by direct taps.
 #include <omp.h>
 
 #include "channel_blocks.h"
 #include "conv_epilogue.h"
+#include "conv_taps.h"
 #include "microkernel.h"
 
 namespace {
@@ -98,6 +100,7 @@ struct Plan {
   int64_t first_pixel(int64_t block) const { return pixels * block / pixel_blocks; }
   int64_t out_tiles() const { return divide_up(out_blocks, columns); }
   int64_t most_pixels() const { return divide_up(pixels, pixel_blocks); }
+  int64_t packed_floats(int64_t groups) const { return groups * depth * LANES * out_blocks * LANES; }
   bool in_place(const ConvShape& s) const { return flat && s.x_blocked; }
   int64_t image_floats(const ConvShape& s) const {
     return s.x_blocked || flat ? 0 : in_blocks * LANES * volume(s.input);
@@ -247,13 +250,13 @@ void run_image(const ConvShape& s, const ConvCall& call, const Plan& plan, const
 
 extern "C" void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
   const Plan plan(*s);
-  *needs = {sizeof(float) * s->groups * plan.depth * LANES * plan.out_blocks * LANES,
-            sizeof(float) * plan.workspace_floats(*s)};
+  *needs = {sizeof(float) * (plan.packed_floats(s->groups) + 1), sizeof(float) * plan.workspace_floats(*s)};
 }
 
 extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
   const Plan plan(*s);
   const int64_t taps = volume(s->kernel);
+  bool finite = true;
   for (int64_t group = 0; group < s->groups; group++)
     for (int64_t slice = 0; slice < plan.slices; slice++)
       for (int64_t first = 0; first < plan.out_blocks; first += plan.columns)
@@ -262,8 +265,10 @@ extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float
             for (int64_t o = first * LANES; o < smaller(first + plan.columns, plan.out_blocks) * LANES; o++) {
               const int64_t tap = block / plan.in_blocks, c = block % plan.in_blocks * LANES + lane;
               const bool there = c < s->in_channels && o < s->out_channels;
-              *packed++ = there ? weights[((group * s->out_channels + o) * s->in_channels + c) * taps + tap] : 0.0f;
+              *packed = there ? weights[((group * s->out_channels + o) * s->in_channels + c) * taps + tap] : 0.0f;
+              finite = finite && __builtin_isfinite(*packed++);
             }
+  *packed = finite ? 0.0f : 1.0f;
 }
 
 extern "C" void QF_EXPORT(conv_blocked_f32)(const ConvShape* shape, const ConvCall* call) {
@@ -272,6 +277,15 @@ extern "C" void QF_EXPORT(conv_blocked_f32)(const ConvShape* shape, const ConvCa
   const Epilogue epilogue(s);
   const int threads = call->threads;
   const int64_t images = s.batch * s.groups;
+  if (((const float*)call->weights)[plan.packed_floats(s.groups)] != 0.0f) {
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+    for (int64_t channel = 0; channel < images * s.out_channels; channel++)
+      for (int64_t p = 0; p < plan.pixels; p++)
+        write_by_taps(s, *call, channel / s.out_channels / s.groups, channel / s.out_channels % s.groups,
+                      channel % s.out_channels, p / s.output[2] / s.output[1], p / s.output[2] % s.output[1],
+                      p % s.output[2]);
+    return;
+  }
   // Threads take images of their own where there are enough; few images are shared by all.
   const bool together = threads > 1 && images < 2 * threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)

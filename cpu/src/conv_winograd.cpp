@@ -20,6 +20,7 @@
 
 #include "channel_blocks.h"
 #include "conv_epilogue.h"
+#include "conv_taps.h"
 #include "microkernel.h"
 
 namespace {
@@ -261,31 +262,14 @@ bool output_block(const Block& block, const ConvCall& call, const Epilogue& epil
 // The same outputs by direct taps: for values that are not finite.
 void direct_block(const Block& block, const ConvCall& call, int64_t group, int64_t out_block) {
   const ConvShape& s = block.s;
-  const int64_t K = s.kernel[2], M = block.plan.M, plane = s.input[1] * s.input[2], y_plane = s.output[1] * s.output[2];
-  const int64_t x_blocks = divide_up(s.groups * s.in_channels, LANES), y_blocks = divide_up(s.groups * s.out_channels, LANES);
-  for (int64_t row = block.first_row; row < block.last_row; row++)
-    for (int64_t h = row % block.plan.tile_rows * M; h < smaller(s.output[1], (row % block.plan.tile_rows + 1) * M); h++)
-      for (int64_t w = block.first * M; w < smaller(s.output[2], (block.first + block.count) * M); w++)
-        for (int64_t o = out_block * LANES; o < smaller(s.out_channels, (out_block + 1) * LANES); o++) {
-          const int64_t image = row / block.plan.tile_rows, m = group * s.out_channels + o;
-          const float* taps = (const float*)call.plain_weights + m * s.in_channels * K * K;
-          float sum = call.bias ? ((const float*)call.bias)[m] : 0.0f;
-          for (int64_t c = 0; c < s.in_channels; c++)
-            for (int64_t a = 0; a < K; a++)
-              for (int64_t b = 0; b < K; b++) {
-                const int64_t y = h - s.pads[1] + a, x = w - s.pads[2] + b, channel = group * s.in_channels + c;
-                if (y < 0 || y >= s.input[1] || x < 0 || x >= s.input[2]) continue;
-                const int64_t pixel = y * s.input[2] + x;
-                const int64_t at = s.x_blocked ? ((image * x_blocks + channel / LANES) * plane + pixel) * LANES + channel % LANES
-                                               : (image * s.groups * s.in_channels + channel) * plane + pixel;
-                sum += taps[(c * K + a) * K + b] * ((const float*)call.x)[at];
-              }
-          const int64_t pixel = h * s.output[2] + w;
-          const int64_t at = s.y_blocked ? ((image * y_blocks + m / LANES) * y_plane + pixel) * LANES + m % LANES
-                                         : (image * s.groups * s.out_channels + m) * y_plane + pixel;
-          if (call.residual) sum += ((const float*)call.residual)[at];
-          ((float*)call.y)[at] = qf_activation(s.activation, s.alpha, s.beta, sum);
-        }
+  const Plan& plan = block.plan;
+  for (int64_t row = block.first_row; row < block.last_row; row++) {
+    const int64_t image = row / plan.tile_rows, top = row % plan.tile_rows * plan.M;
+    for (int64_t h = top; h < smaller(s.output[1], top + plan.M); h++)
+      for (int64_t w = block.first * plan.M; w < smaller(s.output[2], (block.first + block.count) * plan.M); w++)
+        for (int64_t o = out_block * LANES; o < smaller(s.out_channels, (out_block + 1) * LANES); o++)
+          write_by_taps(s, call, image, group, o, 0, h, w);
+  }
 }
 
 // A block's work, shared by `members` threads that wait for each other between its two halves.
