@@ -237,7 +237,7 @@ extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const Conv
       if (epilogue.later) epilogue.activate_row(plane.y, y_size);
     }
   };
-  if (call->threads == 1) return convolve_part(0);  // a parallel region costs more than a small plane, for one thread too
+  if (call->threads == 1) return convolve_part(0);  // a parallel region takes longer than a small plane
 #pragma omp parallel for schedule(static) num_threads(call->threads)
   for (int64_t part = 0; part < call->threads; part++) convolve_part(part);
 }

@@ -1,12 +1,13 @@
 // rnn, lstm and gru in float32 with packed weights.
 //
-// The hidden units are cut into blocks of one vector. A block's weights lie together as [k][gate][lane], so that one
-// pass over them, in order, gives all gates of its units, ready for the fused activations. The products with the
-// inputs do not depend on the state: they are taken for a chunk of steps at once. Then the steps run one after the
-// other: the products with the state, and the cells. (The split is that of Appleyard et al., "Optimizing performance
-// of recurrent neural networks on GPUs", 2016.)
+// The hidden units are cut into blocks of one vector, or of up to four in rnn, which has but one gate. A block's
+// weights lie together as [k][column][lane], a column being a gate or one of these vectors, so that one pass over
+// them, in order, gives all gates of its units, ready for the fused activations. The products with the inputs do not
+// depend on the state: they are taken for a chunk of steps at once. Then the steps run one after the other: the products
+// with the state, and the cells. (The split is that of Appleyard et al., "Optimizing performance of recurrent neural networks on
+// GPUs", 2016.)
 //
-// Both products multiply a block's panel of weights with groups of rows that are held in registers, 3 rows of 4 gates
+// Both products multiply a block's panel of weights with groups of rows that are held in registers, 3 rows of 4 columns
 // with 16 registers, 6 rows with 32. For many rows the limit is arithmetic: a panel is cut along k into parts that
 // stay in the first cache while all groups pass by. For one group, as in batch 1, it is the weights' way from the
 // cache or memory that holds them all: they are read once, as four streams side by side, each from a quarter of the
@@ -35,7 +36,7 @@ constexpr int64_t ROW_GAP = 16;         // floats between states: rows a power o
 constexpr int64_t WORTH_THREADS = 1 << 18;  // multiply-accumulates between two barriers that pay for them
 constexpr int64_t WORTH_TWO = 1 << 18;      // multiply-accumulates of a direction that pay for a thread of its own
 
-// Rows of a register block: with G gates, that many accumulators, a row's broadcast values and a weight (or the other
+// Rows of a register block: with G columns, that many accumulators, a row's broadcast values and a weight (or the other
 // way round) fit into the registers.
 template <int G>
 constexpr int group_rows() {
@@ -44,24 +45,28 @@ constexpr int group_rows() {
   return rows;
 }
 
-// Where things are in the packed weights of one direction, in floats.
+// How units make blocks of vectors, and where things are in the packed weights of one direction, in floats. A block's
+// sums have slots for its columns; gru has one more, since its candidate's two products stay apart.
 struct Layout {
-  int64_t blocks, gates, slots, w, r, candidate, bias, peepholes, size;
+  int64_t gates, blocks, vectors, columns, slots, w, r, candidate, bias, peepholes, size;
 };
 
 QF_INLINE Layout layout_of(const RnnArguments& a) {
   Layout l;
-  l.blocks = (a.hidden + LANES - 1) / LANES;
   l.gates = a.kind == RNN_LSTM ? 4 : a.kind == RNN_GRU ? 3 : 1;
-  l.slots = a.kind == RNN_PLAIN ? 1 : 4;
-  const int64_t lanes = l.blocks * LANES;
+  const int64_t all = divide_up(a.hidden, LANES);
+  l.blocks = l.gates == 1 ? divide_up(all, 4) : all;
+  l.vectors = divide_up(all, l.blocks);
+  l.columns = l.gates * l.vectors;
+  l.slots = l.gates == 1 ? l.columns : 4;
+  const int64_t lanes = l.blocks * l.vectors * LANES;
   l.w = 0;
   l.r = l.w + lanes * a.inputs * l.gates;
   // the candidate's recurrent weights follow in a panel of their own where gru takes a second pass
   const bool apart = a.kind == RNN_GRU && !a.linear_before_reset;
   l.candidate = l.r + lanes * a.hidden * (apart ? 2 : l.gates);
   l.bias = l.candidate + (apart ? lanes * a.hidden : 0);
-  l.peepholes = l.bias + lanes * l.slots;
+  l.peepholes = l.bias + l.blocks * l.slots * LANES;
   l.size = l.peepholes + (a.p ? lanes * 3 : 0);
   return l;
 }
@@ -76,16 +81,16 @@ QF_INLINE Workspace workspace_of(const RnnArguments& a, const Layout& l) {
   Workspace w;
   const int64_t chunks = a.batch ? divide_up(a.steps, divide_up(CHUNK_ROWS, a.batch)) : 0;
   w.chunk_steps = chunks ? divide_up(a.steps, chunks) : 1;
-  w.row = l.blocks * LANES + ROW_GAP;
+  w.row = l.blocks * l.vectors * LANES + ROW_GAP;
   w.state = a.batch * w.row;
   w.sums = 4 * w.state;
   w.size = w.sums + w.chunk_steps * a.batch * l.blocks * l.slots * LANES;
   return w;
 }
 
-// out[row][gate] = from[row][gate] + sum over k of x[row][k] panel[k][gate], P rows at once. The last gate's place in
-// `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as S streams,
-// TURN of each in turn.
+// out[row][column] = from[row][column] + sum over k of x[row][k] panel[k][column], P rows at once. The last column's
+// place in `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as S
+// streams, TURN of each in turn.
 template <int G, int P, int S>
 __attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t count, const float* panel,
                                        const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
@@ -139,9 +144,9 @@ void products(int64_t rows, const float* x, int64_t x_row, int64_t count, const 
                        out_row, last);
 }
 
-void products_of(int gates, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
+void products_of(int columns, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
                  const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
-  switch (gates) {
+  switch (columns) {
     case 1: products<1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
     case 2: products<2>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
     case 3: products<3>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
@@ -232,9 +237,9 @@ struct Layer {
 
   void initial_state(const Direction& d, int64_t begin, int64_t end) const {
     for (int64_t n = 0; n < a.batch; n++)
-      for (int64_t block = begin; block < end; block++) {
-        const int64_t at = (d.index * a.batch + n) * a.hidden + block * LANES, to = n * w.row + block * LANES;
-        const int lanes = lanes_of(block);
+      for (int64_t vector = begin * l.vectors; vector < end * l.vectors; vector++) {
+        const int64_t at = (d.index * a.batch + n) * a.hidden + vector * LANES, to = n * w.row + vector * LANES;
+        const int lanes = lanes_of(vector);
         const float* h = static_cast<const float*>(a.initial_h);
         const float* c = static_cast<const float*>(a.initial_c);
         store(d.states[0] + to, h ? load_first(h + at, lanes) : (vfloat){});
@@ -242,10 +247,8 @@ struct Layer {
       }
   }
 
-  int lanes_of(int64_t block) const {
-    const int64_t left = a.hidden - block * LANES;
-    return left < LANES ? (int)left : LANES;
-  }
+  // How many units a vector holds.
+  int lanes_of(int64_t vector) const { return clamped(a.hidden - vector * LANES, LANES); }
 
   // A block's products with the inputs of some steps, all rows.
   void input_product(const Direction& d, int64_t block, int64_t first_step, int64_t steps) const {
@@ -253,18 +256,18 @@ struct Layer {
     const float* bias = d.bias + block * row_sums();
     float* sums = block_sums(d, block);
     const int64_t rows = steps * a.batch;
-    const int gates = (int)l.gates;
-    products_of(gates, rows, x, a.inputs, a.inputs, d.w + block * a.inputs * gates * LANES, bias, 0, sums, row_sums(),
-                gates - 1);
+    const int columns = (int)l.columns;
+    products_of(columns, rows, x, a.inputs, a.inputs, d.w + block * a.inputs * columns * LANES, bias, 0, sums,
+                row_sums(), columns - 1);
     if (a.linear_before_reset)
       for (int64_t row = 0; row < rows; row++) store(sums + row * row_sums() + 3 * LANES, load(bias + 3 * LANES));
   }
 
-  // The new state of a row's block, into the state, and into y.
-  QF_INLINE void put(const Direction& d, int64_t t, int64_t n, int64_t block, vfloat h, bool ended, float* next) const {
-    store(next + n * w.row + block * LANES, h);
-    float* y = static_cast<float*>(a.y) + ((t * a.directions + d.index) * a.batch + n) * a.hidden + block * LANES;
-    const int lanes = lanes_of(block);
+  // A vector of a row's new state, into the state, and into y.
+  QF_INLINE void put(const Direction& d, int64_t t, int64_t n, int64_t vector, vfloat h, bool ended, float* next) const {
+    store(next + n * w.row + vector * LANES, h);
+    float* y = static_cast<float*>(a.y) + ((t * a.directions + d.index) * a.batch + n) * a.hidden + vector * LANES;
+    const int lanes = lanes_of(vector);
     if (ended) h = (vfloat){};
     if (lanes == LANES) store(y, h);
     else store_first(y, h, lanes);
@@ -279,7 +282,7 @@ struct Layer {
     const float* now = d.states[phase];
     float* next = d.states[phase ^ 1];
     const bool two_passes = a.kind == RNN_GRU && !a.linear_before_reset;
-    const int gates = two_passes ? 2 : (int)l.gates, last = a.kind == RNN_GRU && !two_passes ? 3 : gates - 1;
+    const int columns = two_passes ? 2 : (int)l.columns, last = a.kind == RNN_GRU && !two_passes ? 3 : columns - 1;
     const Gates<STANDARD> functions{d};
     const int64_t together = a.batch >= CELLS ? 1 : CELLS / a.batch;
     for (int64_t i = begin; i < end; i += together) {
@@ -289,15 +292,15 @@ struct Layer {
         float* sums = block_sums(d, block) + row * row_sums();
         if (alone) input_product(d, block, t, 1);
         if (!still)
-          products_of(gates, a.batch, now, w.row, a.hidden, d.r + block * a.hidden * gates * LANES, sums, row_sums(),
-                      sums, row_sums(), last);
+          products_of(columns, a.batch, now, w.row, a.hidden, d.r + block * a.hidden * columns * LANES, sums,
+                      row_sums(), sums, row_sums(), last);
       }
       const auto each_cell = [&](auto cell) __attribute__((always_inline)) {
         for (int64_t j = i; j < stop; j++) {
           const int64_t block = block_of(j, begin, end, phase);
           float* sums = block_sums(d, block) + row * row_sums();
           for (int64_t n = 0; n < a.batch; n++, sums += row_sums())
-            cell(block, n, n * w.row + block * LANES, sums, active(t, n));
+            cell(block, n, n * w.row + block * l.vectors * LANES, sums, active(t, n));
         }
       };
       if (two_passes) {
@@ -320,9 +323,11 @@ struct Layer {
         });
       } else {
         each_cell([&](int64_t block, int64_t n, int64_t at, float* sums, bool runs) __attribute__((always_inline)) {
-          const vfloat sum = load(sums);
-          const vfloat h = !runs ? load(now + at) : STANDARD ? tangent_hyperbolic(sum) : functions.f(sum);
-          put(d, t, n, block, h, !runs, next);
+          for (int64_t v = 0; v < l.vectors; v++) {
+            const vfloat sum = load(sums + v * LANES);
+            const vfloat h = !runs ? load(now + at + v * LANES) : STANDARD ? tangent_hyperbolic(sum) : functions.f(sum);
+            put(d, t, n, block * l.vectors + v, h, !runs, next);
+          }
         });
       }
     }
@@ -350,10 +355,10 @@ struct Layer {
 
   void final_state(const Direction& d, int64_t begin, int64_t end, const float* state) const {
     for (int64_t n = 0; n < a.batch; n++)
-      for (int64_t block = begin; block < end; block++) {
-        const int64_t to = (d.index * a.batch + n) * a.hidden + block * LANES, at = n * w.row + block * LANES;
-        store_first(static_cast<float*>(a.y_h) + to, load(state + at), lanes_of(block));
-        if (a.kind == RNN_LSTM) store_first(static_cast<float*>(a.y_c) + to, load(d.cells + at), lanes_of(block));
+      for (int64_t vector = begin * l.vectors; vector < end * l.vectors; vector++) {
+        const int64_t to = (d.index * a.batch + n) * a.hidden + vector * LANES, at = n * w.row + vector * LANES;
+        store_first(static_cast<float*>(a.y_h) + to, load(state + at), lanes_of(vector));
+        if (a.kind == RNN_LSTM) store_first(static_cast<float*>(a.y_c) + to, load(d.cells + at), lanes_of(vector));
       }
   }
 
@@ -475,12 +480,12 @@ void layer(const RnnArguments& a) {
   }
 }
 
-// to[block][k][gate][lane] = from[gate][unit][k], units beyond the hidden size 0.
-void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, float* to) {
-  for (int64_t block = 0; block * LANES < hidden; block++)
+// to[block][k][gate][unit of the block] = from[gate][unit][k], units beyond the hidden size 0.
+void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, float* to) {
+  for (int64_t first = 0; first < hidden; first += units)
     for (int64_t k = 0; k < count; k++)
       for (int64_t gate = 0; gate < gates; gate++)
-        for (int64_t unit = block * LANES; unit < (block + 1) * LANES; unit++)
+        for (int64_t unit = first; unit < first + units; unit++)
           *to++ = unit < hidden ? from[(gate * hidden + unit) * count + k] : 0.0f;
 }
 
@@ -506,23 +511,24 @@ extern "C" int QF_EXPORT(rnn_finite_f32)(const RnnArguments* a) {
 
 extern "C" void QF_EXPORT(rnn_pack_f32)(const RnnArguments* a, float* packed) {
   const Layout l = layout_of(*a);
-  const int64_t hidden = a->hidden, rows = l.gates * hidden;
+  const int64_t hidden = a->hidden, rows = l.gates * hidden, units = l.vectors * LANES;
   for (int64_t index = 0; index < a->directions; index++, packed += l.size) {
     const float* r = static_cast<const float*>(a->r) + index * rows * hidden;
-    pack_panels(static_cast<const float*>(a->w) + index * rows * a->inputs, hidden, a->inputs, l.gates, packed + l.w);
+    const float* w = static_cast<const float*>(a->w) + index * rows * a->inputs;
+    pack_panels(w, hidden, a->inputs, l.gates, units, packed + l.w);
     if (l.candidate == l.bias) {
-      pack_panels(r, hidden, hidden, l.gates, packed + l.r);
+      pack_panels(r, hidden, hidden, l.gates, units, packed + l.r);
     } else {
-      pack_panels(r, hidden, hidden, 2, packed + l.r);
-      pack_panels(r + 2 * hidden * hidden, hidden, hidden, 1, packed + l.candidate);
+      pack_panels(r, hidden, hidden, 2, units, packed + l.r);
+      pack_panels(r + 2 * hidden * hidden, hidden, hidden, 1, units, packed + l.candidate);
     }
     // the biases of W and R are added up, but for gru's candidate where the reset gate stands between them
     const float* b = a->b ? static_cast<const float*>(a->b) + index * 2 * rows : nullptr;
     const float* p = a->p ? static_cast<const float*>(a->p) + index * 3 * hidden : nullptr;
-    for (int64_t unit = 0; unit < l.blocks * LANES; unit++) {
-      const int64_t block = unit / LANES, lane = unit % LANES;
+    for (int64_t unit = 0; unit < l.blocks * units; unit++) {
+      const int64_t block = unit / units, lane = unit % units;
       float* bias = packed + l.bias + block * l.slots * LANES + lane;
-      for (int64_t gate = 0; gate < l.slots; gate++) {
+      for (int64_t gate = 0; gate < l.slots / l.vectors; gate++) {
         const bool candidate = a->linear_before_reset && gate >= 2;
         float value = 0.0f;
         if (b && unit < hidden) {
