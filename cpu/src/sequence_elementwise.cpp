@@ -62,7 +62,8 @@ void row(const ElementwiseContext& s, const Source (&in)[3], float* y, int64_t b
 }
 
 using Row = void (*)(const ElementwiseContext&, const Source (&)[3], float*, int64_t, int64_t);
-constexpr Row ROWS[] = {row<0>, row<1>, row<2>, row<3>, row<4>, row<5>, row<6>, row<7>, row<8>, row<9>, row<10>, row<11>};
+constexpr Row ROWS[] = {row<0>, row<1>, row<2>, row<3>, row<4>,  row<5>,
+                        row<6>, row<7>, row<8>, row<9>, row<10>, row<11>};
 
 // An even share of the rows' parts, begun by division and continued by counting.
 void share(const ElementwiseContext& s, const void* const* inputs, float* y, int64_t tasks, int thread, int team) {

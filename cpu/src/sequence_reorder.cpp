@@ -14,8 +14,10 @@ void into_block(const float* x, int64_t plane, int channels, float* y) {
   for (int64_t p = 0; p < plane; p += LANES) {
     const int pixels = int(smaller(LANES, plane - p));
     vfloat rows[LANES];
-    for (int c = 0; c < LANES; c++)
-      rows[c] = c >= channels ? (vfloat){} : pixels == LANES ? load(x + c * plane + p) : load_first(x + c * plane + p, pixels);
+    for (int c = 0; c < LANES; c++) {
+      const float* from = x + c * plane + p;
+      rows[c] = c >= channels ? (vfloat){} : pixels == LANES ? load(from) : load_first(from, pixels);
+    }
     transpose(rows);
     for (int i = 0; i < pixels; i++) store(y + (p + i) * LANES, rows[i]);
   }
