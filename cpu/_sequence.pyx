@@ -130,10 +130,10 @@ cdef class Step:
 
 
 def kernel_step(run) -> Step:
-    """A prepared kernel's."""
+    """A prepared kernel's, which is an object that offers one or a method of it."""
     cdef Step step = Step()
-    step.run = run
-    step.native = (<NativeStep*>PyCapsule_GetPointer(run.native_step(), NATIVE_STEP))[0]
+    step.run = getattr(run, "__self__", run)
+    step.native = (<NativeStep*>PyCapsule_GetPointer(step.run.native_step(), NATIVE_STEP))[0]
     return step
 
 
