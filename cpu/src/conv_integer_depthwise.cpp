@@ -3,120 +3,146 @@
 //
 // A channel of x is laid out once, with its zero point taken off and padding as zeros. Its rows are laid in pairs, so
 // that a product of int16 pairs (conv_pairs.h) does the taps of two rows of the kernel: a row of y that begins at an
-// odd row of x has its weights shifted by one. A row's columns are laid in 4 * stride runs, column c in run c % (4 *
-// stride): lane i of four vectors then holds the neighbouring outputs 4 i to 4 i + 3, each tap reads whole vectors, and
-// the lane takes the outputs' four bytes once they are requantised.
+// odd row of x has its weights shifted by one. Columns that a stride apart share a run of memory, so that a vector of
+// outputs reads a vector for every tap. The sums of up to VECTORS vectors stay in registers until they are requantised.
 //
 // x is uint8 or int8. Weights come as int16 (M, 1, kernel) and are packed as (M, parity of the first row, tap of depth,
 // pair of rows, column). Threads share the channels. Squares of 3 and 5 taps have a body of their own, without address
-// arithmetic, which is limited by the products: two a cycle.
+// arithmetic. What limits it are the products and their sums, and then the requantisation.
 #include <omp.h>
 
 #include "conv_pairs.h"
 
 namespace {
 
-typedef int16_t vshorts __attribute__((vector_size(LANES * 4)));
+constexpr int VECTORS = 4;
 
 // Where things lie in a laid channel, [depth][pair of rows][run][place], in words of two int16.
 struct Laid {
-  int64_t extent[2];       // depths and rows, with padding
-  int64_t runs, run;       // runs of a row, and the places of one
-  int64_t pairs, row;      // pairs of rows of a depth, and the words of one
-  int64_t quads;           // groups of four outputs in a row of y
-  int64_t kernel_pairs[2]; // pairs of rows that the kernel meets from an even and from an odd row on
+  int64_t extent[2];        // depths and rows, with padding
+  int64_t run, row, pairs;  // places of a run, words of a pair of rows, and pairs of rows in a depth
+  int64_t kernel_pairs[2];  // pairs of rows that the kernel meets from an even and from an odd row on
 
   explicit Laid(const ConvShape& s) {
     for (int axis = 0; axis < 2; axis++)
       extent[axis] = (s.output[axis] - 1) * s.strides[axis] + (s.kernel[axis] - 1) * s.dilations[axis] + 1;
-    runs = 4 * s.strides[2];
-    quads = divide_up(s.output[2], 4);
-    run = divide_up(quads + (3 * s.strides[2] + (s.kernel[2] - 1) * s.dilations[2]) / runs, LANES) * LANES;
+    run = divide_up(s.output[2] + (s.kernel[2] - 1) * s.dilations[2] / s.strides[2], 16) * 16;
+    row = s.strides[2] * run;
     pairs = divide_up(extent[1], 2);
-    row = runs * run;
     for (int parity = 0; parity < 2; parity++)
       kernel_pairs[parity] = ((s.kernel[1] - 1) * s.dilations[1] + parity) / 2 + 1;
   }
 
   // With what vectors may read behind the last row, and drop.
   QF_INLINE int64_t words() const { return extent[0] * pairs * row + LANES; }
-  // With the channel's bytes between their padding.
-  QF_INLINE int64_t padded_bytes() const { return extent[0] * 2 * pairs * row + 4 * LANES; }
-  QF_INLINE int64_t bytes() const { return divide_up(words() * 4 + padded_bytes(), 64) * 64; }
+  // Then a row's mask, and three rows of bytes.
+  QF_INLINE int64_t bytes() const { return divide_up(words() * 4 + row * 4 + 3 * row + 16, 64) * 64; }
   QF_INLINE int64_t weights(const ConvShape& s) const { return 2 * s.kernel[0] * kernel_pairs[1] * s.kernel[2]; }
 };
 
-// Every step-th word from `from` on.
-QF_INLINE vuint load_stepping(const uint8_t* from, int64_t step) {
-  if (step == 1) return load_words(from);
-  if (step == 2) return (vuint)even_lanes((vfloat)load_words(from), (vfloat)load_words(from + 4 * LANES));
-  uint32_t words[LANES];
-  for (int lane = 0; lane < LANES; lane++) memcpy(words + lane, from + 4 * lane * step, 4);
-  return load_words(words);
+// Sixteen bytes of a row that are `stride` apart.
+QF_INLINE sixteen_bytes load_stepping(const uint8_t* row, int64_t stride) {
+  sixteen_bytes v = *(const sixteen_bytes_anywhere*)row;
+  if (stride == 2) {
+    const sixteen_bytes next = *(const sixteen_bytes_anywhere*)(row + 16);
+    const sixteen_bytes even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    return __builtin_shuffle(v, next, even);
+  }
+  if (stride > 2)
+    for (int i = 0; i < 16; i++) v[i] = row[i * stride];
+  return v;
 }
 
-// Copies count bytes, N or more, in pieces of N of which the last overlaps; nothing outside is touched.
-template <int N>
-QF_INLINE void copy_pieces(const uint8_t* from, int64_t count, uint8_t* to) {
-  for (int64_t i = 0; i < count - N; i += N) memcpy(to + i, from + i, N);
-  memcpy(to + count - N, from + count - N, N);
-}
+// What lays out the channels of x.
+struct Source {
+  const ConvShape& s;
+  const Laid& laid;
+  Centring centring;
+  const uint8_t *x, *end;
+  uint32_t* mask;  // of the words of a row that are not padding
+  uint8_t* rows;   // three of them: two that were copied, and one of zero points
 
-// Copies a channel of x between its padding.
-void pad(const ConvShape& s, const Laid& laid, const uint8_t* x, uint8_t* padded) {
-  const int64_t count = smaller(s.input[2], laid.row - s.pads[2]);
-  if (count < 1) return;
-  for (int64_t d = 0; d < smaller(s.input[0], laid.extent[0] - s.pads[0]); d++)
-    for (int64_t h = 0; h < smaller(s.input[1], laid.extent[1] - s.pads[1]); h++) {
-      const int64_t row = (d + s.pads[0]) * 2 * laid.pairs + h + s.pads[1];
-      const uint8_t* from = x + (d * s.input[1] + h) * s.input[2];
-      uint8_t* to = padded + row * laid.row + s.pads[2];
-      if (count >= 32)
-        copy_pieces<32>(from, count, to);
-      else if (count >= 8)
-        copy_pieces<8>(from, count, to);
-      else
-        copy_pieces<1>(from, count, to);
+  // mask: where there is room for what Laid::bytes counts behind the words.
+  Source(const ConvShape& s, const Laid& laid, const ConvQuantization& q, const ConvCall& call, uint32_t* mask)
+      : s(s), laid(laid), centring(q), x((const uint8_t*)call.x), end(x + s.batch * s.groups * volume(s.input)),
+        mask(mask), rows((uint8_t*)(mask + laid.row)) {
+    for (int64_t i = 0; i < laid.row; i++) {
+      const int64_t column = i % laid.run * s.strides[2] + i / laid.run - s.pads[2];
+      mask[i] = column >= 0 && column < s.input[2] ? 0xFFFFFFFF : 0;
     }
-}
+    memset(rows, q.x_zero, 3 * laid.row + 16);
+  }
 
-// Lays out a padded channel. Signed values are taken as unsigned ones 128 higher.
-template <int STRIDE>
-void lay(const ConvShape& s, const Laid& laid, const uint8_t* padded, uint32_t flip, int16_t zero, uint32_t* to) {
-  const int64_t stride = STRIDE ? STRIDE : s.strides[2], run = laid.run;
-  for (int64_t pair = 0; pair < laid.extent[0] * laid.pairs; pair++, padded += 2 * laid.row)
-    for (int64_t quarter = 0; quarter < stride; quarter++, to += 4 * run)
-      for (int64_t place = 0; place < run; place += LANES) {
-        const uint8_t* from = padded + 4 * (place * stride + quarter);
-        const vuint a = load_stepping(from, stride) ^ flip, b = load_stepping(from + laid.row, stride) ^ flip;
-        const vuint even_a = a & 0xFF00FF, odd_a = a >> 8 & 0xFF00FF, even_b = b & 0xFF00FF, odd_b = b >> 8 & 0xFF00FF;
-        const vuint words[4] = {(even_a & 0xFFFF) | even_b << 16, (odd_a & 0xFFFF) | odd_b << 16,
-                                even_a >> 16 | (even_b & 0xFFFF0000), odd_a >> 16 | (odd_b & 0xFFFF0000)};
-        QF_UNROLL for (int i = 0; i < 4; i++) store_words(to + i * run + place, (vuint)((vshorts)words[i] - zero));
+  template <int STRIDE>
+  __attribute__((noinline)) void lay(int64_t channel, uint32_t* to) const {
+    // Copies, which stores cannot change.
+    const Centring centred = centring;
+    const int64_t stride = STRIDE ? STRIDE : s.strides[2], run = laid.run, pairs = laid.pairs, height = s.input[1];
+    const int64_t width = s.input[2], left = s.pads[2], above = s.pads[1], row_bytes = laid.row;
+    const uint32_t* const masks = mask;
+    const uint8_t* const blank = rows + 2 * row_bytes;
+    const uint8_t *const first = x + left, *const last = end + left - row_bytes - 16;
+    for (int64_t d = 0; d < laid.extent[0]; d++) {
+      const int64_t z = d - s.pads[0];
+      const bool inside = z >= 0 && z < s.input[0];
+      const uint8_t* plane = x + (channel * s.input[0] + z) * height * width;
+      // A row of x with its padding, whose bytes may be any.
+      auto row = [&](int64_t h, int64_t half) {
+        const uint8_t* from = plane + h * width;
+        if (!inside || h < 0 || h >= height) return blank;
+        if (from >= first && from <= last) return from - left;
+        uint8_t* copy = rows + half * row_bytes;
+        const int64_t count = smaller(width, row_bytes - left);
+        if (count > 0) memcpy(copy + left, from, count);
+        return (const uint8_t*)copy;
+      };
+      for (int64_t pair = 0; pair < pairs; pair++) {
+        const uint8_t *top = row(2 * pair - above, 0), *bottom = row(2 * pair + 1 - above, 1);
+        const uint32_t* valid = masks;
+        for (int64_t column = 0; column < stride; column++)
+          for (int64_t place = 0; place < run; place += 16, to += 16, valid += 16) {
+            const sixteen_bytes a = load_stepping(top + place * stride + column, stride);
+            const sixteen_bytes b = load_stepping(bottom + place * stride + column, stride);
+            centred.store(to, interleave_low(a, b), valid);
+            centred.store(to + 8, interleave_high(a, b), valid + 8);
+          }
       }
-}
+    }
+  }
+};
 
-// Adds the taps of 4 * LANES neighbouring outputs. x: where their first row and column lie; pairs: of rows that the
-// kernel meets from there. KERNEL and STRIDE: of both axes, without dilation, or 0 for any.
-template <int KERNEL, int STRIDE>
-QF_INLINE void add_taps(const ConvShape& s, const Laid& laid, const uint32_t* x, const uint32_t* weights, int64_t pairs,
-                        vuint (&sums)[4]) {
+// Sums the taps of a row's outputs from `column` on, N vectors of them, and writes them. x: where the row's first tap
+// lies; pairs: of rows that the kernel meets from there; at: the row's place in y, whose channel goes up to `end`.
+// KERNEL and STRIDE: of both axes, without dilation, or 0 for any.
+template <int KERNEL, int STRIDE, int N>
+QF_INLINE void sum_vectors(const ConvShape& s, const Laid& laid, const uint32_t* x, const uint32_t* weights,
+                           int64_t pairs, uint32_t bias, const Requantization& requantization, vfloat multiplier,
+                           void* y, int64_t at, int64_t column, int64_t end) {
   const int64_t kernel = KERNEL ? KERNEL : s.kernel[2], stride = STRIDE ? STRIDE : s.strides[2];
-  const int64_t dilation = KERNEL ? 1 : s.dilations[2], runs = 4 * stride;
-  const int64_t depths = KERNEL ? 1 : s.kernel[0];
+  const int64_t dilation = KERNEL ? 1 : s.dilations[2], depths = KERNEL ? 1 : s.kernel[0];
   if (KERNEL) pairs = KERNEL / 2 + 1;
+  vuint sums[N];
+  QF_UNROLL for (int i = 0; i < N; i++) sums[i] = bias - (vuint){};
   for (int64_t depth = 0; depth < depths; depth++, weights += laid.kernel_pairs[1] * kernel)
     _Pragma("GCC unroll 5") for (int64_t pair = 0; pair < pairs; pair++) {
-      const uint32_t* row = x + (depth * s.dilations[0] * laid.pairs + pair) * laid.row;
+      const uint32_t* row = x + (depth * s.dilations[0] * laid.pairs + pair) * laid.row + column;
       _Pragma("GCC unroll 5") for (int64_t tap = 0; tap < kernel; tap++) {
-        vuint read[4];
-        QF_UNROLL for (int i = 0; i < 4; i++) {
-          const int64_t column = i * stride + tap * dilation;
-          read[i] = load_words(row + column % runs * laid.run + column / runs);
-        }
+        const uint32_t* from = row + tap * dilation % stride * laid.run + tap * dilation / stride;
+        vuint read[N];
+        QF_UNROLL for (int i = 0; i < N; i++) read[i] = load_words(from + i * LANES);
         add_products<false>(sums, weights[pair * kernel + tap] - (vuint){}, read);
       }
     }
+  requantization.write_row(sums, multiplier, y, at + column, smaller(N * LANES, s.output[2] - column), end);
+}
+
+// The rest of a row, in N vectors at most.
+template <int KERNEL, int STRIDE, int N = VECTORS, class... Arguments>
+QF_INLINE void sum_rest(int64_t vectors, Arguments&&... arguments) {
+  if (N == 1 || vectors >= N)
+    sum_vectors<KERNEL, STRIDE, N>(arguments...);
+  else if constexpr (N > 1)
+    sum_rest<KERNEL, STRIDE, N - 1>(vectors, arguments...);
 }
 
 // One output channel from its laid input channel on. weights: of the channel; at: its place in y.
@@ -124,31 +150,18 @@ template <int KERNEL, int STRIDE>
 void convolve(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, const Laid& laid, const uint32_t* x,
               const uint32_t* weights, int64_t m, int64_t at) {
   const Requantization requantization(q);
+  const vfloat multiplier = broadcast(requantization.wanted ? q.multipliers[m] : 0);
   const uint32_t bias = call.bias ? ((const uint32_t*)call.bias)[m] : 0;
-  const vfloat multiplier = broadcast(q.multipliers ? q.multipliers[m] : 0);
   const int64_t end = at + volume(s.output);
   for (int64_t d = 0; d < s.output[0]; d++)
     for (int64_t h = 0; h < s.output[1]; h++, at += s.output[2]) {
       const int64_t first = h * s.strides[1], parity = first % 2;
       const uint32_t* row = x + (d * s.strides[0] * laid.pairs + first / 2) * laid.row;
       const uint32_t* taps = weights + parity * laid.weights(s) / 2;
-      for (int64_t column = 0; column < s.output[2]; column += 4 * LANES) {
-        vuint sums[4];
-        QF_UNROLL for (int i = 0; i < 4; i++) sums[i] = bias - (vuint){};
-        add_taps<KERNEL, STRIDE>(s, laid, row + column / 4, taps, laid.kernel_pairs[parity], sums);
-        const int64_t to = at + column, count = smaller(4 * LANES, s.output[2] - column);
-        if (!q.multipliers) {
-          uint32_t lanes[4][LANES];
-          QF_UNROLL for (int i = 0; i < 4; i++) store_words(lanes[i], sums[i]);
-          for (int64_t i = 0; i < count; i++) ((uint32_t*)call.y)[to + i] = lanes[i % 4][i / 4];
-          continue;
-        }
-        const vuint words = requantization.bytes(sums[0], sums[1], sums[2], sums[3], multiplier);
-        if (to + 4 * LANES <= end)  // what it writes behind its row, the next row overwrites
-          store_words((uint8_t*)call.y + to, words);
-        else
-          memcpy((uint8_t*)call.y + to, &words, count);
-      }
+      // What whole vectors write behind their row, the next row overwrites.
+      for (int64_t column = 0; column < s.output[2]; column += VECTORS * LANES)
+        sum_rest<KERNEL, STRIDE>(divide_up(s.output[2] - column, LANES), s, laid, row, taps,
+                                 laid.kernel_pairs[parity], bias, requantization, multiplier, call.y, at, column, end);
     }
 }
 
@@ -195,22 +208,18 @@ extern "C" void QF_EXPORT(conv_depthwise_integer)(const ConvShape* shape, const 
   const ConvShape& s = *shape;
   const Laid laid(s);
   const Convolve convolve = convolve_of(s);
-  const int16_t zero = int16_t(q->x_zero + (q->x_signed ? 128 : 0));
-  const uint32_t flip = q->x_signed ? 0x80808080 : 0;
 #pragma omp parallel num_threads(call->threads) if (call->threads > 1)
   {
     uint32_t* x = (uint32_t*)(call->workspace + omp_get_thread_num() * laid.bytes());
-    uint8_t* padded = (uint8_t*)(x + laid.words());
-    memset(padded, q->x_zero, laid.padded_bytes());
+    const Source source(s, laid, *q, *call, x + laid.words());
 #pragma omp for schedule(static)
     for (int64_t part = 0; part < s.batch * s.groups; part++) {
-      pad(s, laid, (const uint8_t*)call->x + part * volume(s.input), padded);
       if (s.strides[2] == 1)
-        lay<1>(s, laid, padded, flip, zero, x);
+        source.lay<1>(part, x);
       else if (s.strides[2] == 2)
-        lay<2>(s, laid, padded, flip, zero, x);
+        source.lay<2>(part, x);
       else
-        lay<0>(s, laid, padded, flip, zero, x);
+        source.lay<0>(part, x);
       for (int64_t i = 0; i < s.out_channels; i++) {
         const int64_t m = part % s.groups * s.out_channels + i;
         const uint32_t* weights = (const uint32_t*)call->weights + m * laid.weights(s);

@@ -36,6 +36,7 @@ void sum_chunk(const ConvShape& s, const X* x, int x_zero, const int16_t* w, int
 
 extern "C" void QF_EXPORT(conv_direct_integer)(const ConvShape* shape, const ConvQuantization* q, const ConvCall* call) {
   const ConvShape& s = *shape;
+  const Requantization requantization(*q);
   const int64_t channels = s.groups * s.out_channels, rows = s.batch * channels * s.output[0] * s.output[1];
   const int64_t x_size = s.in_channels * volume(s.input), w_size = s.in_channels * volume(s.kernel);
 #pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
@@ -53,7 +54,11 @@ extern "C" void QF_EXPORT(conv_direct_integer)(const ConvShape* shape, const Con
         sum_chunk(s, (const int8_t*)call->x + x_at, q->x_zero, w, d, h, first, count, sums);
       else
         sum_chunk(s, (const uint8_t*)call->x + x_at, q->x_zero, w, d, h, first, count, sums);
-      store_sums(*q, *call, sums, m, index * s.output[2] + first, count);
+      const vfloat multiplier = broadcast(q->multipliers ? q->multipliers[m] : 0);
+      for (int64_t i = 0, at = index * s.output[2] + first; i < count; i += LANES) {
+        const vuint vector[1] = {load_words(sums + i)};
+        requantization.write_row(vector, multiplier, call->y, at + i, smaller(LANES, count - i), 0);
+      }
     }
   }
 }

@@ -78,37 +78,30 @@ struct Plan {
   }
 };
 
-typedef uint8_t sixteen_bytes __attribute__((vector_size(16)));
-typedef uint8_t sixteen_bytes_anywhere __attribute__((vector_size(16), aligned(1), may_alias));
-typedef int16_t sixteen_values __attribute__((vector_size(32)));
-typedef int16_t sixteen_values_anywhere __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint32_t pair_anywhere __attribute__((aligned(2), may_alias));
 
 // rows[i][j] becomes rows[j][i]: four rounds, each interleaving rows that are eight apart.
 QF_INLINE void transpose_bytes(sixteen_bytes (&rows)[16]) {
-  constexpr sixteen_bytes LOW = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  constexpr sixteen_bytes HIGH = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
   QF_UNROLL for (int round = 0; round < 4; round++) {
     sixteen_bytes turned[16];
     QF_UNROLL for (int i = 0; i < 8; i++) {
-      turned[2 * i] = __builtin_shuffle(rows[i], rows[i + 8], LOW);
-      turned[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + 8], HIGH);
+      turned[2 * i] = interleave_low(rows[i], rows[i + 8]);
+      turned[2 * i + 1] = interleave_high(rows[i], rows[i + 8]);
     }
     QF_UNROLL for (int i = 0; i < 16; i++) rows[i] = turned[i];
   }
 }
 
-// x as one thread reads it. Signed values are taken as unsigned ones 128 higher.
+// x as one thread reads it.
 struct Source {
   const ConvShape& s;
   const Plan& plan;
   const uint8_t *x, *end;
-  uint8_t flip;
-  int16_t zero;
+  Centring centring;
 
   Source(const ConvShape& s, const Plan& plan, const ConvCall& call, const ConvQuantization& q)
       : s(s), plan(plan), x((const uint8_t*)call.x), end(x + s.batch * s.groups * s.in_channels * volume(s.input)),
-        flip(q.x_signed ? 128 : 0), zero(int16_t(q.x_zero + flip)) {}
+        centring(q) {}
 
   QF_INLINE sixteen_bytes load(const uint8_t* from, int64_t count) const {
     if (plan.step[1] == 1 && end - from >= 16) return *(const sixteen_bytes_anywhere*)from;
@@ -129,9 +122,7 @@ struct Source {
           v[i] = c + i < channels ? load(from + (c + i) * channel + first * plan.step[1], pixels) : (sixteen_bytes){};
         transpose_bytes(v);
         QF_UNROLL for (int i = 0; i < 16; i++)
-          if (i < pixels)
-            *(sixteen_values_anywhere*)(to + (first + i) * channels + c) =
-                __builtin_convertvector(v[i] ^ flip, sixteen_values) - zero;
+          if (i < pixels) centring.store(to + (first + i) * channels + c, v[i]);
       }
   }
 
@@ -162,67 +153,79 @@ struct Source {
   }
 };
 
-// Sums R pixels by J vectors of channels over some runs.
+// Where tiles begin and end: sums start as a block of `start` for each pixel, start_step apart.
+struct Sums {
+  const uint32_t* start;
+  int64_t start_step;
+  uint32_t* end;
+};
+
+// Sums tiles of R pixels by J vectors of channels over some runs.
 template <bool VNNI, int R, int J>
-__attribute__((noinline)) void tile(const int16_t* const* pixels, const Run* run, const Run* end,
-                                    const uint32_t* weights, uint32_t* sums, bool add) {
-  vuint c[R][J];
-  QF_UNROLL for (int r = 0; r < R; r++)
-    QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = add ? load_words(sums + (r * J + j) * LANES) : (vuint){};
-  for (; run < end; run++) {
-    const int16_t* x[R];
-    QF_UNROLL for (int r = 0; r < R; r++) x[r] = pixels[r] + run->offset;
-    const int64_t pairs = run->pairs;
-    _Pragma("GCC unroll 2") for (int64_t k = 0; k < pairs; k++, weights += J * LANES) {
-      vuint w[J];
-      QF_UNROLL for (int j = 0; j < J; j++) w[j] = load_words(weights + j * LANES);
-      QF_UNROLL for (int r = 0; r < R; r++)
-        add_products<VNNI>(c[r], *(const pair_anywhere*)(x[r] + 2 * k) - (vuint){}, w);
+__attribute__((noinline)) void sum(const int16_t* const* pixels, int64_t tiles, const Run* first, const Run* last,
+                                   const uint32_t* weights, Sums sums) {
+  for (; tiles > 0; tiles--, pixels += R) {
+    vuint c[R][J];
+    QF_UNROLL for (int r = 0; r < R; r++)
+      QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = load_words(sums.start + r * sums.start_step + j * LANES);
+    const uint32_t* w = weights;
+    for (const Run* run = first; run < last; run++) {
+      const int16_t* x[R];
+      QF_UNROLL for (int r = 0; r < R; r++) x[r] = pixels[r] + run->offset;
+      const int64_t pairs = run->pairs;
+      for (int64_t k = 0; k < pairs; k++, w += J * LANES) {
+        vuint v[J];
+        QF_UNROLL for (int j = 0; j < J; j++) v[j] = load_words(w + j * LANES);
+        QF_UNROLL for (int r = 0; r < R; r++)
+          add_products<VNNI>(c[r], *(const pair_anywhere*)(x[r] + 2 * k) - (vuint){}, v);
+      }
     }
+    QF_UNROLL for (int r = 0; r < R; r++)
+      QF_UNROLL for (int j = 0; j < J; j++) store_words(sums.end + (r * J + j) * LANES, c[r][j]);
+    sums.start += R * sums.start_step;
+    sums.end += R * J * LANES;
   }
-  QF_UNROLL for (int r = 0; r < R; r++)
-    QF_UNROLL for (int j = 0; j < J; j++) store_words(sums + (r * J + j) * LANES, c[r][j]);
 }
 
 template <bool VNNI, int J, int R = ROWS, class... Arguments>
-QF_INLINE void run_tile(int64_t rows, Arguments... arguments) {
-  if (R == 1 || rows == R)
-    tile<VNNI, R, J>(arguments...);
+QF_INLINE void sum_tiles(int64_t height, Arguments... arguments) {
+  if (R == 1 || height == R)
+    sum<VNNI, R, J>(arguments...);
   else if constexpr (R > 1)
-    run_tile<VNNI, J, R - 1>(rows, arguments...);
+    sum_tiles<VNNI, J, R - 1>(height, arguments...);
 }
 
-// Writes `count` pixels of LANES channels from m on; sums: J vectors for each pixel.
+// Writes `count` pixels of `lanes` channels from m on, the first of them to element `at` of y. sums: of pixels `step`
+// apart.
 void write(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t step,
            int64_t m, int64_t lanes, int64_t at, int64_t count) {
-  const int64_t row = volume(s.output), pixels = q.multipliers ? 4 : 1;  // in a word
-  char* y = (char*)call.y + at * (4 / pixels);
   const Requantization requantization(q);
-  vuint bias = {};
+  const int64_t pixels = requantization.wanted ? 4 : 1, size = 4 / pixels;  // of a word; bytes of a pixel
+  const int64_t row = volume(s.output) * size;
+  char* y = (char*)call.y + at * size;
   vfloat multiplier = {};
-  for (int64_t i = 0; i < lanes; i++) {
-    if (call.bias) bias[i] = ((const uint32_t*)call.bias)[m + i];
-    if (q.multipliers) multiplier[i] = q.multipliers[m + i];
-  }
-  for (int64_t first = 0; first < count; first += pixels * LANES) {
+  if (requantization.wanted)
+    for (int64_t i = 0; i < lanes; i++) multiplier[i] = q.multipliers[m + i];
+  for (int64_t first = 0; first < count; first += pixels * LANES, y += 4 * LANES) {
     vfloat rows[LANES];  // moved as they are, whatever they mean
     QF_UNROLL for (int i = 0; i < LANES; i++) {
-      const uint32_t* from = sums + (first + i * pixels) * step;
-      vuint word = load_words(from) + bias;
-      if (q.multipliers)
-        word = requantization.bytes(word, load_words(from + step) + bias, load_words(from + 2 * step) + bias,
-                                    load_words(from + 3 * step) + bias, multiplier);
+      const int64_t pixel = first + i * pixels;
+      const uint32_t* from = sums + pixel * step;
+      vuint word = {};
+      if (pixel < count) word = load_words(from);
+      if (pixel < count && requantization.wanted)
+        word = requantization.bytes<true>(word, load_words(from + step), load_words(from + 2 * step),
+                                          load_words(from + 3 * step), multiplier);
       rows[i] = (vfloat)word;
     }
     transpose(rows);
-    const int64_t bytes = smaller(4 * LANES, (count - first) * (4 / pixels));
-    char* to = y + first * (4 / pixels);
+    const int64_t bytes = smaller(4 * LANES, (count - first) * size);
     QF_UNROLL for (int i = 0; i < LANES; i++) {
       if (i >= lanes) break;
       if (bytes == 4 * LANES)
-        store_words(to + i * row * (4 / pixels), (vuint)rows[i]);
+        store_words(y + i * row, (vuint)rows[i]);
       else
-        memcpy(to + i * row * (4 / pixels), &rows[i], bytes);
+        memcpy(y + i * row, &rows[i], bytes);
     }
   }
 }
@@ -258,16 +261,23 @@ void multiply(const Source& source, const ConvQuantization& q, const ConvCall& c
     for (int64_t b = block; b < blocks; b++) {
       const int64_t channel = b * BLOCK, columns = divide_up(smaller(BLOCK, s.out_channels - channel), LANES);
       const uint32_t* weights = packed + channel * plan.depth;
+      uint32_t bias[BLOCK] = {};
+      if (call.bias)
+        for (int64_t i = 0; i < smaller(BLOCK, s.out_channels - channel); i++)
+          bias[i] = ((const uint32_t*)call.bias)[group * s.out_channels + channel + i];
       for (const Run *run = runs, *last; run < runs_end; run = last) {
         int64_t depth = 0;
         for (last = run; last < runs_end && (last == run || depth + last->pairs <= DEPTH); last++) depth += last->pairs;
-        for (int64_t i = 0; i < tiles; i++) {
-          const int64_t begin = count * i / tiles, height = count * (i + 1) / tiles - begin;
-          uint32_t* to = sums + begin * columns * LANES;
-          if (columns == COLUMNS)
-            run_tile<VNNI, COLUMNS>(height, at + begin, run, last, weights, to, run > runs);
-          else
-            run_tile<VNNI, 1>(height, at + begin, run, last, weights, to, run > runs);
+        // tiles of two heights at most, one pixel apart
+        for (int64_t taller = 1, pixel = 0; taller >= 0; taller--) {
+          const int64_t height = count / tiles + taller, number = taller ? count % tiles : tiles - count % tiles;
+          uint32_t* const end = sums + pixel * columns * LANES;
+          const Sums to = run == runs ? Sums{bias, 0, end} : Sums{end, columns * LANES, end};
+          if (number && columns == COLUMNS)
+            sum_tiles<VNNI, COLUMNS>(height, at + pixel, number, run, last, weights, to);
+          else if (number)
+            sum_tiles<VNNI, 1>(height, at + pixel, number, run, last, weights, to);
+          pixel += height * number;
         }
         weights += depth * columns * LANES;
       }
@@ -295,11 +305,10 @@ void share(const ConvShape& s, const ConvQuantization& q, const ConvCall& call) 
   const int64_t workspace = SUMS * int64_t(sizeof(uint32_t)) + plan.slab_bytes(s);
   int64_t rows = plan.rows, together = plan.planes;
   auto parts = [&] { return s.groups * divide_up(planes, together) * divide_up(s.output[1], rows); };
-  if (parts() < call.threads) together = divide_up(planes, divide_up(call.threads, s.groups));
+  if (parts() < call.threads) together = smaller(together, divide_up(planes, divide_up(call.threads, s.groups)));
   // Channels are shared where laying x out anew for each share costs little beside the arithmetic.
   const bool by_channels = s.out_channels * volume(s.kernel) >= 1024;
-  if (parts() < call.threads && !by_channels)
-    rows = divide_up(s.output[1], smaller(s.output[1], divide_up(call.threads, parts())));
+  if (parts() < call.threads && !by_channels) rows = divide_up(rows, divide_up(call.threads, parts()));
   const int64_t splits = smaller(blocks, divide_up(call.threads, parts())), all = parts() * splits;
   const int64_t bands = divide_up(s.output[1], rows);
 #pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (call.threads > 1)

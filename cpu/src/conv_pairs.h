@@ -48,4 +48,37 @@ QF_INLINE void add_products(vuint (&c)[J], vuint a, const vuint (&b)[J]) {
   }
 }
 
+typedef uint8_t sixteen_bytes __attribute__((vector_size(16)));
+typedef uint8_t sixteen_bytes_anywhere __attribute__((vector_size(16), aligned(1), may_alias));
+typedef int16_t sixteen_values __attribute__((vector_size(32)));
+typedef int16_t sixteen_values_anywhere __attribute__((vector_size(32), aligned(2), may_alias));
+
+// Stores values of x with the zero point taken off, or zeros where a mask has them. Signed ones are taken as unsigned
+// ones 128 higher.
+struct Centring {
+  uint8_t flip;
+  int16_t zero;
+
+  explicit Centring(const ConvQuantization& q) : flip(q.x_signed ? 128 : 0), zero(int16_t(q.x_zero + flip)) {}
+  QF_INLINE void store(void* to, sixteen_bytes bytes, const void* mask = nullptr) const {
+    bytes ^= flip;
+#if defined(QF_ISA_V3) || defined(QF_ISA_V4)  // GCC 12 would do it by halves
+    sixteen_values values = (sixteen_values)_mm256_cvtepu8_epi16((__m128i)bytes);
+#else
+    sixteen_values values = __builtin_convertvector(bytes, sixteen_values);
+#endif
+    values -= zero;
+    if (mask) values &= *(const sixteen_values_anywhere*)mask;
+    *(sixteen_values_anywhere*)to = values;
+  }
+};
+
+// The bytes of a and b by turns: those of the first halves, and of the second.
+QF_INLINE sixteen_bytes interleave_low(sixteen_bytes a, sixteen_bytes b) {
+  return __builtin_shuffle(a, b, (sixteen_bytes){0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
+}
+QF_INLINE sixteen_bytes interleave_high(sixteen_bytes a, sixteen_bytes b) {
+  return __builtin_shuffle(a, b, (sixteen_bytes){8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+}
+
 }  // namespace

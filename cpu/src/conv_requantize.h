@@ -1,9 +1,5 @@
 // int32 sums of a quantised convolution to what it stores: the sums themselves, or int8 / uint8 as ops/conv.py defines
 // to the bit: saturate(round_half_even(float32(sum) * multiplier) + zero point).
-//
-// The product is clamped to what the zero point leaves of the range, which are whole numbers, before it is rounded: the
-// order makes no difference, and the value is then small enough to be rounded by adding 1.5 * 2^23. Its low byte is the
-// result without the zero point.
 #pragma once
 
 #include "conv_arguments.h"
@@ -12,48 +8,46 @@
 namespace {
 
 typedef uint32_t vuint __attribute__((vector_size(LANES * 4)));  // unsigned: sums wrap
-typedef uint8_t vbytes __attribute__((vector_size(LANES * 4)));
-typedef uint32_t vuint_unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t vuint_anywhere __attribute__((vector_size(LANES * 4), aligned(1), may_alias));
 
 QF_INLINE vuint load_words(const void* p) { return *(const vuint_anywhere*)p; }
 QF_INLINE void store_words(void* p, vuint v) { *(vuint_anywhere*)p = v; }
 
+// A copy of what is needed of ConvQuantization, which stores to y cannot change. Signed bytes are made as unsigned ones
+// 128 higher.
 struct Requantization {
-  float low, high;
-  uint8_t zero;
+  bool wanted;
+  int zero;
+  uint32_t flip;
 
   explicit Requantization(const ConvQuantization& q)
-      : low(float((q.y_signed ? -128 : 0) - q.y_zero)), high(low + 255), zero(uint8_t(q.y_zero)) {}
+      : wanted(q.multipliers), zero(q.y_zero + (q.y_signed ? 128 : 0)), flip(q.y_signed ? 0x80808080 : 0) {}
 
-  // Words whose low byte is the result without the zero point.
-  QF_INLINE vuint rounded(vuint sums, vfloat multiplier) const {
-    const vfloat scaled = __builtin_convertvector((vint)sums, vfloat) * multiplier;
-    return (vuint)(at_most(at_least(scaled, broadcast(low)), broadcast(high)) + 12582912.0f);
+  // The results of four vectors of sums as bytes, in the order of pack_bytes.
+  template <bool QUADS>
+  QF_INLINE vuint bytes(vuint a, vuint b, vuint c, vuint d, vfloat multiplier) const {
+    auto scaled = [&](vuint sums) { return __builtin_convertvector((vint)sums, vfloat) * multiplier; };
+    return (vuint)pack_bytes<QUADS>(scaled(a), scaled(b), scaled(c), scaled(d), zero) ^ flip;
   }
 
-  // Four vectors' results as the four bytes of each lane.
-  QF_INLINE vuint bytes(vuint a, vuint b, vuint c, vuint d, vfloat multiplier) const {
-    a = rounded(a, multiplier), b = rounded(b, multiplier), c = rounded(c, multiplier), d = rounded(d, multiplier);
-    const vuint words = (a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24;
-    return (vuint)((vbytes)words + zero);
+  // Writes a row of one channel from element `at` of y on: `count` values of N vectors, and whole vectors where y goes
+  // on up to `end` at least.
+  template <int N>
+  QF_INLINE void write_row(const vuint (&sums)[N], vfloat multiplier, void* y, int64_t at, int64_t count,
+                           int64_t end) const {
+    if (wanted) {
+      auto vector = [&](int i) { return sums[i < N ? i : N - 1]; };
+      const vuint row = bytes<false>(vector(0), vector(1), vector(2), vector(3), multiplier);
+      if (at + 4 * LANES <= end)
+        store_words((uint8_t*)y + at, row);
+      else
+        memcpy((uint8_t*)y + at, &row, count);
+    } else {
+      uint32_t row[N * LANES];
+      QF_UNROLL for (int i = 0; i < N; i++) store_words(row + i * LANES, sums[i]);
+      memcpy((uint32_t*)y + at, row, count * sizeof(uint32_t));
+    }
   }
 };
-
-// Stores `count` sums of channel m from element `at` of y on. Sums are read in whole vectors.
-inline void store_sums(const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t m, int64_t at,
-                       int64_t count) {
-  if (!q.multipliers) {
-    memcpy((int32_t*)call.y + at, sums, count * sizeof(int32_t));
-    return;
-  }
-  const Requantization requantization(q);
-  for (int64_t i = 0; i < count; i += LANES) {
-    const vuint rounded = requantization.rounded(load_words(sums + i), broadcast(q.multipliers[m]));
-    const int64_t lanes = smaller(LANES, count - i);
-    for (int64_t lane = 0; lane < lanes; lane++)
-      ((uint8_t*)call.y)[at + i + lane] = uint8_t(rounded[lane] + requantization.zero);
-  }
-}
 
 }  // namespace

@@ -278,7 +278,7 @@ QF_INLINE void load_parted(const float* p, vfloat& even, vfloat& odd) {
 // v is computed here, in a register: the compiler may not put it off to where it is used.
 QF_INLINE void settle(vfloat& v) {
 #if defined(__x86_64__)
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   asm("" : "+v"(v));
 #else
   asm("" : "+x"(v));
@@ -290,5 +290,45 @@ QF_INLINE void settle(vfloat& v) {
 
 // exponential, but 0 below -87, where it would stay at 2e-38.
 QF_INLINE vfloat exponential_to_zero(vfloat x) { return x < broadcast(-87.0f) ? (vfloat){} : exponential(x); }
+
+// Floats as bytes: rounded to whole numbers, halves to the even one, `zero` added, brought into 0 to 255. QUADS: lane i
+// of the result has a[i], b[i], c[i] and d[i]; otherwise the bytes of a are followed by those of b, c and d.
+template <bool QUADS>
+QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
+#if defined(QF_AVX512) || defined(QF_ISA_V3)
+  // What is too small for an int becomes the least one, as it should, but so does what is too large: not beyond here.
+  const vfloat most = broadcast(32767.0f);
+  a = at_most(a, most), b = at_most(b, most), c = at_most(c, most), d = at_most(d, most);
+#endif
+#if defined(QF_AVX512)
+  auto whole = [](vfloat x) { return _mm512_maskz_cvtps_epi32(0xFFFF, (__m512)x); };
+  const __m512i ab = _mm512_packs_epi32(whole(a), whole(b)), cd = _mm512_packs_epi32(whole(c), whole(d));
+  const __m512i offset = _mm512_set1_epi16(int16_t(zero));
+  const __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(ab, offset), _mm512_adds_epi16(cd, offset));
+  const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i quads = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  if (!QUADS) return (vint)_mm512_maskz_permutexvar_epi32(0xFFFF, words, bytes);
+  return (vint)_mm512_shuffle_epi8(bytes, _mm512_maskz_broadcast_i32x4(0xFFFF, quads));
+#elif defined(QF_ISA_V3)
+  const __m256i ab = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)a), _mm256_cvtps_epi32((__m256)b));
+  const __m256i cd = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)c), _mm256_cvtps_epi32((__m256)d));
+  const __m256i offset = _mm256_set1_epi16(int16_t(zero));
+  const __m256i bytes = _mm256_packus_epi16(_mm256_adds_epi16(ab, offset), _mm256_adds_epi16(cd, offset));
+  const __m256i words = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m128i quads = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  if (!QUADS) return (vint)_mm256_permutevar8x32_epi32(bytes, words);
+  return (vint)_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(quads));
+#else
+  // Brought into range before they are rounded, which makes no difference, they can be rounded by adding 1.5 * 2^23.
+  const vfloat low = broadcast(float(-zero)), high = broadcast(float(255 - zero));
+  auto rounded = [&](vfloat x) { return ((vint)(at_most(at_least(x, low), high) + 12582912.0f) + zero) & 0xFF; };
+  const vint quads = rounded(a) | rounded(b) << 8 | rounded(c) << 16 | rounded(d) << 24;
+  if (QUADS) return quads;
+  typedef uint8_t vbytes __attribute__((vector_size(LANES * 4)));
+  vbytes order;
+  QF_UNROLL for (int i = 0; i < 4 * LANES; i++) order[i] = uint8_t(i % LANES * 4 + i / LANES);
+  return (vint)__builtin_shuffle((vbytes)quads, order);
+#endif
+}
 
 }  // namespace
