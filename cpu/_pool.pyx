@@ -55,7 +55,6 @@ ctypedef int (*PoolFunction)(const PoolArguments*) noexcept nogil
 ctypedef int (*UnpoolFunction)(const UnpoolArguments*) noexcept nogil
 
 cdef extern from "pool.h" nogil:
-    PoolFunction pool_sliding_f32(int isa)
     PoolFunction pool_global_f32(int isa)
     PoolFunction pool_separable_f32(int isa)
     PoolFunction pool_indices_f32(int isa)
@@ -88,8 +87,6 @@ cdef object int64 = np.dtype(np.int64)
 
 
 cdef PoolFunction find(str algorithm, int isa) except NULL:
-    if algorithm == "sliding":
-        return pool_sliding_f32(isa)
     if algorithm == "global":
         return pool_global_f32(isa)
     if algorithm == "separable":

@@ -13,10 +13,6 @@ from quatrefoil.ops.windows import Window
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
 
-SLIDING_WINDOWS = ("2x2/2x2", "3x3/2x2", "3x3/3x3", "2x2/1x1", "3x3/1x1", "5x5/1x1",
-                   "1x2/1x2", "1x3/1x2", "1x4/1x4", "1x2/1x1", "1x3/1x1", "1x5/1x1")  # fmt: skip
-"""The windows (height x width / strides) that src/pool_sliding.cpp has instances for, with any depth."""
-
 VECTOR = 16
 """Floats in the widest vector: what row buffers are rounded up to."""
 
@@ -34,19 +30,6 @@ def _only_float32(problem: Problem) -> Reject | None:
         return Reject("it gives no indices")
     if problem.op == "lp_pool" and problem.integer("p") > 2:
         return Reject(f"it computes p = 1 and 2, not {problem.integer('p')}")
-    return None
-
-
-def _accepts_sliding(problem: Problem) -> Reject | None:
-    reject = _only_float32(problem)
-    if reject:
-        return reject
-    w = semantics.geometry(problem).window
-    if w.dilations[1:] != (1, 1):
-        return Reject(f"its windows have no dilation over height and width, not {w.dilations[1]}x{w.dilations[2]}")
-    text = f"{w.kernel[1]}x{w.kernel[2]}/{w.strides[1]}x{w.strides[2]}"
-    if text not in SLIDING_WINDOWS:
-        return Reject(f"it has no instance for the window {text} (height x width / strides)")
     return None
 
 
@@ -132,9 +115,12 @@ def no_workspace(w: Window) -> Workspace:
 
 
 def separable_workspace(w: Window) -> Workspace:
-    """Two batches of row buffers that fit into the first cache, and behind each the room that a pass along the rows
-    reads beyond the last one."""
-    row = _row_floats(w)
+    """Two batches of lines that fit into the first cache, and behind each the room that a pass along the rows reads
+    beyond the last one. A phase of a line has whole vectors in front for the padding, and one to spare."""
+    stride = w.strides[2]
+    lead = -(-w.pads[2] // (VECTOR * stride)) * VECTOR
+    read = lead + (w.kernel[2] - 1) * w.dilations[2] // stride + 1 + _rounded(w.output[2])
+    row = stride * _rounded(max(read, lead + -(-w.input[2] // stride) + VECTOR))
     rows = max(1, min(BATCH_FLOATS // row, w.output[0] * w.output[1]))
     behind = _rounded(2 * w.kernel[2] * w.dilations[2]) + 2 * VECTOR
     return Workspace(2 * (rows * row + behind), row, rows)
@@ -230,11 +216,6 @@ _BLOCKED = {
 }  # fmt: skip
 
 KERNELS: list[Kernel] = [
-    *(
-        Kernel(f"{op}_sliding_nchw_f32_simd", op, _accepts_sliding, _prepare("sliding"),
-               summary="register sliding window, rows kept in registers")
-        for op in ("max_pool", "average_pool")
-    ),
     *(
         kernel
         for op in semantics.WINDOW_OPS

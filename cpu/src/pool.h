@@ -37,7 +37,6 @@ struct UnpoolArguments {
 };
 
 // Each returns 0, or 1 where it has no instance for the window (its declaration in pool.py accepts fewer).
-QF_DECLARE(int, pool_sliding_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_global_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_separable_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_indices_f32, (const PoolArguments*))

@@ -1,23 +1,26 @@
 // Pooling in two passes: the window's rows are reduced into one row, then that row along the width.
 //
-// Each output row first reduces the input rows of its window, over height and depth, element by element into a row
-// buffer whose ends hold the reduction's identity; the buffer then gives each output column its taps. A batch of
-// output rows goes through the passes together, their buffers one behind the other, so that a pass along the width is
-// one long walk over all of them. Along the width
+// An output row first reduces the input rows of its window, over height and depth, four vectors of columns at a time,
+// in the order in which they lie in memory. Along the width
+//   - windows of 2, 4, 8 or 16 neighbours that do not overlap are halved in registers: pairs of neighbours in two
+//     vectors make one vector, and so on;
+//   - all others go through a line in the first-level cache, whose ends hold the reduction's identity. Lines are parted
+//     by the phases of the stride, so that the taps of neighbouring outputs are neighbours whatever the dilation, and
+//     each tap is one vector load. A batch of lines is filled before it is read: what was stored last cannot be
+//     forwarded to loads that straddle it;
 //   - long windows of stride and dilation 1 double: the reductions over 1, 2, 4, … columns make up a window of k in
-//     about log2 k steps;
-//   - strides from 3 on with few taps take them one by one;
-//   - other strides split the buffers by the phases of the stride, so that the taps of neighbouring outputs are
-//     neighbours in memory whatever the dilation, and each tap is one vector load.
-// Sums are never carried from one window to the next: a NaN or an infinity stays in the windows that hold it.
+//     about log2 k steps over a whole batch.
+// Small windows are bound by what moves a plane between the caches: each value is loaded once for each row of the
+// window that holds it, from the first-level cache but for the first time. Sums are never carried from one window to
+// the next: a NaN or an infinity stays in the windows that hold it. The last vector of a row overlaps the one before.
 //
 // Accepts float32 max, average, and lp with p 1 or 2, any window over one to three axes.
-// Workspace: two batches of row buffers and the room behind them, see pool.py's `separable_workspace`.
+// Workspace: two batches of lines and the room behind them, see pool.py's `separable_workspace`.
 #include "pool_vector.h"
 
 namespace {
 
-constexpr int64_t DOUBLING_FROM = 7;  // taps along the width from which doubling is the faster way
+constexpr int64_t DOUBLING_FROM = 16;  // taps along the width from which doubling is the faster way
 
 // out[i] = reduction of `taps` neighbours from row[i] on, for i < count; row is used up.
 template <class Op>
@@ -36,110 +39,305 @@ QF_INLINE void double_up(float* row, float* out, int64_t count, int64_t taps) {
   }
 }
 
-// The window's rows in V neighbouring vectors.
-template <class Op, int V>
-QF_INLINE void down(const float* from, const Taps& td, const Taps& th, int64_t row_step, int64_t depth_step,
-                    const Span* span, float* to) {
-  vfloat sums[V];
+constexpr int VECTORS = 4;     // of columns that a pass takes together
+
+// The input rows of an output row's window.
+struct Rows {
+  const float* first;
+  int64_t depths, depth_step, rows, row_step;
+  int64_t seen;  // of the rows, that an output row before has looked at for NaN
+};
+
+// How many rows a window has over depth and height, where that is known; 0 to count them. NEWEST: whether output rows
+// before have looked at all but the last of them.
+template <int DEPTHS, int ROWS, bool NEWEST>
+struct Counts {};
+
+// V vectors of the window's rows, where `load_columns` finds them.
+template <class Op, int V, class Load, int DEPTHS, int ROWS, bool NEWEST>
+QF_INLINE void down(Counts<DEPTHS, ROWS, NEWEST>, const Rows& window, const Load& load_columns, vfloat (&sums)[V],
+                    Op& op) {
   QF_UNROLL for (int i = 0; i < V; i++) sums[i] = broadcast(Op::identity());
-  for (int64_t kd = td.begin; kd < td.end; kd++) {
-    const float* line = from + kd * depth_step + th.begin * row_step;
-    for (int64_t kh = th.begin; kh < th.end; kh++, line += row_step)
-      QF_UNROLL for (int i = 0; i < V; i++) {
-        const vfloat v = span ? load_span(line, *span, Op::identity()) : load(line + i * LANES);
-        sums[i] = Op::combine(Op::value(v), sums[i]);
-      }
+  const auto add = [&](const float* line, bool see) __attribute__((always_inline)) {
+    vfloat v[V];
+    QF_UNROLL for (int i = 0; i < V; i++) v[i] = load_columns(line, i);
+    if (see)
+      QF_UNROLL for (int i = 0; i < V; i += 2) op.see(v[i], v[i + 1 < V ? i + 1 : i]);
+    QF_UNROLL for (int i = 0; i < V; i++) sums[i] = Op::combine(Op::value(v[i]), sums[i]);
+  };
+  if constexpr (ROWS > 0) {
+    QF_UNROLL for (int depth = 0; depth < DEPTHS; depth++)
+      QF_UNROLL for (int row = 0; row < ROWS; row++)
+        add(window.first + depth * window.depth_step + row * window.row_step, !NEWEST || row == ROWS - 1);
+  } else {
+    for (int64_t depth = 0; depth < window.depths; depth++)
+      for (int64_t row = 0; row < window.rows; row++)
+        add(window.first + depth * window.depth_step + row * window.row_step, row >= window.seen);
   }
-  QF_UNROLL for (int i = 0; i < V; i++) store(to + i * LANES, sums[i]);
+}
+
+// 2^LEVELS neighbouring vectors, each 2^LEVELS neighbours of them reduced to one.
+template <int LEVELS, class Op, class Counts>
+QF_INLINE vfloat halved(Counts counts, const Rows& window, int64_t column, Op& op) {
+  if constexpr (LEVELS > 2) {
+    const vfloat low = halved<LEVELS - 1>(counts, window, column, op);
+    return pairs<Op>(low, halved<LEVELS - 1>(counts, window, column + (LANES << (LEVELS - 1)), op));
+  } else {
+    vfloat v[1 << LEVELS];
+    down(counts, window,
+         [&](const float* line, int i) __attribute__((always_inline)) { return load(line + column + i * LANES); }, v, op);
+    QF_UNROLL for (int count = 1 << (LEVELS - 1); count > 0; count /= 2)
+      QF_UNROLL for (int i = 0; i < count; i++) v[i] = pairs<Op>(v[2 * i], v[2 * i + 1]);
+    return v[0];
+  }
 }
 
 template <class Op>
-void every_row(const PoolArguments& a) {
-  const int64_t height = a.input[1], width = a.input[2], columns = a.output[2], pad = a.pads[2];
-  const int64_t stride = a.strides[2], taps = a.kernel[2], dilation = a.dilations[2];
-  const int64_t volume = a.input[0] * height * width, length = a.row_floats, phase_length = a.batch_rows * length / stride;
+struct Separable {
+  const PoolArguments& a;
+  const int64_t width = a.input[2], columns = a.output[2], stride = a.strides[2], taps = a.kernel[2];
+  const int64_t dilation = a.dilations[2], pitch = a.row_floats, phase = pitch / stride;
+  // The place of a line's first column, whole vectors.
+  const int64_t lead = (a.pads[2] + stride * LANES - 1) / (stride * LANES) * (stride * LANES), start = lead / stride;
+  const TapPlace first_tap{dilation, stride, lead - a.pads[2]};
   const bool doubles = stride == 1 && dilation == 1 && taps >= DOUBLING_FROM;
-  const bool one_by_one = stride > 2 && taps <= 2 * stride;
-  const bool splits = stride > 1 && !one_by_one;
-  const int64_t row_step = a.dilations[1] * width, depth_step = a.dilations[0] * height * width;
-  const int64_t whole = width / LANES * LANES;
-  const Span tail = span_at(0, width - whole);
-  over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int thread) {
-    const float* x = static_cast<const float*>(a.x) + plane * volume;
-    float* y = static_cast<float*>(a.y) + plane * a.output[0] * a.output[1] * columns;
-    float* rows = a.workspace + thread * a.workspace_floats;
-    float* second = rows + a.workspace_floats / 2;
-    if (Op::has_nan(x, volume)) {
-      for (int64_t r = begin; r < end; r++) row_by_definition<float>(a, plane, r);
+  const bool halves = taps == stride && dilation == 1 && a.pads[2] == 0 && columns * stride <= width &&
+                      columns >= LANES && (taps == 2 || taps == 4 || taps == 8 || taps == 16);
+
+  QF_INLINE vfloat finished(vfloat v, int64_t row, int64_t column) const {
+    if constexpr (Op::scaled) return v * (a.row_weights[row] * load(a.column_weights + column));
+    return Op::finish(v);
+  }
+
+  template <int LEVELS, class Counts>
+  QF_INLINE void halve(Counts counts, const Rows& window, int64_t row, float* y, Op& op) const {
+    const int64_t columns = this->columns;
+    for (int64_t i = 0; i < columns; i += LANES) {
+      const int64_t column = smaller(i, columns - LANES);
+      store(y + column, finished(halved<LEVELS>(counts, window, column << LEVELS, op), row, column));
+    }
+  }
+
+  // The window's rows into a line.
+  template <class Counts>
+  QF_INLINE void fill(Counts counts, const Rows& window, int64_t width, float* to, Op& op) const {
+    if (width < LANES) {
+      const Span span = span_at(0, width);
+      vfloat v[1];
+      down(counts, window,
+           [&](const float* line, int) __attribute__((always_inline)) { return load_span(line, span, Op::identity()); },
+           v, op);
+      store(to, v[0]);
       return;
     }
-    for (int64_t i = 0; i < a.workspace_floats / 2; i += LANES) store(rows + i, broadcast(Op::identity()));
-    for (int64_t r = begin; r < end; r += a.batch_rows) {
-      const int64_t batch = end - r < a.batch_rows ? end - r : a.batch_rows;
-      for (int64_t j = 0; j < batch; j++) {
-        const int64_t od = depth_of(a, r + j);
-        const Taps td = window_taps(a, 0, od), th = window_taps(a, 1, r + j - od * a.output[1]);
-        const float* from = x + (td.start * height + th.start) * width;
-        float* to = rows + j * length + pad;
-        int64_t i = 0;
-        for (; i + 4 * LANES <= whole; i += 4 * LANES)
-          down<Op, 4>(from + i, td, th, row_step, depth_step, nullptr, to + i);
-        for (; i < whole; i += LANES) down<Op, 1>(from + i, td, th, row_step, depth_step, nullptr, to + i);
-        if (i < width) down<Op, 1>(from + i, td, th, row_step, depth_step, &tail, to + i);
-      }
-      const float* source = rows;
-      int64_t row_length = length;
-      if (splits) {
-        split(rows, second, phase_length, stride);
-        source = second;
-        row_length = length / stride;
-      } else if (doubles) {
-        double_up<Op>(rows, second, batch * length, taps);
-        source = second;
-        for (int64_t j = 0; j < batch; j++) {  // the ends of the next batch's rows
-          float* row = rows + j * length;
-          for (int64_t i = 0; i < pad; i++) row[i] = Op::identity();
-          for (int64_t i = pad + width; i < length; i++) row[i] = Op::identity();
-        }
-      }
-      for (int64_t j = 0; j < batch; j++) {
-        const float* row = source + j * row_length;
-        float* out = y + (r + j) * columns;
-        if (one_by_one)
-          for (int64_t i = 0; i < columns; i++) {
-            float value = row[i * stride];
-            for (int64_t k = 1; k < taps; k++) value = Op::combine(row[i * stride + k * dilation], value);
-            second[i] = value;
-          }
-        for (int64_t i = 0; i < columns; i += LANES) {
-          vfloat v = load((one_by_one ? second : row) + i);
-          if (!doubles && !one_by_one) {
-            TapPlace tap(dilation, stride);
-            for (int64_t k = 1; k < taps; k++) {
-              tap.next();
-              v = Op::combine(load(row + tap.phase * phase_length + tap.along + i), v);
-            }
-          }
-          v = Op::finish(v);
-          const int lanes = clamp_lane(columns - i);
-          if constexpr (Op::scaled) v *= a.row_weights[r + j] * load(a.column_weights + i);
-          if (lanes == LANES) store(out + i, v);
-          else store_first(out + i, v, lanes);
-        }
+    for (int64_t i = 0; i < width; i += VECTORS * LANES) {
+      int64_t at[VECTORS];
+      QF_UNROLL for (int k = 0; k < VECTORS; k++) at[k] = smaller(i + k * LANES, width - LANES);
+      vfloat v[VECTORS];
+      down(counts, window, [&](const float* line, int k) __attribute__((always_inline)) { return load(line + at[k]); }, v,
+           op);
+      QF_UNROLL for (int k = 0; k < VECTORS; k++) store(to + at[k], v[k]);
+    }
+  }
+
+  // The same with even and odd columns apart, by pairs of vectors. The last pair overlaps the ones before; what pairs
+  // cannot reach is masked.
+  template <class Counts>
+  QF_INLINE void fill_parted(Counts counts, const Rows& window, int64_t width, float* to, int64_t phase, Op& op) const {
+    const auto part = [&](int64_t at, vfloat a, vfloat b) __attribute__((always_inline)) {
+      store(to + at / 2, even_lanes(a, b));
+      store(to + phase + at / 2, odd_lanes(a, b));
+    };
+    const int64_t reached = width / 2 * 2 - 2 * LANES;
+    for (int64_t begin = 0; begin < reached + 2 * LANES && reached >= 0; begin += 4 * LANES) {
+      const int64_t i = smaller(begin, reached), next = smaller(begin + 2 * LANES, reached);
+      vfloat v[VECTORS];
+      down(counts, window,
+           [&](const float* line, int k) __attribute__((always_inline)) {
+             return load(line + (k < 2 ? i : next) + k % 2 * LANES);
+           },
+           v, op);
+      part(i, v[0], v[1]);
+      part(next, v[2], v[3]);
+    }
+    if (reached >= 0 && width % 2 == 0) return;
+    const int64_t last = reached < 0 ? 0 : width - 1;
+    const Span spans[2] = {span_at(last, width), span_at(last + LANES, width)};
+    vfloat v[2];
+    down(counts, window,
+         [&](const float* line, int k) __attribute__((always_inline)) {
+           return load_span(line, spans[k], Op::identity());
+         },
+         v, op);
+    part(last, v[0], v[1]);
+  }
+
+  // `count` output rows whose windows have the same extent: in registers to y where that is all, else into lines.
+  template <class Counts>
+  __attribute__((noinline)) Op reduce_rows(Counts counts, Rows window, int64_t row, int64_t count, float* y,
+                                           float* lines, float* scratch, Op op) const {
+    const int64_t step = a.strides[1] * a.input[2], width = this->width, columns = this->columns, pitch = this->pitch;
+    const int64_t stride = this->stride, phase = this->phase, start = this->start, taps = halves ? this->taps : 0;
+    for (int64_t end = row + count; row < end; row++, window.first += step, y += columns, lines += pitch) {
+      if (taps == 2)
+        halve<1>(counts, window, row, y, op);
+      else if (taps == 4)
+        halve<2>(counts, window, row, y, op);
+      else if (taps == 8)
+        halve<3>(counts, window, row, y, op);
+      else if (taps == 16)
+        halve<4>(counts, window, row, y, op);
+      else if (stride == 1)
+        fill(counts, window, width, lines + start, op);
+      else if (stride == 2)
+        fill_parted(counts, window, width, lines + start, phase, op);
+      else {
+        fill(counts, window, width, scratch, op);
+        for (int64_t k = 0; k < stride; k++)
+          for (int64_t from = k, place = start + k * phase; from < width; from += stride, place++)
+            lines[place] = scratch[from];
       }
     }
-  });
+    return op;
+  }
+
+  // Output rows from lines on. K: how many taps there are along the width, or 0 to count them. A row narrower than a
+  // vector spills into the next, which is written later.
+  template <int K>
+  __attribute__((noinline)) void reduce_columns(const float* lines, int64_t row, int64_t end, int64_t last,
+                                                float* y) const {
+    const int64_t columns = this->columns, pitch = this->pitch, phase = this->phase, taps = this->taps;
+    int64_t places[K > 0 ? K : 1];
+    if (K > 0) {
+      TapPlace tap = first_tap;
+      for (int k = 0; k < K; k++, tap.next()) places[k] = tap.phase * phase + tap.along;
+    }
+    const float* weights = a.column_weights;
+    const auto along = [&](const auto& at, auto& v) __attribute__((always_inline)) {
+      constexpr int V = sizeof v / sizeof v[0];
+      if constexpr (K > 0) {
+        QF_UNROLL for (int i = 0; i < V; i++) v[i] = load(lines + places[0] + at[i]);
+        QF_UNROLL for (int k = 1; k < K; k++)
+          QF_UNROLL for (int i = 0; i < V; i++) v[i] = Op::combine(load(lines + places[k] + at[i]), v[i]);
+      } else {
+        TapPlace tap = first_tap;
+        QF_UNROLL for (int i = 0; i < V; i++) v[i] = load(lines + tap.phase * phase + tap.along + at[i]);
+        for (int64_t k = 1; k < taps; k++) {
+          tap.next();
+          const float* from = lines + tap.phase * phase + tap.along;
+          QF_UNROLL for (int i = 0; i < V; i++) v[i] = Op::combine(load(from + at[i]), v[i]);
+        }
+      }
+      QF_UNROLL for (int i = 0; i < V; i++)
+        v[i] = Op::scaled ? v[i] * (a.row_weights[row] * load(weights + at[i])) : Op::finish(v[i]);
+    };
+    for (; row < end; row++, lines += pitch, y += columns) {
+      if (columns < LANES) {
+        const int64_t at[1] = {0};
+        vfloat v[1];
+        along(at, v);
+        store_first(y, v[0], (last - row) * columns >= LANES ? LANES : int(columns));
+        continue;
+      }
+      for (int64_t i = 0; i < columns; i += VECTORS * LANES) {
+        int64_t at[VECTORS];
+        QF_UNROLL for (int k = 0; k < VECTORS; k++) at[k] = smaller(i + k * LANES, columns - LANES);
+        vfloat v[VECTORS];
+        along(at, v);
+        QF_UNROLL for (int k = 0; k < VECTORS; k++) store(y + at[k], v[k]);
+      }
+    }
+  }
+
+  void rows(int64_t plane, int64_t begin, int64_t end, int thread) const {
+    const int64_t height = a.input[1], size = height * width, out_height = a.output[1];
+    const float* x = static_cast<const float*>(a.x) + plane * a.input[0] * size;
+    float* y = static_cast<float*>(a.y) + plane * a.output[0] * out_height * columns;
+    float* lines = a.workspace + thread * a.workspace_floats;
+    float* second = lines + a.workspace_floats / 2;
+    Op op;
+    // Output rows of one slice whose windows hang over neither end.
+    const int64_t first_whole = (a.pads[1] + a.strides[1] - 1) / a.strides[1];
+    const int64_t room = height + a.pads[1] - (a.kernel[1] - 1) * a.dilations[1] - 1;
+    const int64_t end_whole = room < 0 ? 0 : smaller(room / a.strides[1] + 1, out_height);
+    const bool watches = a.input[0] == 1 && a.dilations[1] == 1;
+    int64_t looked = 0;  // input rows that were looked at for NaN, for windows of one slice
+    for (int64_t first = begin; first < end; first += a.batch_rows) {
+      const int64_t batch_end = smaller(end, first + a.batch_rows);
+      for (int64_t row = first, count; row < batch_end; row += count) {
+        const int64_t depth = depth_of(a, row), h = row - depth * out_height;
+        const Taps td = window_taps(a, 0, depth), th = window_taps(a, 1, h);
+        const int64_t top = th.start + th.begin * a.dilations[1];
+        const bool whole = h >= first_whole && h < end_whole;
+        Rows window{x + ((td.start + td.begin * a.dilations[0]) * height + top) * width, td.end - td.begin,
+                    a.dilations[0] * size, th.end - th.begin, a.dilations[1] * width, watches ? looked - top : 0};
+        const bool newest = window.seen == window.rows - 1 && a.strides[1] == 1;
+        // The first of a run is alone where it has all rows to look at, and the others only some.
+        const bool alone = watches && window.seen <= 0 && a.strides[1] < a.kernel[1];
+        count = whole && !alone ? smaller(batch_end - row, end_whole - h) : 1;
+        looked = top + (count - 1) * a.strides[1] + window.rows;
+        float* to = y + row * columns;
+        float* line = lines + (row - first) * pitch;
+        const auto reduce = [&](auto counts) { op = reduce_rows(counts, window, row, count, to, line, second, op); };
+        if (window.depths == 1 && window.rows == 1)
+          reduce(Counts<1, 1, true>{});
+        else if (window.depths == 1 && window.rows == 2)
+          reduce(Counts<1, 2, false>{});
+        else if (window.depths == 1 && window.rows == 3 && newest)
+          reduce(Counts<1, 3, true>{});
+        else if (window.depths == 1 && window.rows == 3)
+          reduce(Counts<1, 3, false>{});
+        else if (window.depths == 1 && window.rows == 5 && newest)
+          reduce(Counts<1, 5, true>{});
+        else if (window.depths == 2 && window.rows == 2)
+          reduce(Counts<2, 2, false>{});
+        else if (window.depths == 3 && window.rows == 3)
+          reduce(Counts<3, 3, false>{});
+        else
+          reduce(Counts<0, 0, false>{});
+      }
+      if (halves) continue;
+      float* to = y + first * columns;
+      if (doubles) {
+        double_up<Op>(lines, second, (batch_end - first) * pitch, taps);
+        reduce_columns<1>(second, first, batch_end, end, to);
+        clear(lines);
+      } else if (taps == 2) {
+        reduce_columns<2>(lines, first, batch_end, end, to);
+      } else if (taps == 3) {
+        reduce_columns<3>(lines, first, batch_end, end, to);
+      } else if (taps == 5) {
+        reduce_columns<5>(lines, first, batch_end, end, to);
+      } else {
+        reduce_columns<0>(lines, first, batch_end, end, to);
+      }
+    }
+    if (op.again())
+      for (int64_t row = begin; row < end; row++) row_by_definition<float>(a, plane, row);
+  }
+
+  QF_INLINE void clear(float* lines) const {
+    for (int64_t i = 0; i < a.workspace_floats / 2; i += LANES) store(lines + i, broadcast(Op::identity()));
+  }
+};
+
+template <class Op>
+void every_plane(const PoolArguments& a) {
+  const Separable<Op> pool{a};
+  for (int thread = 0; thread < a.threads && !pool.halves; thread++)
+    pool.clear(a.workspace + thread * a.workspace_floats);
+  over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int thread) { pool.rows(plane, begin, end, thread); });
 }
 
 }  // namespace
 
 extern "C" int QF_EXPORT(pool_separable_f32)(const PoolArguments* a) {
   switch (a->kind) {
-    case POOL_MAX: every_row<MaxReduction>(*a); return 0;
-    case POOL_AVERAGE: every_row<SumReduction>(*a); return 0;
+    case POOL_MAX: every_plane<MaxReduction>(*a); return 0;
+    case POOL_AVERAGE: every_plane<SumReduction>(*a); return 0;
     default:
-      if (a->p == 1) every_row<MagnitudeReduction>(*a);
-      else if (a->p == 2) every_row<SquareReduction>(*a);
+      if (a->p == 1) every_plane<MagnitudeReduction>(*a);
+      else if (a->p == 2) every_plane<SquareReduction>(*a);
       else return 1;
       return 0;
   }

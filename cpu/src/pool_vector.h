@@ -1,5 +1,5 @@
 // What the vectorised pooling kernels have in common: the reductions, the watch for NaN, loads that may hang over a
-// row's ends, and the shuffles of a window that slides along a row.
+// row's ends, and the shuffles along a row.
 //
 // The maximum instructions of x86 drop a NaN in one of their operands. Instead of paying for it in every maximum, a
 // kernel takes the plain maximum and watches whether a NaN passed by (half an instruction a vector); rows where one
@@ -156,33 +156,6 @@ QF_INLINE vfloat load_span(const float* row, const Span& span, float filler) {
 #endif
 }
 
-// Lanes K to K + LANES - 1 of a followed by b.
-template <int K>
-QF_INLINE vfloat shifted(vfloat a, vfloat b) {
-  if constexpr (K == 0) return a;
-  else if constexpr (K == LANES) return b;
-#if defined(QF_ISA_V4)
-  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3, K + 4, K + 5, K + 6, K + 7, K + 8, K + 9, K + 10,
-                                      K + 11, K + 12, K + 13, K + 14, K + 15);
-#elif defined(QF_ISA_V3)
-  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3, K + 4, K + 5, K + 6, K + 7);
-#else
-  else return __builtin_shufflevector(a, b, K, K + 1, K + 2, K + 3);
-#endif
-}
-
-// Lanes PHASE, PHASE + 3, … of a followed by b and c.
-template <int PHASE>
-QF_INLINE vfloat every_third(vfloat a, vfloat b, vfloat c) {
-  vint of_two, of_three;
-  QF_UNROLL for (int i = 0; i < LANES; i++) {
-    const int place = PHASE + 3 * i;
-    of_two[i] = place < 2 * LANES ? place : 0;
-    of_three[i] = place < 2 * LANES ? i : place - LANES;
-  }
-  return __builtin_shuffle(__builtin_shuffle(a, b, of_two), c, of_three);
-}
-
 // Rows split by the phases of a stride: to[phase * phase_length + i] = from[i * stride + phase].
 template <int STRIDE>
 QF_INLINE void split_by(const float* __restrict from, float* __restrict to, int64_t phase_length) {
@@ -208,12 +181,25 @@ QF_INLINE void split(const float* from, float* to, int64_t phase_length, int64_t
   }
 }
 
-// The place of the k-th tap in rows split by the stride: in which phase, and how far along it.
+// Pairs of neighbours in a followed by b, each reduced to one.
+template <class Op>
+QF_INLINE vfloat pairs(vfloat a, vfloat b) {
+#if defined(QF_ISA_V3)
+  // The shuffles stay inside the halves, which is cheaper, and one more brings the quarters in order.
+  const __m256 even = _mm256_shuffle_ps((__m256)a, (__m256)b, 0x88), odd = _mm256_shuffle_ps((__m256)a, (__m256)b, 0xDD);
+  const vfloat v = Op::combine((vfloat)even, (vfloat)odd);
+  return (vfloat)_mm256_permute4x64_pd((__m256d)v, 0xD8);
+#else
+  return Op::combine(even_lanes(a, b), odd_lanes(a, b));
+#endif
+}
+
+// The place of the k-th tap in rows split by the stride: in which phase, and how far along it. start: of the first.
 struct TapPlace {
-  int64_t phase = 0, along = 0;
+  int64_t phase, along;
   const int64_t phase_step, along_step, stride;
-  TapPlace(int64_t dilation, int64_t stride)
-      : phase_step(dilation % stride), along_step(dilation / stride), stride(stride) {}
+  TapPlace(int64_t dilation, int64_t stride, int64_t start = 0)
+      : phase(start % stride), along(start / stride), phase_step(dilation % stride), along_step(dilation / stride), stride(stride) {}
   QF_INLINE void next() {
     phase += phase_step;
     along += along_step;
