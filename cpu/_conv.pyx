@@ -257,9 +257,10 @@ cdef class Run:
         self.bias = bias
         self.empty = 0 in y_shape
         self.weights = weights
-        if self.algorithm.needs == NULL:
-            self.workspace = 0
-        else:
+        self.workspace = 0
+        if self.empty:
+            return  # kernels plan for at least one output
+        if self.algorithm.needs != NULL:
             self.algorithm.needs(&self.shape, &needs)
             self.packed = Buffer(needs.packed)
             self.workspace = needs.workspace

@@ -373,6 +373,7 @@ def cases_conv() -> list[Case]:
         f32("pixel_3x3", "1x7x1x1", "5x7x3x3", "5", pads=[1, 1, 1, 1]),
         f32("batch_8", "8x4x6x6", "4x4x3x3", "4", pads=[1, 1, 1, 1]),
         f32("empty_batch", "0x3x8x8", "4x3x3x3", "4"),
+        f32("empty_batch_of_many_channels", "0x16x8x8", "16x16x3x3", "16"),
         f32("1d", "2x5x29", "6x5x5", "6", pads=[2, 2]),
         f32("1d_dilated", "1x8x60", "9x8x3", strides=[2], dilations=[4], pads=[8, 0]),
         f32("1d_depthwise", "1x17x45", "17x1x7", "17", group=17, pads=[3, 3]),
