@@ -3,7 +3,7 @@
 //
 // A channel of x is laid out once, with its zero point taken off and padding as zeros. Its rows are laid in pairs, so
 // that a product of int16 pairs (conv_pairs.h) does the taps of two rows of the kernel: a row of y that begins at an
-// odd row of x has its weights shifted by one. Columns that a stride apart share a run of memory, so that a vector of
+// odd row of x has its weights shifted by one. Columns a stride apart share a run of memory, so that a vector of
 // outputs reads a vector for every tap. The sums of up to VECTORS vectors stay in registers until they are requantised.
 //
 // x is uint8 or int8. Weights come as int16 (M, 1, kernel) and are packed as (M, parity of the first row, tap of depth,
