@@ -3,9 +3,9 @@
 // The hidden units are cut into blocks of one vector, or of up to four in rnn, which has but one gate. A block's
 // weights lie together as [k][column][lane], a column being a gate or one of these vectors, so that one pass over
 // them, in order, gives all gates of its units, ready for the fused activations. The products with the inputs do not
-// depend on the state: they are taken for a chunk of steps at once. Then the steps run one after the other: the products
-// with the state, and the cells. (The split is that of Appleyard et al., "Optimizing performance of recurrent neural networks on
-// GPUs", 2016.)
+// depend on the state: they are taken for a chunk of steps at once. Then the steps run one after the other: the
+// products with the state, and the cells. (The split is that of Appleyard et al., "Optimizing performance of recurrent
+// neural networks on GPUs", 2016.)
 //
 // Both products multiply a block's panel of weights with groups of rows that are held in registers, 3 rows of 4 columns
 // with 16 registers, 6 rows with 32. For many rows the limit is arithmetic: a panel is cut along k into parts that
@@ -89,8 +89,8 @@ QF_INLINE Workspace workspace_of(const RnnArguments& a, const Layout& l) {
 }
 
 // out[row][column] = from[row][column] + sum over k of x[row][k] panel[k][column], P rows at once. The last column's
-// place in `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as S
-// streams, TURN of each in turn.
+// place in `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as
+// S streams, TURN of each in turn.
 template <int G, int P, int S>
 __attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t count, const float* panel,
                                        const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
