@@ -57,6 +57,7 @@ def _accepts_depthwise_blocked(problem: Problem) -> Reject | None:
 # Floats of the fewest rows of x that make a row of y; with more, a matrix product is the faster way (measured).
 SHALLOW_FLOATS = 8192
 SHALLOW_CHANNELS = 24
+SHALLOW_COLUMNS = 32  # taps of a row; a longer row is read so often that a matrix product is faster
 
 
 def _accepts_padded(problem: Problem) -> Reject | None:
@@ -68,6 +69,8 @@ def _accepts_padded(problem: Problem) -> Reject | None:
         return Reject("a kernel of one tap reads no value twice, and it would copy them all")
     if geometry.in_per_group > SHALLOW_CHANNELS:
         return Reject(f"it takes up to {SHALLOW_CHANNELS} input channels a group, not {geometry.in_per_group}")
+    if window.kernel[2] > SHALLOW_COLUMNS:
+        return Reject(f"it takes kernels of up to {SHALLOW_COLUMNS} columns, not {window.kernel[2]}")
     lines = window.kernel[0] * ((window.kernel[1] - 1) * window.dilations[1] + 1)
     floats = geometry.in_per_group * lines * (window.input[2] + (window.kernel[2] - 1) * window.dilations[2])
     if floats > SHALLOW_FLOATS:
@@ -83,6 +86,29 @@ def _accepts_blocked(problem: Problem) -> Reject | None:
     if channels < 8:
         return Reject(f"vectors of channels stay empty with {channels} channels a group")
     return None
+
+
+# A 1x1 convolution of few channels reads plain planes faster where they are than after they are turned into blocks: up
+# to so many channels on either side, or where x stays in the second-level cache and is not a few pixels (measured on AVX2).
+THIN_CHANNELS = 32
+THIN_INPUTS = 192
+THIN_FLOATS = 40 << 10
+THIN_PIXELS = 128
+
+
+def _accepts_gemm(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    if _accepts_blocked(problem) is not None:
+        return None
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    flat = window.output_size == window.input_size and math.prod(window.kernel) == 1
+    inputs, pixels = geometry.in_per_group, window.output_size
+    small = inputs <= THIN_INPUTS and inputs * pixels <= THIN_FLOATS and pixels >= THIN_PIXELS
+    if flat and (min(inputs, geometry.out_per_group) <= THIN_CHANNELS or small):
+        return None
+    return Reject("channels are many enough for a product over blocks of channels, which is faster")
 
 
 WINOGRAD_KERNELS = (3, 5)
@@ -110,7 +136,7 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
             f"and dilation {window.dilations[1:]}"
         )
     channels = min(geometry.in_per_group, geometry.out_per_group)
-    if channels < 8:
+    if channels < 8 or geometry.in_per_group + geometry.out_per_group < 24:
         return Reject(f"its transforms cost more than they save for {channels} channels")
     tile = WINOGRAD_POINTS - kernel[0] + 1
     tiles = geometry.batch * -(-window.output[1] // tile) * -(-window.output[2] // tile)
@@ -304,19 +330,19 @@ KERNELS: list[Kernel] = [
         summary="few input channels: rows padded in the cache, taps by a table; direct taps for infinite weights",
     ),
     Kernel(
+        "conv_gemm_nchw_f32_simd",
+        "conv",
+        _accepts_gemm,
+        _float("conv_gemm_f32", "conv_direct_f32"),
+        summary="implicit matrix product, panels packed in the cache; direct taps for infinite weights",
+    ),
+    Kernel(
         "conv_blocked_nchwc_f32_simd",
         "conv",
         _accepts_blocked,
         _BLOCKED,
         summary="implicit matrix product over blocks of channels; direct taps for infinite weights",
         blocked=_BLOCKED,
-    ),
-    Kernel(
-        "conv_gemm_nchw_f32_simd",
-        "conv",
-        only_dtypes("float32"),
-        _float("conv_gemm_f32", "conv_direct_f32"),
-        summary="implicit matrix product, panels packed in the cache; direct taps for infinite weights",
     ),
     Kernel(
         "conv_direct_nchw_f32_simd",

@@ -61,7 +61,7 @@ QF_INLINE void write(vfloat sum, float* p, const float* residual, const Epilogue
 }
 
 // The output rows from `row` on that a band's lines hold. Vectors at the end of a row overlap the one before; a row
-// narrower than one spills into the next ones, which are written later, as far as there are any.
+// narrower than one spills into the next, which is written later.
 template <int K, int DOWN>
 __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const int64_t* places, const float* lines,
                                      const Plane& plane, const Epilogue& epilogue, int64_t row, int64_t end) {
@@ -70,9 +70,8 @@ __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const in
   const int lanes = int(smaller(LANES, width));
   const vfloat bias = broadcast(plane.bias);
   const bool plain = !plane.residual && !epilogue.clamps;
-  const int64_t last = (s.output[1] - 1) * width + (plane.followed ? s.output[1] * width : 0);
-  const auto spills = [&](int64_t row) { return last - row * width >= LANES - width; };
   for (; row < end; row += ROWS, lines += ROWS * DOWN * pitch) {
+    const bool spills = (s.output[1] - row - (ROWS - 1)) * width >= LANES || plane.followed;
     for (int64_t first = 0; first < width; first += LANES) {
       const int64_t column = first + LANES <= width || width < LANES ? first : width - LANES;
       vfloat sums[ROWS];
@@ -92,13 +91,13 @@ __attribute__((noinline)) void tiles(const ConvShape& s, int64_t pitch, const in
       // Sums must not be put off to where they are written: the lines would have to be kept for them.
       QF_UNROLL for (int r = 0; r < ROWS; r++) settle(sums[r]);
       float* y = plane.y + row * width + column;
-      if (plain && row + ROWS <= end && (lanes == LANES || spills(row + ROWS - 1))) {
+      if (plain && row + ROWS <= end && (spills || lanes == LANES)) {
         QF_UNROLL for (int r = 0; r < ROWS; r++) store(y + r * width, sums[r]);
       } else {
         QF_UNROLL for (int r = 0; r < ROWS; r++) {
           if (row + r >= end) break;
           const float* residual = plane.residual ? plane.residual + (y - plane.y) + r * width : nullptr;
-          write(sums[r], y + r * width, residual, epilogue, lanes, spills(row + r));
+          write(sums[r], y + r * width, residual, epilogue, lanes, spills || (s.output[1] - row - r) * width >= LANES);
         }
       }
     }
@@ -153,13 +152,13 @@ struct Depthwise {
     const int64_t height = s.input[1], ahead = smaller(bands.rows, s.output[1]) * DOWN * s.input[2];
     for (int64_t row = 0; row < s.output[1]; row += bands.rows) {
       const int64_t end = smaller(row + bands.rows, s.output[1]), top = row * DOWN - s.pads[1];
-      for (int64_t i = 0; i < (end - row - 1) * DOWN + K; i++) {
-        float* line = lines + i * padded.pitch;
-        if (top + i >= 0 && top + i < height)
-          padded.copy(plane.x + (top + i) * s.input[2], line, ahead);
-        else if (bands.rows < s.output[1])  // in a single band it is clear already
-          padded.clear(line, 1);
+      const int64_t count = (end - row - 1) * DOWN + K;
+      const int64_t first = clamped(-top, count), last = clamped(height - top, count);
+      if (bands.rows < s.output[1]) {  // in a single band what lies outside is clear already
+        padded.clear(lines, first);
+        padded.clear(lines + last * padded.pitch, count - last);
       }
+      padded.copy(plane.x + (top + first) * s.input[2], last - first, lines + first * padded.pitch, ahead);
       tiles<K, DOWN>(s, padded.pitch, places(lines), lines, plane, epilogue, row, end);
     }
   }
@@ -182,7 +181,7 @@ struct Depthwise {
         const int64_t d = row / s.output[1] * s.strides[0] + kd * s.dilations[0] - s.pads[0];
         const int64_t h = row % s.output[1] * s.strides[1] + kh * s.dilations[1] - s.pads[1];
         if (d < 0 || d >= s.input[0] || h < 0 || h >= s.input[1]) continue;
-        padded.copy(plane.x + (d * s.input[1] + h) * s.input[2], lines + count * padded.pitch, s.input[2]);
+        padded.copy(plane.x + (d * s.input[1] + h) * s.input[2], 1, lines + count * padded.pitch, s.input[2]);
         weights[count++] = plane.weights + tap * s.kernel[2];
       }
       int64_t column = 0;

@@ -106,7 +106,9 @@ struct Plan {
     row_vectors = divide_up(s.output[2], LANES);
   }
 
-  QF_INLINE int64_t first_channel(int64_t block) const { return block * block_channels + smaller(block, larger_blocks); }
+  QF_INLINE int64_t first_channel(int64_t block) const {
+    return block * block_channels + smaller(block, larger_blocks);
+  }
   QF_INLINE int64_t buffer_floats(const ConvShape& s) const {
     return divide_up(s.in_channels * s.kernel[0] * lines * padded.pitch, 16) * 16;
   }
@@ -118,12 +120,16 @@ struct Plan {
     for (int64_t c = 0; c < s.in_channels; c++)
       for (int64_t kd = 0; kd < s.kernel[0]; kd++) {
         const int64_t d = depth * s.strides[0] + kd * s.dilations[0] - s.pads[0];
-        const float* slice = x + (c * s.input[0] + d) * height * s.input[2];
-        for (int64_t h = top; h < top + lines; h++, to += padded.pitch)
-          if (d >= 0 && d < s.input[0] && h >= 0 && h < height)
-            padded.copy(slice + h * s.input[2], to, ahead);
-          else if (bands > 1 || s.kernel[0] > 1)  // else it is clear already
-            padded.clear(to, 1);
+        const bool inside = d >= 0 && d < s.input[0];
+        const int64_t first = inside ? clamped(-top, lines) : lines;
+        const int64_t last = inside ? clamped(height - top, lines) : lines;
+        if (bands > 1 || s.kernel[0] > 1) {  // else what lies outside is clear already
+          padded.clear(to, first);
+          padded.clear(to + last * padded.pitch, lines - last);
+        }
+        padded.copy(x + ((c * s.input[0] + d) * height + top + first) * s.input[2], last - first,
+                    to + first * padded.pitch, ahead);
+        to += lines * padded.pitch;
       }
   }
 };

@@ -39,11 +39,27 @@ struct PaddedRows {
     for (int64_t i = 0; i < count * pitch; i += LANES) store(lines + i, (vfloat){});
   }
 
-  // line: one that is clear or holds another row. ahead: how far behind the row in memory lies what is copied later.
-  QF_INLINE void copy(const float* row, float* line, int64_t ahead) const {
-    float* to = line + start;
-    int64_t i = 0;
-    if (stride == 1) {
+  // Rows into lines that are clear or hold other rows. ahead: how far behind a row in memory lies what is copied later.
+  QF_INLINE void copy(const float* row, int64_t count, float* lines, int64_t ahead) const {
+    if (stride == 1)
+      copy_rows(row, count, lines, ahead);
+    else if (stride == 2)
+      part_rows(row, count, lines, ahead);
+    else
+      for (; count > 0; count--, row += width, lines += pitch)
+        for (int64_t part = 0; part < stride; part++)
+          for (int64_t from = part, at = start + part * phase; from < width; from += stride, at++)
+            lines[at] = row[from];
+  }
+
+ private:
+  // Members are copied first: for all the compiler knows, the vectors stored might change them.
+  QF_INLINE void copy_rows(const float* row, int64_t count, float* lines, int64_t ahead) const {
+    const int64_t width = this->width, pitch = this->pitch;
+    const lanemask tail = this->tail[0];
+    float* to = lines + start;
+    for (; count > 0; count--, row += width, to += pitch) {
+      int64_t i = 0;
       for (; i + 2 * LANES <= width; i += 2 * LANES) {
         __builtin_prefetch(row + i + ahead, 0, 2);
         const vfloat a = load(row + i), b = load(row + i + LANES);
@@ -54,8 +70,16 @@ struct PaddedRows {
         store(to + i, load(row + i));
         i += LANES;
       }
-      if (i < width) store(to + i, load_masked(row + i, tail[0]));
-    } else if (stride == 2) {
+      if (i < width) store(to + i, load_masked(row + i, tail));
+    }
+  }
+
+  QF_INLINE void part_rows(const float* row, int64_t count, float* lines, int64_t ahead) const {
+    const int64_t width = this->width, pitch = this->pitch, phase = this->phase;
+    const lanemask low = tail[0], high = tail[1];
+    float* to = lines + start;
+    for (; count > 0; count--, row += width, to += pitch) {
+      int64_t i = 0;
       for (; i + 2 * LANES <= width; i += 2 * LANES) {
         __builtin_prefetch(row + i + ahead, 0, 2);
         vfloat even, odd;
@@ -63,13 +87,10 @@ struct PaddedRows {
         store(to + i / 2, even);
         store(to + phase + i / 2, odd);
       }
-      if (i == width) return;
-      const vfloat a = load_masked(row + i, tail[0]), b = load_masked(row + i + LANES, tail[1]);
+      if (i == width) continue;
+      const vfloat a = load_masked(row + i, low), b = load_masked(row + i + LANES, high);
       store(to + i / 2, even_lanes(a, b));
       store(to + phase + i / 2, odd_lanes(a, b));
-    } else {
-      for (int64_t part = 0; part < stride; part++)
-        for (int64_t from = part, at = part * phase; from < width; from += stride, at++) to[at] = row[from];
     }
   }
 };
