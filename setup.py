@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
@@ -47,6 +48,18 @@ def packages() -> dict[str, str]:
     return found
 
 
+def sources_of(path: str, folders: list[str]) -> set[str]:
+    """A source and our headers that it includes, and that they include, so that a change compiles what it concerns."""
+    found, pending = set(), [path]
+    while pending:
+        path = pending.pop()
+        found.add(path)
+        for name in re.findall(r'^#include "([^"]+)"', Path(path).read_text(), re.MULTILINE):
+            places = [os.path.join(folder, name) for folder in folders]
+            pending += [place for place in places if os.path.exists(place) and place not in found]
+    return found
+
+
 class BuildNative(build_ext):
     """build_ext that compiles an extension's ``per_isa`` sources once per instruction set."""
 
@@ -79,7 +92,7 @@ class BuildNative(build_ext):
         for isa, flags in INSTRUCTION_SETS.items():
             for source in getattr(ext, "per_isa", []):
                 target = Path(self.build_temp, isa, Path(source).with_suffix(".o").name)
-                newest = max(os.path.getmtime(path) for path in [source, __file__, *ext.depends])
+                newest = max(os.path.getmtime(path) for path in [__file__, *sources_of(source, ext.include_dirs)])
                 if self.force or not target.exists() or target.stat().st_mtime < newest:
                     jobs.append((source, isa, flags))
 
