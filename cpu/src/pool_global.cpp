@@ -56,7 +56,7 @@ void every_plane(const PoolArguments& a) {
     const int count = clamp_lane(a.planes - first);
     Op op;
     vfloat v[LANES];
-    for (int i = 0; i < LANES; i++)
+    QF_UNROLL for (int i = 0; i < LANES; i++)
       v[i] = i < count ? reduce(static_cast<const float*>(a.x) + (first + i) * size, size, tail, op) : (vfloat){};
     store_first(y + first, Op::finish(folded<Op>(v)) * weight, count);
     if (op.again())

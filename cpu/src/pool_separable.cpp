@@ -41,7 +41,7 @@ QF_INLINE void double_up(float* row, float* out, int64_t count, int64_t taps) {
 
 constexpr int VECTORS = 4;     // of columns that a pass takes together
 
-// The input rows of an output row's window.
+// The input rows of an output row's window, those that are inside.
 struct Rows {
   const float* first;
   int64_t depths, depth_step, rows, row_step;
@@ -85,7 +85,8 @@ QF_INLINE vfloat halved(Counts counts, const Rows& window, int64_t column, Op& o
   } else {
     vfloat v[1 << LEVELS];
     down(counts, window,
-         [&](const float* line, int i) __attribute__((always_inline)) { return load(line + column + i * LANES); }, v, op);
+         [&](const float* line, int i) __attribute__((always_inline)) { return load(line + column + i * LANES); }, v,
+         op);
     QF_UNROLL for (int count = 1 << (LEVELS - 1); count > 0; count /= 2)
       QF_UNROLL for (int i = 0; i < count; i++) v[i] = pairs<Op>(v[2 * i], v[2 * i + 1]);
     return v[0];
@@ -134,8 +135,8 @@ struct Separable {
       int64_t at[VECTORS];
       QF_UNROLL for (int k = 0; k < VECTORS; k++) at[k] = smaller(i + k * LANES, width - LANES);
       vfloat v[VECTORS];
-      down(counts, window, [&](const float* line, int k) __attribute__((always_inline)) { return load(line + at[k]); }, v,
-           op);
+      down(counts, window, [&](const float* line, int k) __attribute__((always_inline)) { return load(line + at[k]); },
+           v, op);
       QF_UNROLL for (int k = 0; k < VECTORS; k++) store(to + at[k], v[k]);
     }
   }

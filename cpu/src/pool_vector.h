@@ -186,7 +186,8 @@ template <class Op>
 QF_INLINE vfloat pairs(vfloat a, vfloat b) {
 #if defined(QF_ISA_V3)
   // The shuffles stay inside the halves, which is cheaper, and one more brings the quarters in order.
-  const __m256 even = _mm256_shuffle_ps((__m256)a, (__m256)b, 0x88), odd = _mm256_shuffle_ps((__m256)a, (__m256)b, 0xDD);
+  const __m256 even = _mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+  const __m256 odd = _mm256_shuffle_ps((__m256)a, (__m256)b, 0xDD);
   const vfloat v = Op::combine((vfloat)even, (vfloat)odd);
   return (vfloat)_mm256_permute4x64_pd((__m256d)v, 0xD8);
 #else
@@ -199,7 +200,8 @@ struct TapPlace {
   int64_t phase, along;
   const int64_t phase_step, along_step, stride;
   TapPlace(int64_t dilation, int64_t stride, int64_t start = 0)
-      : phase(start % stride), along(start / stride), phase_step(dilation % stride), along_step(dilation / stride), stride(stride) {}
+      : phase(start % stride), along(start / stride), phase_step(dilation % stride), along_step(dilation / stride),
+        stride(stride) {}
   QF_INLINE void next() {
     phase += phase_step;
     along += along_step;
