@@ -112,6 +112,7 @@ BLOCKED = [
     ("3x8x6x5", "14x4x3x3", {"group": 2, "pads": [1, 1, 1, 1]}),
     ("2x2x23x40", "3x2x3x5", {"strides": [2, 3], "dilations": [2, 1], "pads": [2, 2, 2, 2]}),
     ("2x3x6x7x9", "7x3x3x3x3", {"strides": [2, 1, 2], "pads": [1, 1, 1, 1, 1, 1]}),
+    ("2x3x4x7x9", "7x3x1x3x3", {"pads": [1, 0, 1, 2, 1, 0]}),
 ]
 
 
@@ -167,7 +168,9 @@ def test_channel_blocks_give_the_same(kernel: Kernel, infinite: bool) -> None:
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_values_that_transforms_would_spoil(kernel_size: int) -> None:
     """Infinities and NaN spread over a tile, and its transforms overflow, where the sums themselves do not."""
-    problem, arrays = _random("1x16x21x22", f"16x16x{kernel_size}x{kernel_size}", {"pads": [1, 1, 1, 1]}, dtype=np.float32)
+    problem, arrays = _random(
+        "1x16x21x22", f"16x16x{kernel_size}x{kernel_size}", {"pads": [1, 1, 1, 1]}, dtype=np.float32
+    )
     x = arrays[0]
     x[0, 3, 2, 2], x[0, 4, 9, 20], x[0, 5, 20, 0] = np.inf, -np.inf, np.nan
     x[0, 1, 12:16, 6:12] = 3e38 * np.sign(x[0, 1, 12:16, 6:12])

@@ -123,7 +123,7 @@ struct Plan {
         const bool inside = d >= 0 && d < s.input[0];
         const int64_t first = inside ? clamped(-top, lines) : lines;
         const int64_t last = inside ? clamped(height - top, lines) : lines;
-        if (bands > 1 || s.kernel[0] > 1) {  // else what lies outside is clear already
+        if (bands > 1 || s.kernel[0] > 1 || s.output[0] > 1) {  // else what lies outside is clear already
           padded.clear(to, first);
           padded.clear(to + last * padded.pitch, lines - last);
         }
