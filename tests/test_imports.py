@@ -123,11 +123,16 @@ def test_declaring_kernels_loads_nothing_heavy() -> None:
 
 def test_import_is_quick(tmp_path: Path) -> None:
     """Under 150 ms of processor time, NumPy included, as an installed package: byte code is written once and read
-    then. The best of five, because what other processes take away is not ours."""
-    code = "import time; start = time.process_time(); import quatrefoil; print(time.process_time() - start)"
+    then. The best of six, because what other processes take away is not ours. Where NumPy alone takes more than half
+    of that, the processor is slow, and twice NumPy's time is allowed."""
     kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    best = min(float(fresh_python(code, **kept)) for _ in range(6))
-    assert best < 0.150, f"import quatrefoil takes {best * 1e3:.0f} ms"
+
+    def seconds(module: str) -> float:
+        code = f"import time; start = time.process_time(); import {module}; print(time.process_time() - start)"
+        return min(float(fresh_python(code, **kept)) for _ in range(6))
+
+    best = seconds("quatrefoil")
+    assert best < max(0.150, 2 * seconds("numpy")), f"import quatrefoil takes {best * 1e3:.0f} ms"
 
 
 def test_double_import_is_an_error() -> None:

@@ -266,7 +266,8 @@ extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float
               const int64_t tap = block / plan.in_blocks, c = block % plan.in_blocks * LANES + lane;
               const bool there = c < s->in_channels && o < s->out_channels;
               *packed = there ? weights[((group * s->out_channels + o) * s->in_channels + c) * taps + tap] : 0.0f;
-              finite = finite && __builtin_isfinite(*packed++);
+              finite = finite && __builtin_isfinite(*packed);
+              packed++;
             }
   *packed = finite ? 0.0f : 1.0f;
 }

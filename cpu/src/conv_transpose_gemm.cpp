@@ -1,6 +1,6 @@
 // Transposed convolution as a matrix product followed by a gather: columns[(m, tap)][place of x] = sum over c of
-// w[c][m][tap] * x[c][place] is a 1x1 convolution (conv_gemm.cpp), and each row of y sums the columns that meet it
-// ("GEMM + col2im"). The output channels go in blocks whose columns stay in the cache.
+// w[c][m][tap] * x[c][place] is a 1x1 convolution (conv_blocked.cpp, or conv_gemm.cpp where input channels do not fill a
+// vector), and each row of y sums the columns that meet it ("GEMM + col2im"). The output channels go in blocks whose columns stay in the cache.
 //
 // Places of y that share a remainder by the stride read whole runs of columns, so each remainder is summed as a row of
 // its own and the rows are interleaved into y with bias, residual and activation. Threads share first the product,
@@ -10,12 +10,29 @@
 #include "conv_epilogue.h"
 
 extern "C" {
+void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape*, ConvNeeds*);
+void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape*, const float*, float*);
+void QF_EXPORT(conv_blocked_f32)(const ConvShape*, const ConvCall*);
 void QF_EXPORT(conv_gemm_f32_needs)(const ConvShape*, ConvNeeds*);
 void QF_EXPORT(conv_gemm_f32_pack)(const ConvShape*, const float*, float*);
 void QF_EXPORT(conv_gemm_f32)(const ConvShape*, const ConvCall*);
 }
 
 namespace {
+
+// What computes the columns.
+struct Product {
+  void (*needs)(const ConvShape*, ConvNeeds*);
+  void (*pack)(const ConvShape*, const float*, float*);
+  void (*run)(const ConvShape*, const ConvCall*);
+
+  explicit Product(const ConvShape& s) {
+    const bool blocked = s.in_channels >= LANES;
+    needs = blocked ? QF_EXPORT(conv_blocked_f32_needs) : QF_EXPORT(conv_gemm_f32_needs);
+    pack = blocked ? QF_EXPORT(conv_blocked_f32_pack) : QF_EXPORT(conv_gemm_f32_pack);
+    run = blocked ? QF_EXPORT(conv_blocked_f32) : QF_EXPORT(conv_gemm_f32);
+  }
+};
 
 // In a transposed ConvShape `output` is x's extent and `input` y's.
 struct Blocks {
@@ -91,11 +108,13 @@ struct Gather {
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
   const Blocks blocks(*s);
+  const Product compute(*s);
   *needs = {0, 0};
   for (int64_t block = 0; block < blocks.count; block++) {
     const ConvShape product = blocks.product(*s, block);
     ConvNeeds inner;
-    QF_EXPORT(conv_gemm_f32_needs)(&product, &inner);
+    compute.needs(&product, &inner);
+    inner.packed = divide_up(inner.packed, 64) * 64;  // whole cache lines, since they follow one another
     needs->packed += s->groups * inner.packed;
     if (inner.workspace > needs->workspace) needs->workspace = inner.workspace;
   }
@@ -105,20 +124,22 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32_needs)(const ConvShape* s, Con
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
   const Blocks blocks(*s);
+  const Product compute(*s);
   for (int64_t group = 0; group < s->groups; group++)
     for (int64_t block = 0; block < blocks.count; block++) {
       const ConvShape product = blocks.product(*s, block);
       ConvNeeds inner;
-      QF_EXPORT(conv_gemm_f32_needs)(&product, &inner);
-      QF_EXPORT(conv_gemm_f32_pack)(&product, weights, packed);
+      compute.needs(&product, &inner);
+      compute.pack(&product, weights, packed);
       weights += product.out_channels * s->in_channels;
-      packed += inner.packed / sizeof(float);
+      packed += divide_up(inner.packed, 64) * 64 / sizeof(float);
     }
 }
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const ConvCall* call) {
   const ConvShape& s = *shape;
   const Blocks blocks(s);
+  const Product compute(s);
   const Epilogue epilogue(s);
   const Gather gather{s, epilogue};
   const int64_t y_size = volume(s.input), rows = s.input[0] * s.input[1];
@@ -128,14 +149,15 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const
     const float* packed = (const float*)call->weights;
     for (int64_t group = 0; group < s.groups; group++)
       for (int64_t block = 0; block < blocks.count; block++) {
+        const int64_t first = group * s.out_channels + blocks.begin(block), channels = blocks.size(s, block);
         const ConvShape product = blocks.product(s, block);
         ConvNeeds inner;
-        QF_EXPORT(conv_gemm_f32_needs)(&product, &inner);
+        compute.needs(&product, &inner);
         const float* x = (const float*)call->x + (image * s.groups + group) * s.in_channels * blocks.places;
-        const ConvCall multiply{x, packed, nullptr, nullptr, columns, rest, call->threads, nullptr};
-        QF_EXPORT(conv_gemm_f32)(&product, &multiply);
-        packed += inner.packed / sizeof(float);
-        const int64_t first = group * s.out_channels + blocks.begin(block), channels = blocks.size(s, block);
+        const ConvCall multiply{x, packed, nullptr, nullptr, columns, rest, call->threads,
+                                (const float*)call->plain_weights + first * blocks.taps * s.in_channels};
+        compute.run(&product, &multiply);
+        packed += divide_up(inner.packed, 64) * 64 / sizeof(float);
 #pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
         for (int64_t part = 0; part < channels * rows; part++) {
           const int64_t channel = part / rows, d = part % rows / s.input[1], h = part % s.input[1];
