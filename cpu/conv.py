@@ -303,6 +303,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32"),
+        version=2,
         summary="rows padded in the cache, tiles of several rows load each once; direct taps for infinite weights",
     ),
     Kernel(
@@ -363,6 +364,7 @@ KERNELS: list[Kernel] = [
         "conv_transpose",
         only_dtypes("float32"),
         _float("conv_transpose_gemm_f32", arrange=_channels_last),
+        version=2,
         summary="a matrix product, whose columns each row of y then gathers",
     ),
     Kernel(
@@ -384,6 +386,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _depthwise_integer,
         _integer("conv_depthwise_integer"),
+        version=2,
         summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
     ),
     Kernel(
@@ -391,6 +394,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         only_dtypes("uint8", "int8"),
         _integer("conv_gemm_integer"),
+        version=2,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact",
     ),
     Kernel(
@@ -405,6 +409,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _depthwise_integer,
         _quantized("conv_depthwise_integer"),
+        version=2,
         summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
     ),
     Kernel(
@@ -412,6 +417,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         only_dtypes("uint8", "int8"),
         _quantized("conv_gemm_integer"),
+        version=2,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact, requantised at once",
     ),
     Kernel(
