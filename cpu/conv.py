@@ -88,12 +88,12 @@ def _accepts_blocked(problem: Problem) -> Reject | None:
     return None
 
 
-# A 1x1 convolution of few channels reads plain planes faster where they are than after they are turned into blocks: up
-# to so many channels on either side, or where x stays in the second-level cache and is not a few pixels (measured on AVX2).
-THIN_CHANNELS = 32
-THIN_INPUTS = 192
-THIN_FLOATS = 40 << 10
-THIN_PIXELS = 128
+# Where vectors of places on plain planes are faster than turning them into blocks of channels (measured on AVX2): a 1x1
+# convolution with so many places, or with few weights; otherwise so few channels, or rows so long.
+MANY_PLACES = 128
+FEW_WEIGHTS = 4096
+FEW_CHANNELS = 16
+LONG_ROW = 512
 
 
 def _accepts_gemm(problem: Problem) -> Reject | None:
@@ -103,18 +103,29 @@ def _accepts_gemm(problem: Problem) -> Reject | None:
         return None
     geometry = semantics.geometry(problem)
     window = geometry.window
-    flat = window.output_size == window.input_size and math.prod(window.kernel) == 1
-    inputs, pixels = geometry.in_per_group, window.output_size
-    small = inputs <= THIN_INPUTS and inputs * pixels <= THIN_FLOATS and pixels >= THIN_PIXELS
-    if flat and (min(inputs, geometry.out_per_group) <= THIN_CHANNELS or small):
+    inputs, outputs = geometry.in_per_group, geometry.out_per_group
+    if window.output_size == window.input_size and window.taps == 1:
+        if window.output_size >= MANY_PLACES or (inputs * outputs <= FEW_WEIGHTS and geometry.batch == 1):
+            return None
+    elif (inputs <= FEW_CHANNELS and window.output_size >= MANY_PLACES) or window.output[2] >= LONG_ROW:
         return None
-    return Reject("channels are many enough for a product over blocks of channels, which is faster")
+    return Reject("planes are so small that a product over blocks of channels is faster")
 
 
-WINOGRAD_KERNELS = (3, 5)
 WINOGRAD_POINTS = 6  # along each axis of a tile
-FEW_TILES = 8
 CACHED_BYTES = 16 << 20  # weights beyond these are not in a cache when a network comes to them again
+# Operations that hide the way of one byte of weights from memory: a quarter of what a core does meanwhile.
+OPERATIONS_PER_BYTE = 17
+
+
+def _filters(kernel: int, stride: int, dilation: int, outputs: int) -> tuple[int, int, int]:
+    """How src/conv_winograd.cpp covers one axis: points of a tile, sets of taps, and tiles."""
+    taps = -(-kernel // stride)
+    size = 1 if taps == 1 else 2 if taps in (2, 4) else 5 if taps == 5 else 3
+    points = 1 if size == 1 else WINOGRAD_POINTS
+    phases = 1 if kernel == 1 else dilation
+    each = -(-outputs // phases)
+    return points, min(stride, kernel) * -(-taps // size), phases * -(-each // (points - size + 1))
 
 
 def _accepts_winograd(problem: Problem) -> Reject | None:
@@ -122,27 +133,30 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
         return Reject(f"it computes float32, not {problem.dtype}")
     geometry = semantics.geometry(problem)
     window = geometry.window
-    if window.input[0] != 1 or window.output[0] != 1 or window.kernel[0] != 1:
-        return Reject("its tiles lie in planes, not in volumes")
-    kernel, stride = window.kernel[1:], window.strides[1:]
-    if (
-        kernel[0] != kernel[1]
-        or kernel[0] not in WINOGRAD_KERNELS
-        or stride != (1, 1)
-        or window.dilations[1:] != (1, 1)
-    ):
+    axes = list(zip(window.kernel, window.strides, window.dilations, window.output))
+    if window.dilations[0] > 1 or any(stride > 1 and dilation > 1 for _, stride, dilation, _ in axes):
+        return Reject("it takes dilation along rows and columns alone, and either stride or dilation")
+    channels = (geometry.in_per_group, geometry.out_per_group)
+    if min(channels) < 8:
+        return Reject(f"vectors of channels stay empty with {min(channels)} channels a group")
+    (points_high, sources_high, tiles_high), (points_wide, sources_wide, tiles_wide) = (
+        _filters(*axis) for axis in axes[1:]
+    )
+    sources = sources_high * sources_wide * window.kernel[0]
+    if geometry.groups > 1 and (sources > 1 or max(window.dilations) > 1) and any(size % 16 for size in channels):
+        return Reject("groups of channels that are not whole vectors cannot be brought into blocks")
+    points = points_high * points_wide
+    outputs = math.prod(window.output[1:])
+    gain = window.taps * outputs / max(1, points * sources * tiles_high * tiles_wide)
+    if gain < 1 + 40 / sum(channels):
         return Reject(
-            f"it takes 3x3 and 5x5 with stride and dilation 1, not {kernel[0]}x{kernel[1]} with stride {stride} "
-            f"and dilation {window.dilations[1:]}"
+            f"it saves {gain:.1f} times the multiplications, which {channels[0]} and {channels[1]} channels "
+            "do not make up for the transforms"
         )
-    channels = min(geometry.in_per_group, geometry.out_per_group)
-    if channels < 8 or geometry.in_per_group + geometry.out_per_group < 24:
-        return Reject(f"its transforms cost more than they save for {channels} channels")
-    tile = WINOGRAD_POINTS - kernel[0] + 1
-    tiles = geometry.batch * -(-window.output[1] // tile) * -(-window.output[2] // tile)
-    weights = 4 * WINOGRAD_POINTS**2 * geometry.groups * geometry.in_per_group * geometry.out_per_group
-    if tiles < FEW_TILES and weights > CACHED_BYTES:
-        return Reject(f"{weights >> 20} MiB of transformed weights would come from memory for {tiles} tiles alone")
+    weights = 4 * points * sources * geometry.groups * math.prod(channels)
+    operations = 2 * geometry.batch * geometry.groups * math.prod(channels) * window.taps * window.output_size
+    if weights > CACHED_BYTES and weights * OPERATIONS_PER_BYTE > operations:
+        return Reject(f"{weights >> 20} MiB of transformed weights would come from memory for few outputs")
     return None
 
 
@@ -163,9 +177,11 @@ def _float(
     ) -> Run:
         from quatrefoil.cpu import _conv
 
-        y, weights = problem.outputs[0], np.ascontiguousarray(arrange(problem, parameters[semantics.W]))
+        y, weights = problem.outputs[0], parameters[semantics.W]
+        chosen = algorithm if general is None or np.isfinite(weights).all() else general
+        weights = np.ascontiguousarray(arrange(problem, weights) if chosen == algorithm else weights)
         return _conv.Run(
-            algorithm if general is None or np.isfinite(weights).all() else general,
+            chosen,
             instruction_set.index(),
             semantics.geometry(problem),
             semantics.fused_activation(problem),
@@ -319,8 +335,9 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_winograd,
         _WINOGRAD,
-        summary="minimal filtering, F(4x4, 3x3) and F(2x2, 5x5): 36 multiplications for 144 or 100; "
-        "direct taps for outputs that are not finite",
+        version=2,
+        summary="minimal filtering on six points along rows and columns, longer, strided and dilated kernels as sums of "
+        "it; direct taps for outputs that are not finite",
         blocked=_WINOGRAD,
     ),
     Kernel(
@@ -335,7 +352,8 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_gemm,
         _float("conv_gemm_f32", "conv_direct_f32"),
-        summary="implicit matrix product, panels packed in the cache; direct taps for infinite weights",
+        version=2,
+        summary="implicit matrix product on plain planes, panels packed in the cache; direct taps for infinite weights",
     ),
     Kernel(
         "conv_blocked_nchwc_f32_simd",
@@ -363,9 +381,9 @@ KERNELS: list[Kernel] = [
         "conv_transpose_gemm_nchw_f32_simd",
         "conv_transpose",
         only_dtypes("float32"),
-        _float("conv_transpose_gemm_f32", arrange=_channels_last),
-        version=2,
-        summary="a matrix product, whose columns each row of y then gathers",
+        _float("conv_transpose_gemm_f32", "conv_transpose_direct_f32", arrange=_channels_last),
+        version=3,
+        summary="a matrix product for each phase of the stride, interleaved; direct taps for infinite weights",
     ),
     Kernel(
         "conv_transpose_direct_nchw_f32_simd",

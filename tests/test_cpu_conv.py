@@ -69,12 +69,14 @@ def test_every_instruction_set(isa: int, kernel: object, monkeypatch: pytest.Mon
 
 
 BLOCKED = [
-    # pixel lanes: several blocks of panels, a ragged last tile
+    # products on planes: several blocks of places and slices of the depth, a ragged last tile, steps of three
     ("1x48x90x91", "40x48x3x3", {"pads": [1, 1, 1, 1]}),
     ("1x24x57x59", "100x24x1x1", {}),
     ("1x3x130x131", "17x3x7x7", {"strides": [2, 2], "pads": [3, 3, 3, 3]}),
     ("2x20x33x47", "6x20x3x3", {"strides": [3, 3], "dilations": [2, 1]}),
-    # channel lanes: read in place, packed, and in blocks
+    ("1x500x12x13", "40x500x1x1", {}),
+    ("1x40x3000", "12x40x4", {"strides": [3], "pads": [2, 3]}),
+    # a few places
     ("1x96x7x7", "200x96x1x1", {}),
     ("1x520x8x9", "130x520x3x3", {"pads": [1, 1, 1, 1]}),
     ("1x300x1x1", "123x300x1x1", {}),
@@ -88,6 +90,19 @@ BLOCKED = [
     ("2x34x13x29", "38x17x3x3", {"group": 2, "pads": [3, 2, 0, 4]}),
     ("1x9x23x75", "11x9x5x5", {"pads": [2, 2, 2, 2]}),
     ("3x16x6x5", "20x16x5x5", {"pads": [4, 0, 4, 1]}),
+    # longer, strided and dilated kernels, one axis and volumes, brought to minimal filters; images beyond one room
+    ("1x48x31x33", "56x48x3x3", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("2x24x20x23", "24x24x3x3", {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
+    ("13x64x40x41", "16x64x3x3", {"dilations": [2, 1]}),
+    ("2x32x33x37", "32x32x5x5", {"strides": [2, 1], "pads": [2, 2, 2, 2]}),
+    ("1x32x22x25", "40x32x4x4", {"pads": [1, 2, 2, 1]}),
+    ("1x16x22x25", "20x16x7x7", {"pads": [3, 3, 3, 3]}),
+    ("1x64x15x17", "64x32x3x3", {"group": 2, "dilations": [2, 2], "pads": [2, 2, 2, 2]}),
+    ("1x24x301", "30x24x3", {"pads": [1, 1]}),
+    ("2x20x97", "24x20x5", {"dilations": [8], "pads": [16, 16]}),
+    ("1x32x40x13", "32x32x9x1", {"pads": [4, 0, 4, 0]}),
+    ("2x18x6x13x14", "24x18x3x3x3", {"pads": [1, 1, 1, 1, 1, 1]}),
+    ("1x24x9x13x14", "24x24x2x3x3", {"strides": [2, 1, 1], "pads": [1, 1, 1, 0, 1, 1]}),
     # blocks of channels: several slices of the depth and blocks of pixels, ragged channels, volumes
     ("1x300x21x23", "41x300x1x1", {}),
     ("2x70x19x18", "50x70x3x3", {"strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [2, 1]}),
@@ -117,17 +132,25 @@ BLOCKED = [
 
 
 def _random(
-    x_shape: str, w_shape: str, attributes: dict, residual: bool = True, dtype: type = np.float64
+    x_shape: str,
+    w_shape: str,
+    attributes: dict,
+    residual: bool = True,
+    dtype: type = np.float64,
+    op: str = "conv",
 ) -> tuple[Problem, list[np.ndarray]]:
     rng = np.random.default_rng(7)
     x, w = (rng.standard_normal([int(n) for n in shape.split("x")]) for shape in (x_shape, w_shape))
-    plain = ops.canonical("conv", [Tensor.of(x), Tensor.of(w)], attributes)
-    w /= np.sqrt(w[0].size)  # sums of about 1, so that a clip does not narrow the tolerance
-    arrays = [x, w, rng.standard_normal(w.shape[0])]
+    plain = ops.canonical(op, [Tensor.of(x), Tensor.of(w)], attributes)
+    [y] = plain.outputs
+    w /= np.sqrt(
+        w[0].size if op == "conv" else w[:, 0].size
+    )  # sums of about 1, so that a clip does not narrow the tolerance
+    arrays = [x, w, rng.standard_normal(y.shape[1])]
     if residual:
-        arrays.append(rng.standard_normal(plain.outputs[0].shape))
+        arrays.append(rng.standard_normal(y.shape))
     arrays = [array.astype(dtype) for array in arrays]
-    return ops.canonical("conv", [Tensor.of(array) for array in arrays], attributes), arrays
+    return ops.canonical(op, [Tensor.of(array) for array in arrays], attributes), arrays
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -181,6 +204,36 @@ def test_values_that_transforms_would_spoil(kernel_size: int) -> None:
     assert 0 < np.count_nonzero(~np.isfinite(expected)) < expected.size // 4
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+TRANSPOSED = [
+    ("1x24x13x15", "24x20x4x4", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),  # four phases of the same length
+    ("2x9x14x11", "9x7x3x3", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),  # of different lengths and taps
+    ("1x300x9x8", "300x40x2x2", {"strides": [2, 2]}),  # several slices of the depth
+    ("1x16x30x41", "16x48x5x5", {"pads": [2, 2, 2, 2]}),  # one phase, several blocks of places
+    ("2x6x9x10", "6x5x2x3", {"strides": [3, 4], "group": 2}),  # phases that no tap meets
+    ("1x8x7x9", "8x6x3x3", {"strides": [3, 2], "dilations": [2, 3], "output_padding": [1, 1]}),
+    ("2x10x70", "10x6x8", {"strides": [4], "pads": [2, 2]}),
+    ("1x7x3x5x6", "7x9x3x3x3", {"strides": [2, 1, 2], "pads": [1, 1, 1, 1, 1, 1]}),
+]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("activation", ["Identity", "Clip(-1.0,1.5)", "HardSwish"])
+@pytest.mark.parametrize(
+    ("x", "w", "attributes"), TRANSPOSED, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_transposed_phases_agree_with_double(x: str, w: str, attributes: dict, activation: str, threads: int) -> None:
+    settings.set_num_threads(threads)
+    attributes = {**attributes, "activation": activation}
+    exact, arrays = _random(x, w, attributes, op="conv_transpose")
+    [expected] = KERNELS["conv_transpose_direct_nchw_f64_simd"].prepare(exact, _parameters(exact, arrays))(arrays)
+    singles = [array.astype(np.float32) for array in arrays]
+    problem = ops.canonical("conv_transpose", [Tensor.of(array) for array in singles], attributes)
+    for kernel in conv.KERNELS:
+        if kernel.op == "conv_transpose" and kernel.accepts(problem) is None:
+            [y] = kernel.prepare(problem, _parameters(problem, singles))(singles)
+            assert ops.SPECS["conv_transpose"].tolerance(problem).violations(y, expected) == 0, kernel.id
 
 
 INTEGER_BLOCKED = [

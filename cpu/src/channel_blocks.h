@@ -12,31 +12,35 @@ namespace {
 // A few rows of one block of channels, with padding around them where they reach over the plane's edge.
 struct Band {
   int64_t first_row, rows, first_column, columns;  // of the plane; rows and columns outside it are zero
+  int64_t row_step = 1, column_step = 1;           // from one row or column of the band to the next
 };
 
 // A band out of a plane whose pixels are vectors: x is the block's first pixel.
 inline void copy_band(const float* x, int64_t height, int64_t width, const Band& band, float* to) {
-  const int64_t left = clamped(-band.first_column, band.columns);
-  const int64_t right = clamped(width - band.first_column, band.columns);
+  const int64_t step = band.column_step;
+  auto columns_before = [&](int64_t column) {
+    return column > band.first_column ? smaller(divide_up(column - band.first_column, step), band.columns) : 0;
+  };
+  const int64_t left = columns_before(0), right = columns_before(width);
   for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
-    const int64_t row = band.first_row + r;
+    const int64_t row = band.first_row + r * band.row_step;
     if (row < 0 || row >= height) {
       memset(to, 0, sizeof(float) * band.columns * LANES);
       continue;
     }
     const float* from = x + (row * width + band.first_column) * LANES;
     for (int64_t c = 0; c < left; c++) store(to + c * LANES, (vfloat){});
-    for (int64_t c = left; c < right; c++) store(to + c * LANES, load(from + c * LANES));
+    for (int64_t c = left; c < right; c++) store(to + c * LANES, load(from + c * step * LANES));
     for (int64_t c = right; c < band.columns; c++) store(to + c * LANES, (vfloat){});
   }
 }
 
-// The same out of plain planes, `channels` of them (at most LANES); x is the first one. LANES pixels of LANES channels
-// are turned at a time.
+// The same out of plain planes, `channels` of them (at most LANES), for neighbouring columns; x is the first one. LANES
+// pixels of LANES channels are turned at a time.
 inline void turn_band(const float* x, int64_t height, int64_t width, int64_t channels, const Band& band, float* to) {
   const int64_t plane = height * width;
   for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
-    const int64_t row = band.first_row + r;
+    const int64_t row = band.first_row + r * band.row_step;
     if (row < 0 || row >= height) {
       memset(to, 0, sizeof(float) * band.columns * LANES);
       continue;

@@ -1,112 +1,117 @@
-// The matrix product of conv_blocking.h in float32, with bias, residual and activation.
-#include "conv_blocking.h"
-#include "conv_epilogue.h"
+// Convolution on plain NCHW as one product (conv_product.h): any kernel, stride, dilation and padding. Planes of a
+// batch that are small form one long row of places. The last slice of the depth adds bias, residual and activation in
+// registers, so that y is written once for each slice. Tiles that do not fill their vectors or lie in several images are
+// computed aside and written piece by piece.
+//
+// Threads share images, groups and blocks of places, and output channels where there are few.
+#include <omp.h>
+
+#include "conv_product.h"
 
 namespace {
 
-struct Target {
-  float* y;
-  int64_t row_step;
-  const float* bias;         // one for each row, or null
-  const float* residual;     // laid out like y, or null
-  const Epilogue* epilogue;  // null: plain sums are wanted
-  bool cold;                 // y is not in the cache yet, and the tile takes long enough to fetch it meanwhile
-};
+Window window_of(const ConvShape& s) {
+  Window window{s.batch, s.in_channels, s.groups * s.in_channels * volume(s.input), {}, {}, {}, {}, {}, {}};
+  for (int axis = 0; axis < 3; axis++) {
+    window.input[axis] = s.input[axis];
+    window.places[axis] = s.output[axis];
+    window.taps[axis] = s.kernel[axis];
+    window.first[axis] = -s.pads[axis];
+    window.step[axis] = s.dilations[axis];
+    window.stride[axis] = s.strides[axis];
+  }
+  return window;
+}
 
-struct FloatArithmetic {
-  typedef float Element;
-  typedef float Sum;
-  typedef void (*TileFunction)(const float*, int64_t, const float*, int64_t, int64_t, const Target&);
-  static constexpr bool WRITES_TILES = true;
-
+// Where the tiles of one image and group are written.
+struct Writer {
   const ConvShape& s;
   const ConvCall& call;
+  const Plan& plan;
   const Epilogue& epilogue;
-  bool cold;
+  int64_t image, group, plane;
 
-  template <int R, int J>
-  __attribute__((noinline)) static void tile(const float* scalars, int64_t scalar_step, const float* vectors,
-                                             int64_t vector_step, int64_t depth, const Target& target) {
-    vfloat c[R][J];
-    if (target.cold)
-      QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) __builtin_prefetch(target.y + r * target.row_step + j * LANES, 1);
-    QF_UNROLL for (int r = 0; r < R; r++)
-      QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.bias ? broadcast(target.bias[r]) : (vfloat){};
-    multiply_add<R, J>(c, scalars, scalar_step, vectors, vector_step, depth);
-    if (target.residual)
-      QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += load(target.residual + r * target.row_step + j * LANES);
-    if (target.epilogue && target.epilogue->clamps)
-      QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.epilogue->clamp(c[r][j]);
-    QF_UNROLL for (int r = 0; r < R; r++)
-      QF_UNROLL for (int j = 0; j < J; j++) store(target.y + r * target.row_step + j * LANES, c[r][j]);
-    if (target.epilogue && target.epilogue->later)
-      for (int r = 0; r < R; r++) target.epilogue->activate_row(target.y + r * target.row_step, J * LANES);
+  QF_INLINE void operator()(const Tile& tile) const {
+    const int64_t pixel = tile.tile * plan.width, count = smaller(plan.width, plan.pixels - pixel);
+    if (plan.merged || count < plan.width) return aside(tile, pixel, count);
+    const int64_t channel = group * s.out_channels + tile.m;
+    const int64_t at = (image * s.groups * s.out_channels + channel) * plane + pixel;
+    const Target target{(float*)call.y + at, plane, call.bias ? (const float*)call.bias + channel : nullptr,
+                        call.residual ? (const float*)call.residual + at : nullptr, tile.last ? &epilogue : nullptr,
+                        tile.first};
+    TileTable<Product>::of[tile.rows - 1][plan.columns - 1](tile.weights, tile.panel, tile.panel_step, tile.depth, target);
   }
 
-  QF_INLINE void pack(int64_t x_offset, const Segments& segments, float* panel, int64_t width) const {
-    pack_panel(s, segments, (const float*)call.x + x_offset, panel, width);
-  }
-  QF_INLINE Target target(int64_t at, int64_t row_step, int64_t channel) const {
-    return {(float*)call.y + at, row_step, call.bias ? (const float*)call.bias + channel : nullptr,
-            call.residual ? (const float*)call.residual + at : nullptr, &epilogue, cold};
-  }
-  QF_INLINE Target sums_target(float* sums, int64_t row_step) const {
-    return {sums, row_step, nullptr, nullptr, nullptr, false};
-  }
-  void write_rows(const float* sums, int64_t step, int64_t channel, int64_t rows, int64_t at, int64_t row_step,
-                  int64_t count) const {
-    const float* bias = call.bias ? (const float*)call.bias + channel : nullptr;
-    const float* residual = call.residual ? (const float*)call.residual + at : nullptr;
-    float* y = (float*)call.y + at;
-    for (int64_t i = 0; i < count; i += LANES) {
-      const lanemask lanes = lanes_between(0, int(smaller(LANES, count - i)));
-      for (int64_t r = 0; r < rows; r++) {
-        vfloat v = load_masked(sums + r * step + i, lanes);
-        if (bias) v += bias[r];
-        if (residual) v += load_masked(residual + r * row_step + i, lanes);
-        store_masked(y + r * row_step + i, epilogue.clamp(v), lanes);
+  // `count` places from `pixel` on, of any images; sums of earlier slices are read from y.
+  __attribute__((noinline)) void aside(const Tile& tile, int64_t pixel, int64_t count) const {
+    float sums[(MOST_ROWS * MOST_COLUMNS + 1) * LANES];
+    const int columns = int(divide_up(count, LANES));
+    const int64_t step = columns * LANES, channel = group * s.out_channels + tile.m;
+    // Row by row: the whole vectors that are stored into a row of sums may reach into the next one.
+    auto pieces = [&](auto&& visit) {
+      for (int r = 0; r < tile.rows; r++) {
+        int64_t n = image + pixel / plane, place = pixel % plane;
+        for (int64_t done = 0; done < count;) {
+          const int64_t length = smaller(smaller(LANES, count - done), plane - place);
+          const int64_t at = (n * s.groups * s.out_channels + channel + r) * plane + place;
+          visit(sums + r * step + done, at, lanes_between(0, int(length)));
+          done += length;
+          place += length;
+          if (place == plane) place = 0, n++;
+        }
       }
-    }
-    if (epilogue.later)
-      for (int64_t r = 0; r < rows; r++) epilogue.activate_row(y + r * row_step, count);
+    };
+    float* y = (float*)call.y;
+    const float* residual = (const float*)call.residual;
+    if (!tile.first) pieces([&](float* sum, int64_t at, lanemask lanes) { store(sum, load_masked(y + at, lanes)); });
+    const Target target{sums, step, call.bias ? (const float*)call.bias + channel : nullptr, nullptr, nullptr,
+                        tile.first};
+    TileTable<Product>::of[tile.rows - 1][columns - 1](tile.weights, tile.panel, tile.panel_step, tile.depth, target);
+    pieces([&](float* sum, int64_t at, lanemask lanes) {
+      vfloat value = load(sum);
+      if (tile.last && residual) value += load_masked(residual + at, lanes);
+      store_masked(y + at, tile.last ? epilogue.apply(value) : value, lanes);
+    });
   }
 };
-
-Blocking blocking_of(const ConvShape& s) { return Blocking(s, s.in_channels * volume(s.kernel), true); }
 
 }  // namespace
 
 extern "C" void QF_EXPORT(conv_gemm_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
-  const Blocking plan = blocking_of(*s);
-  // Whole cache lines, so that several packed weights can follow one another.
-  const int64_t packed = divide_up(BLOCKING_BYTES + plan.packed_bytes(s->groups), 64) * 64;
-  *needs = {size_t(packed), size_t(plan.workspace_bytes())};
+  const Plan plan(window_of(*s), s->out_channels);
+  *needs = {sizeof(float) * s->groups * plan.packed_floats(), sizeof(float) * plan.panels_floats()};
 }
 
-// Packed: the blocking, so that calls need not think again; then for each group and block of channels, the weights of its channels side by side, tap by tap.
 extern "C" void QF_EXPORT(conv_gemm_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
-  const Blocking plan = blocking_of(*s);
+  const Window window = window_of(*s);
+  const Plan plan(window, s->out_channels);
   const int64_t taps = volume(s->kernel);
-  memcpy(packed, &plan, sizeof plan);
-  packed += BLOCKING_BYTES / sizeof(float);
-  for (int64_t group = 0; group < s->groups; group++)
-    for (int64_t block = 0; block < plan.channel_blocks; block++) {
-      const int64_t first = plan.first_channel(block), count = plan.channels(block);
-      for (int64_t tap = 0; tap < taps; tap++)
-        for (int64_t c = 0; c < s->in_channels; c++)
-          for (int64_t m = first; m < first + count; m++)
-            *packed++ = m < s->out_channels
-                            ? weights[((group * s->out_channels + m) * s->in_channels + c) * taps + tap]
-                            : 0.0f;
-    }
+  for (int64_t group = 0; group < s->groups; group++, packed += plan.packed_floats())
+    pack_weights(window, plan, [&](int64_t m, int64_t tap, int64_t c) {
+      return weights[((group * s->out_channels + m) * s->in_channels + c) * taps + tap];
+    }, packed);
 }
 
-extern "C" void QF_EXPORT(conv_gemm_f32)(const ConvShape* s, const ConvCall* call) {
-  const Blocking& plan = *(const Blocking*)call->weights;
-  const Epilogue epilogue(*s);
-  const int64_t y_bytes = s->batch * s->groups * s->out_channels * volume(s->output) * 4;
-  multiply(*s, *call, plan, FloatArithmetic{*s, *call, epilogue, plan.depth >= 48 && y_bytes > (1 << 20)});
+extern "C" void QF_EXPORT(conv_gemm_f32)(const ConvShape* shape, const ConvCall* call) {
+  const ConvShape& s = *shape;
+  const Window window = window_of(s);
+  const Plan plan(window, s.out_channels);
+  const Epilogue epilogue(s);
+  const int64_t others = plan.images * s.groups, threads = call->threads, rows = plan.rows().tiles;
+  if (!others || !plan.tiles) return;
+  // Smaller blocks of places where that gives every thread one.
+  const int64_t wanted = divide_up(threads, others), blocks = smaller(plan.tiles, plan.blocks < wanted ? wanted : plan.blocks);
+  const int64_t splits = smaller(rows, divide_up(threads, others * blocks)), parts = others * blocks * splits;
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
+  for (int64_t part = 0; part < parts; part++) {
+    const int64_t split = part % splits, block = part / splits % blocks, other = part / splits / blocks;
+    const int64_t image = other / s.groups, group = other % s.groups;
+    const float* x = (const float*)call->x;
+    multiply(window, plan, x + image * window.image_step + group * s.in_channels * volume(s.input),
+             x + s.batch * window.image_step, (const float*)call->weights + group * plan.packed_floats(),
+             {plan.tiles * block / blocks, plan.tiles * (block + 1) / blocks, rows * split / splits,
+              rows * (split + 1) / splits},
+             false, (float*)call->workspace + omp_get_thread_num() * plan.panels_floats(),
+             Writer{s, *call, plan, epilogue, image, group, volume(s.output)});
+  }
 }

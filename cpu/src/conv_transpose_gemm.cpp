@@ -1,173 +1,203 @@
-// Transposed convolution as a matrix product followed by a gather: columns[(m, tap)][place of x] = sum over c of
-// w[c][m][tap] * x[c][place] is a 1x1 convolution (conv_blocked.cpp, or conv_gemm.cpp where input channels do not fill a
-// vector), and each row of y sums the columns that meet it ("GEMM + col2im"). The output channels go in blocks whose columns stay in the cache.
+// Transposed convolution without a gather of columns: places of y that share a remainder by the stride along every axis
+// (a phase) are a dense convolution of x, of stride 1, with the taps that meet them (Shi et al., "Is the deconvolution
+// layer the same as a convolutional layer?", 2016). Each phase is a product (conv_product.h) whose sums stay in the
+// second-level cache until all phases along the rows are there; then the rows are interleaved into y with residual and
+// activation. No multiplication is done twice or with a zero, but for those of x's padding.
 //
-// Places of y that share a remainder by the stride read whole runs of columns, so each remainder is summed as a row of
-// its own and the rows are interleaved into y with bias, residual and activation. Threads share first the product,
-// then the rows of y. Weights come as (groups, M / groups, kernel, C / groups).
+// In a transposed ConvShape `output` is x's extent and `input` y's. Weights come as (groups, M / groups, kernel,
+// C / groups). Threads share images, groups, phases of depth and height, and blocks of places.
 #include <omp.h>
 
-#include "conv_epilogue.h"
-
-extern "C" {
-void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape*, ConvNeeds*);
-void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape*, const float*, float*);
-void QF_EXPORT(conv_blocked_f32)(const ConvShape*, const ConvCall*);
-void QF_EXPORT(conv_gemm_f32_needs)(const ConvShape*, ConvNeeds*);
-void QF_EXPORT(conv_gemm_f32_pack)(const ConvShape*, const float*, float*);
-void QF_EXPORT(conv_gemm_f32)(const ConvShape*, const ConvCall*);
-}
+#include "conv_product.h"
 
 namespace {
 
-// What computes the columns.
-struct Product {
-  void (*needs)(const ConvShape*, ConvNeeds*);
-  void (*pack)(const ConvShape*, const float*, float*);
-  void (*run)(const ConvShape*, const ConvCall*);
+constexpr int64_t SUMS_BYTES = 192 << 10;
 
-  explicit Product(const ConvShape& s) {
-    const bool blocked = s.in_channels >= LANES;
-    needs = blocked ? QF_EXPORT(conv_blocked_f32_needs) : QF_EXPORT(conv_gemm_f32_needs);
-    pack = blocked ? QF_EXPORT(conv_blocked_f32_pack) : QF_EXPORT(conv_gemm_f32_pack);
-    run = blocked ? QF_EXPORT(conv_blocked_f32) : QF_EXPORT(conv_gemm_f32);
+int64_t common_divisor(int64_t a, int64_t b) { return b ? common_divisor(b, a % b) : a; }
+
+// The taps along one axis that meet the places of y with one remainder.
+struct Phase {
+  int64_t tap, step, count;    // of the kernel: the first one, from one to the next, and how many
+  int64_t first, x_step;       // place of x that the first tap meets at place 0, and from one tap to the next
+  int64_t remainder, places;
+
+  Phase(const ConvShape& s, int axis, int64_t remainder) : remainder(remainder) {
+    const int64_t stride = s.strides[axis], dilation = s.dilations[axis], lead = remainder + s.pads[axis];
+    step = stride / common_divisor(stride, dilation);
+    tap = 0;
+    while (tap < step && (lead - tap * dilation) % stride) tap++;
+    count = tap < step && tap < s.kernel[axis] ? divide_up(s.kernel[axis] - tap, step) : 0;
+    first = count ? (lead - tap * dilation) / stride : 0;
+    x_step = -step * dilation / stride;
+    places = divide_up(s.input[axis] - remainder, stride);
   }
 };
 
-// In a transposed ConvShape `output` is x's extent and `input` y's.
-struct Blocks {
-  int64_t places, taps, channels, count;  // of x, of the kernel, of y in one block, blocks in a group
+// One product for every phase. All phases along the rows get the places of the first, the longest.
+struct PhaseWindow : Window {
+  Phase phases[3];
 
-  explicit Blocks(const ConvShape& s) : places(volume(s.output)), taps(volume(s.kernel)) {
-    const int64_t fit = (1 << 20) / (taps * places * int64_t(sizeof(float)));
-    count = divide_up(s.out_channels, fit < 1 ? 1 : smaller(fit, s.out_channels));
-    channels = divide_up(s.out_channels, count);
-    count = divide_up(s.out_channels, channels);
+  PhaseWindow(const ConvShape& s, int64_t d, int64_t h, int64_t w) : phases{{s, 0, d}, {s, 1, h}, {s, 2, w}} {
+    images = 1;
+    channels = s.in_channels;
+    image_step = 0;
+    for (int axis = 0; axis < 3; axis++) {
+      input[axis] = s.output[axis];
+      places[axis] = axis == 2 ? divide_up(s.input[2], s.strides[2]) : phases[axis].places;
+      taps[axis] = phases[axis].count;
+      first[axis] = phases[axis].first;
+      step[axis] = phases[axis].x_step;
+      stride[axis] = 1;
+    }
   }
-  int64_t begin(int64_t block) const { return block * channels; }
-  int64_t size(const ConvShape& s, int64_t block) const { return smaller(channels, s.out_channels - begin(block)); }
-
-  // The 1x1 convolution that makes a block's columns.
-  ConvShape product(const ConvShape& s, int64_t block) const {
-    return {1, 1, s.in_channels, size(s, block) * taps, {1, 1, places}, {1, 1, places},
-            {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, QF_IDENTITY, 0, 0, 0, 0};
+  int64_t kernel_tap(const ConvShape& s, int64_t tap) const {
+    const int64_t t[3] = {tap / taps[2] / taps[1], tap / taps[2] % taps[1], tap % taps[2]};
+    int64_t at = 0;
+    for (int axis = 0; axis < 3; axis++) at = at * s.kernel[axis] + phases[axis].tap + t[axis] * phases[axis].step;
+    return at;
   }
-  int64_t column_bytes() const { return divide_up(channels * taps * places * int64_t(sizeof(float)), 64) * 64; }
 };
 
-int64_t row_bytes(const ConvShape& s) {
-  return divide_up((s.input[2] + s.strides[2]) * int64_t(sizeof(float)), 64) * 64;
+struct Phases {
+  int64_t counts[3];   // phases along each axis
+  int columns = 0;     // of all phases' tiles: those that suit the first one
+  int64_t blocks;      // of places, at least
+  int64_t panels_floats, sums_floats;
+
+  explicit Phases(const ConvShape& s) : blocks(1), panels_floats(0), sums_floats(0) {
+    for (int axis = 0; axis < 3; axis++) counts[axis] = smaller(s.strides[axis], s.input[axis]);
+    columns = Plan(PhaseWindow(s, 0, 0, 0), s.out_channels).columns;
+    each(s, [&](const PhaseWindow&, const Plan& plan) {
+      const int64_t fit = SUMS_BYTES / (counts[2] * s.out_channels * plan.width * 4);
+      const int64_t needed = divide_up(plan.tiles, fit < 1 ? 1 : fit);
+      if (plan.blocks > blocks) blocks = plan.blocks;
+      if (needed > blocks) blocks = needed;
+    });
+    each(s, [&](const PhaseWindow&, const Plan& plan) {
+      if (plan.panels_floats() > panels_floats) panels_floats = plan.panels_floats();
+      const int64_t sums = counts[2] * s.out_channels * divide_up(plan.tiles, smaller(blocks, plan.tiles)) * plan.width;
+      if (sums > sums_floats) sums_floats = sums;
+    });
+  }
+  template <class Visit>
+  void each(const ConvShape& s, const Visit& visit) const {
+    for (int64_t d = 0; d < counts[0]; d++)
+      for (int64_t h = 0; h < counts[1]; h++)
+        for (int64_t w = 0; w < counts[2]; w++) {
+          const PhaseWindow window(s, d, h, w);
+          visit(window, Plan(window, s.out_channels, columns));
+        }
+  }
+  int64_t workspace_floats() const { return divide_up(panels_floats + sums_floats, 16) * 16; }
+};
+
+// The elements of a and b in turn: the first LANES of them, and the rest.
+QF_INLINE vfloat interleave_low(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = i / 2 + i % 2 * LANES;
+  return __builtin_shuffle(a, b, places);
+}
+QF_INLINE vfloat interleave_high(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = LANES / 2 + i / 2 + i % 2 * LANES;
+  return __builtin_shuffle(a, b, places);
 }
 
-struct Gather {
-  const ConvShape& s;
-  const Epilogue& epilogue;
-
-  // Row (d, h) of y for one channel. columns: that channel's, one run of places for each tap. sums: room for a row.
-  void row(const float* columns, int64_t d, int64_t h, float bias, const float* residual, float* y, float* sums) const {
-    const int64_t stride = s.strides[2], width = s.input[2], places = volume(s.output);
-    const int64_t length = divide_up(width, stride);
-    for (int64_t remainder = 0; remainder < smaller(stride, width); remainder++) {
-      const int64_t count = divide_up(width - remainder, stride);
-      float* out = stride == 1 ? y : sums + (stride == 2 ? remainder * length : 0);
-      for (int64_t i = 0; i < count; i++) out[i] = bias;
-      for (int64_t kd = 0; kd < s.kernel[0]; kd++)
-        for (int64_t kh = 0; kh < s.kernel[1]; kh++) {
-          const int64_t td = d + s.pads[0] - kd * s.dilations[0], th = h + s.pads[1] - kh * s.dilations[1];
-          if (td < 0 || th < 0 || td % s.strides[0] || th % s.strides[1]) continue;
-          const int64_t id = td / s.strides[0], ih = th / s.strides[1];
-          if (id >= s.output[0] || ih >= s.output[1]) continue;
-          for (int64_t kw = 0; kw < s.kernel[2]; kw++) {
-            const int64_t distance = remainder + s.pads[2] - kw * s.dilations[2];
-            if (distance % stride) continue;
-            const int64_t shift = distance / stride;
-            const int64_t begin = shift < 0 ? -shift : 0, end = smaller(count, s.output[2] - shift);
-            const int64_t tap = (kd * s.kernel[1] + kh) * s.kernel[2] + kw;
-            const float* from = columns + tap * places + (id * s.output[1] + ih) * s.output[2] + shift;
-            for (int64_t i = begin; i < end; i++) out[i] += from[i];
-          }
-        }
-      if (stride > 2)
-        for (int64_t i = 0; i < count; i++) y[i * stride + remainder] = out[i];
+// `count` places of a row of y from sums[phase][place]: row[place * phases + phase], of `width` columns in all.
+void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t count, int64_t width, const float* residual,
+                const Epilogue& epilogue, float* row) {
+  if (phases == 1) {
+    for (int64_t i = 0; i < width; i++) row[i] = sums[i];
+  } else if (phases == 2) {
+    int64_t i = 0;
+    for (; i + LANES <= width / 2; i += LANES) {
+      const vfloat even = load(sums + i), odd = load(sums + phase_step + i);
+      store(row + 2 * i, interleave_low(even, odd));
+      store(row + 2 * i + LANES, interleave_high(even, odd));
     }
-    if (stride == 2) {
-      const float *even = sums, *odd = sums + length;
-      for (int64_t i = 0; i < width / 2; i++) {
-        y[2 * i] = even[i];
-        y[2 * i + 1] = odd[i];
-      }
-      if (width % 2) y[width - 1] = even[length - 1];
-    }
-    if (residual)
-      for (int64_t i = 0; i < width; i++) y[i] += residual[i];
-    if (epilogue.clamps || epilogue.later) epilogue.activate_row(y, width);
+    for (i *= 2; i < width; i++) row[i] = sums[i % 2 * phase_step + i / 2];
+  } else {
+    for (int64_t phase = 0; phase < phases; phase++)
+      for (int64_t i = 0; i < count && i * phases + phase < width; i++) row[i * phases + phase] = sums[phase * phase_step + i];
   }
-};
+  if (residual)
+    for (int64_t i = 0; i < width; i++) row[i] += residual[i];
+  if (epilogue.clamps || epilogue.later) epilogue.activate_row(row, width);
+}
 
 }  // namespace
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
-  const Blocks blocks(*s);
-  const Product compute(*s);
-  *needs = {0, 0};
-  for (int64_t block = 0; block < blocks.count; block++) {
-    const ConvShape product = blocks.product(*s, block);
-    ConvNeeds inner;
-    compute.needs(&product, &inner);
-    inner.packed = divide_up(inner.packed, 64) * 64;  // whole cache lines, since they follow one another
-    needs->packed += s->groups * inner.packed;
-    if (inner.workspace > needs->workspace) needs->workspace = inner.workspace;
-  }
-  if (needs->workspace < size_t(row_bytes(*s))) needs->workspace = row_bytes(*s);
-  needs->workspace += blocks.column_bytes();
+  const Phases phases(*s);
+  int64_t packed = 0;
+  phases.each(*s, [&](const PhaseWindow&, const Plan& plan) { packed += plan.packed_floats(); });
+  *needs = {sizeof(float) * s->groups * packed, sizeof(float) * phases.workspace_floats()};
 }
 
-extern "C" void QF_EXPORT(conv_transpose_gemm_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
-  const Blocks blocks(*s);
-  const Product compute(*s);
-  for (int64_t group = 0; group < s->groups; group++)
-    for (int64_t block = 0; block < blocks.count; block++) {
-      const ConvShape product = blocks.product(*s, block);
-      ConvNeeds inner;
-      compute.needs(&product, &inner);
-      compute.pack(&product, weights, packed);
-      weights += product.out_channels * s->in_channels;
-      packed += divide_up(inner.packed, 64) * 64 / sizeof(float);
-    }
+extern "C" void QF_EXPORT(conv_transpose_gemm_f32_pack)(const ConvShape* shape, const float* weights, float* packed) {
+  const ConvShape& s = *shape;
+  const Phases phases(s);
+  const int64_t taps = volume(s.kernel);
+  for (int64_t group = 0; group < s.groups; group++, weights += s.out_channels * taps * s.in_channels)
+    phases.each(s, [&](const PhaseWindow& window, const Plan& plan) {
+      pack_weights(window, plan, [&](int64_t m, int64_t tap, int64_t c) {
+        return weights[(m * taps + window.kernel_tap(s, tap)) * s.in_channels + c];
+      }, packed);
+      packed += plan.packed_floats();
+    });
 }
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const ConvCall* call) {
   const ConvShape& s = *shape;
-  const Blocks blocks(s);
-  const Product compute(s);
+  const Phases phases(s);
   const Epilogue epilogue(s);
-  const Gather gather{s, epilogue};
-  const int64_t y_size = volume(s.input), rows = s.input[0] * s.input[1];
-  float* columns = (float*)call->workspace;
-  char* rest = call->workspace + blocks.column_bytes();
-  for (int64_t image = 0; image < s.batch; image++) {
-    const float* packed = (const float*)call->weights;
-    for (int64_t group = 0; group < s.groups; group++)
-      for (int64_t block = 0; block < blocks.count; block++) {
-        const int64_t first = group * s.out_channels + blocks.begin(block), channels = blocks.size(s, block);
-        const ConvShape product = blocks.product(s, block);
-        ConvNeeds inner;
-        compute.needs(&product, &inner);
-        const float* x = (const float*)call->x + (image * s.groups + group) * s.in_channels * blocks.places;
-        const ConvCall multiply{x, packed, nullptr, nullptr, columns, rest, call->threads,
-                                (const float*)call->plain_weights + first * blocks.taps * s.in_channels};
-        compute.run(&product, &multiply);
-        packed += divide_up(inner.packed, 64) * 64 / sizeof(float);
+  const int64_t x_floats = s.in_channels * volume(s.output), y_plane = volume(s.input);
+  const int64_t parts = s.batch * s.groups * phases.blocks;
+  int64_t all = 0;  // packed weights of a group
+  phases.each(s, [&](const PhaseWindow&, const Plan& plan) { all += plan.packed_floats(); });
 #pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
-        for (int64_t part = 0; part < channels * rows; part++) {
-          const int64_t channel = part / rows, d = part % rows / s.input[1], h = part % s.input[1];
-          const int64_t m = first + channel;
-          const int64_t at = (image * s.groups * s.out_channels + m) * y_size + part % rows * s.input[2];
-          gather.row(columns + channel * blocks.taps * blocks.places, d, h,
-                     call->bias ? ((const float*)call->bias)[m] : 0.0f,
-                     call->residual ? (const float*)call->residual + at : nullptr, (float*)call->y + at,
-                     (float*)(rest + omp_get_thread_num() * row_bytes(s)));
+  for (int64_t part = 0; part < parts; part++) {
+    const int64_t block = part % phases.blocks, image_group = part / phases.blocks, group = image_group % s.groups;
+    const float* x = (const float*)call->x + image_group * x_floats;
+    const float* x_end = (const float*)call->x + s.batch * s.groups * x_floats;
+    float* panels = (float*)call->workspace + omp_get_thread_num() * phases.workspace_floats();
+    float* sums = panels + phases.panels_floats;
+    const float* bias = call->bias ? (const float*)call->bias + group * s.out_channels : nullptr;
+    const float* weights = (const float*)call->weights + group * all;
+    int64_t w = 0;
+    Window packed{};
+    phases.each(s, [&](const PhaseWindow& window, const Plan& plan) {
+      const int64_t first_tile = plan.tiles * block / phases.blocks, last_tile = plan.tiles * (block + 1) / phases.blocks;
+      const int64_t pitch = (last_tile - first_tile) * plan.width, phase_step = s.out_channels * pitch;
+      const bool same = plan.slices == 1 && memcmp(&packed, static_cast<const Window*>(&window), sizeof packed) == 0;
+      packed = window;
+      float* phase_sums = sums + w * phase_step;
+      multiply(window, plan, x, x_end, weights, {first_tile, last_tile, 0, plan.rows().tiles}, same, panels,
+               [&](const Tile& tile) {
+                 const Target target{phase_sums + tile.m * pitch + (tile.tile - first_tile) * plan.width, pitch,
+                                     bias ? bias + tile.m : nullptr, nullptr, nullptr, tile.first};
+                 TileTable<Product>::of[tile.rows - 1][plan.columns - 1](tile.weights, tile.panel, tile.panel_step,
+                                                                         tile.depth, target);
+               });
+      weights += plan.packed_floats();
+      if (++w < phases.counts[2]) return;
+      w = 0;
+      const int64_t first = first_tile * plan.width, count = smaller(plan.pixels, last_tile * plan.width) - first;
+      const int64_t row_places = window.places[2], height = window.places[1];
+      for (int64_t m = 0; m < s.out_channels; m++)
+        for (int64_t done = 0; done < count;) {
+          const int64_t place = first + done, column = place % row_places;
+          const int64_t length = smaller(row_places - column, count - done);
+          const int64_t row = place / row_places % height * s.strides[1] + window.phases[1].remainder;
+          const int64_t depth = place / row_places / height * s.strides[0] + window.phases[0].remainder;
+          const int64_t at = (image_group * s.out_channels + m) * y_plane +
+                             (depth * s.input[1] + row) * s.input[2] + column * s.strides[2];
+          const int64_t width = smaller(length * s.strides[2], s.input[2] - column * s.strides[2]);
+          interleave(sums + m * pitch + done, phase_step, phases.counts[2], length, width,
+                     call->residual ? (const float*)call->residual + at : nullptr, epilogue, (float*)call->y + at);
+          done += length;
         }
-      }
+    });
   }
 }

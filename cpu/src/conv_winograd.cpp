@@ -1,21 +1,31 @@
-// Convolution by Winograd's minimal filtering: F(4x4, 3x3) and F(2x2, 5x5), both on tiles of 6x6 (Winograd, 1980; Lavin
-// and Gray, "Fast algorithms for convolutional neural networks", 2016). 36 multiplications stand for 144 or 100, so it
-// passes the arithmetic peak that is counted in taps.
+// Convolution by Winograd's minimal filtering (Winograd, 1980; Lavin and Gray, "Fast algorithms for convolutional neural
+// networks", 2016), always on six interpolation points along an axis: F(5,2), F(4,3) and F(2,5). A tile of 6x6 stands
+// for 100, 144 or 100 multiplications of a direct evaluation by 36, a row of 6 for 10, 12 or 10, so it passes the
+// arithmetic peak that is counted in taps.
+//
+// Other windows are brought to these along each axis (struct Axis):
+//   longer kernels    are cut into sets of taps ("sources"), which are summed like further input channels
+//   stride 2          likewise: even and odd taps read the even and the odd places of x
+//   dilation d        outputs that are d apart ("phases") make tiles of their own
+//   a kernel of one   has tiles of one; taps along the depth are further input channels, too
 //
 // Vectors hold channels. For a block of tiles:
-//   input   a band of rows is brought into channel blocks with its padding (channel_blocks.h), each 6x6 tile becomes
-//           B^T d B: V[point][channel block][tile][LANES], sized to stay in the second-level cache
-//   product for some vectors of output channels: 36 matrix products M = V U, with the register tile of microkernel.h
-//           (pixels are scalars, weights vectors); each point's weights pass through the first-level cache once a block
+//   input   for each source a band of rows is brought into channel blocks with its padding (channel_blocks.h), each tile
+//           becomes B^T d B: V[point][depth][source][channel block][tile][LANES], to stay in the second-level cache
+//   product for some vectors of output channels: a matrix product M = V U for each point, with the register tile of
+//           microkernel.h (pixels are scalars, weights vectors); each point's weights pass through the first-level cache
+//           once a block
 //   output  A^T M A, bias, residual, activation, written in channel blocks or, after a transpose, to plain planes
+// Plain planes of which columns are skipped, or that many sources read, are brought into channel blocks as a whole
+// first, some images at a time; outputs that do not lie side by side likewise.
 // Limited by the multiply-adds of the products; the transforms take 10 to 25 % of the time, the more the fewer channels.
 //
 // Error: fp32 stays within 2e-5 of the largest output by the choice of the interpolation points below (measured
 // 1e-6 to 3e-6). An output that is not finite is computed anew by direct taps: infinities and NaN spread over a whole
 // tile here, and transforms may overflow where the sum does not.
 //
-// Takes square kernels of 3 and 5, stride and dilation 1, one plane deep. Weights are packed as
-// (groups, blocks of output channels, 36, C, vectors).
+// Takes what Axis takes, with dilation or stride 1 along each axis and no dilation along the depth. Weights are packed as
+// (groups, blocks of output channels, points, taps along the depth, sources, C, vectors).
 #include <omp.h>
 
 #include "channel_blocks.h"
@@ -25,7 +35,7 @@
 
 namespace {
 
-constexpr int TILE = 6, POINTS = TILE * TILE;
+constexpr int TILE = 6;
 
 // The interpolation points are 0, A, -A, B, -B and infinity. Their product being 1, A^2 = 1/2 and B^2 = 2 keep the
 // transforms' coefficients small, and a third of the error of the usual 1 and 2 (measured; Alam et al., "Winograd convolution
@@ -45,6 +55,8 @@ QF_INLINE void transform_input(const vfloat (&d)[TILE], vfloat (&t)[TILE]) {
   t[5] = d[1] - 2.5f * d[3] + d[5];
 }
 
+QF_INLINE void transform_input(const vfloat (&d)[1], vfloat (&t)[1]) { t[0] = d[0]; }
+
 // A^T m: the M outputs along one axis, sums of m times powers of the points.
 template <int M>
 QF_INLINE void transform_output(const vfloat (&m)[TILE], vfloat (&y)[M]) {
@@ -52,16 +64,23 @@ QF_INLINE void transform_output(const vfloat (&m)[TILE], vfloat (&y)[M]) {
   const vfloat sum_a = m[1] + m[2], difference_a = m[1] - m[2], sum_b = m[3] + m[4], difference_b = m[3] - m[4];
   y[0] = m[0] + sum_a + sum_b;
   y[1] = a * difference_a + b * difference_b;
-  if constexpr (M == 2) {
-    y[1] += m[5];
-  } else {
+  if constexpr (M > 2) {
     y[2] = 0.5f * sum_a + 2.0f * sum_b;
-    y[3] = 0.5f * a * difference_a + 2.0f * b * difference_b + m[5];
+    y[3] = 0.5f * a * difference_a + 2.0f * b * difference_b;
   }
+  if constexpr (M > 4) y[4] = 0.25f * sum_a + 4.0f * sum_b;
+  y[M - 1] += m[5];
 }
+template <int M>
+QF_INLINE void transform_output(const vfloat (&m)[1], vfloat (&y)[1]) { y[0] = m[0]; }
 
-// G g: a row of K weights evaluated at the six points, and divided by the product of that point's distances.
+// G g: a row of K weights evaluated at the six points, and divided by the product of that point's distances; K = 1: as
+// it is.
 void transform_weights(const double* g, int64_t step, int K, double (&u)[TILE]) {
+  if (K == 1) {
+    u[0] = g[0];
+    return;
+  }
   static const double POINT[TILE - 1] = {0, A, -A, B, -B}, DISTANCES[TILE - 1] = {1, -1.5, -1.5, 6, 6};
   for (int i = 0; i < TILE - 1; i++) {
     double value = 0;
@@ -84,113 +103,178 @@ struct Product {
   }
 };
 
-struct Plan {
-  int K, M;
-  int64_t in_blocks, out_blocks;      // vectors of channels, of one group
-  int columns;                        // vectors of output channels that are computed together
-  int64_t tile_rows, tile_columns;    // tiles in an image
-  int64_t rows, pieces;               // a block has some rows of tiles, or one of several pieces of a row
-  int64_t blocks;                     // for all images
-  int64_t most_tiles;                 // in a block
+// How one axis of the window becomes minimal filters of K taps that make M outputs.
+struct Axis {
+  int K, M, points;
+  int64_t stride, dilation, pad, kernel, outputs;  // as given
+  int64_t phases, sources, step;  // outputs phases apart make tiles of their own; step: between places of x in a tile
+  int64_t tiles;                  // of a phase
 
-  explicit Plan(const ConvShape& s) : K(int(s.kernel[2])), M(TILE - K + 1) {
-    in_blocks = divide_up(s.in_channels, LANES);
-    out_blocks = divide_up(s.out_channels, LANES);
-    tile_rows = divide_up(s.output[1], M);
-    tile_columns = divide_up(s.output[2], M);
-    // The tiles whose V takes 192 KiB, but at least as many as make up for the weights' way from the third-level cache
-    // or from memory.
-    const int64_t bytes = POINTS * in_blocks * LANES * sizeof(float);
-    const int64_t least = bytes * out_blocks * LANES > (16 << 20) ? 32 : 12;
-    int64_t fit = (192 << 10) / bytes;
-    fit = fit < least ? least : fit > 48 ? 48 : fit;
-    const int64_t all = s.batch * tile_rows, strip = LANES / M;
-    if (tile_columns <= fit) {
-      rows = divide_up(all, divide_up(all, fit / tile_columns));
-      pieces = 1;
-      most_tiles = rows * tile_columns;
-    } else {
-      rows = 1;
-      pieces = divide_up(tile_columns, fit < strip ? strip : fit / strip * strip);
-      most_tiles = divide_up(divide_up(tile_columns, strip), pieces) * strip;
-    }
-    blocks = divide_up(all, rows) * pieces;
-    columns = best_columns(out_blocks, most_tiles);
+  Axis(const ConvShape& s, int axis)
+      : stride(s.strides[axis]), dilation(s.kernel[axis] == 1 ? 1 : s.dilations[axis]), pad(s.pads[axis]),
+        kernel(s.kernel[axis]), outputs(s.output[axis]) {
+    const int64_t taps = divide_up(kernel, stride);  // of each remainder by the stride
+    K = taps == 1 ? 1 : taps == 2 || taps == 4 ? 2 : taps == 5 ? 5 : 3;
+    points = K == 1 ? 1 : TILE;
+    M = points - K + 1;
+    phases = dilation;
+    sources = smaller(stride, kernel) * divide_up(taps, K);
+    step = stride * dilation;
+    tiles = divide_up(divide_up(outputs, phases), M);
   }
-
-  int64_t out_groups() const { return divide_up(out_blocks, columns); }
-  // One cache line more than a power of two keeps the points of a tile apart in the cache.
-  int64_t v_step() const { return in_blocks * most_tiles * LANES + 16; }
-  int64_t m_step() const { return most_tiles * columns * LANES + 16; }
-  int64_t band_floats() const {
-    const int64_t deep = rows * M + rows * (K - 1), wide = (pieces == 1 ? tile_columns : most_tiles) * M + K - 1;
-    return deep * wide * LANES;
+  // The kernel's tap that is tap j of a source; not below `kernel` where there is none.
+  int64_t tap(int64_t source, int64_t j) const { return source % stride + stride * (source / stride * K + j); }
+  // Where the first tap of a source reads x for the first output of a phase.
+  int64_t first(int64_t phase, int64_t source) const { return phase + tap(source, 0) * dilation - pad; }
+  // How many outputs exist from `output` on, counted within the phase, at most `most`.
+  int count(int64_t phase, int64_t output, int64_t most) const {
+    return clamped(divide_up(outputs - phase, phases) - output, most);
   }
-  int64_t own_floats() const { return POINTS * m_step() + band_floats(); }
-  int64_t workspace_floats() const { return POINTS * v_step() + own_floats(); }
-  int64_t packed_floats(int64_t groups) const { return groups * POINTS * in_blocks * LANES * out_blocks * LANES; }
 };
 
-// Tiles of one row of tiles, side by side.
-struct TileRow {
-  int64_t image, row, first, count;  // in tiles
+struct Plan {
+  Axis high, wide;
+  int points;
+  int64_t in_blocks, out_blocks;  // vectors of channels, of one group
+  int64_t sources;                // of both axes
+  int64_t run, runs, slices;      // planes of y that a block computes; runs in an image; planes of x that a run reads
+  int64_t depth;                  // blocks that are summed for one output
+  int columns;                    // vectors of output channels that are computed together
+  int64_t planes;                 // of tiles in an image: runs and phases
+  int64_t rows, pieces;           // a block has some rows of tiles, or one of several pieces of a row
+  int64_t blocks;                 // for all images
+  int64_t most_tiles, room;       // in a block, and that there is room for: of fewer images, a block may have more
+
+  // columns: 0 for those that suit the shape.
+  explicit Plan(const ConvShape& s, int given_columns = 0) : high(s, 1), wide(s, 2), points(high.points * wide.points) {
+    in_blocks = divide_up(s.in_channels, LANES);
+    out_blocks = divide_up(s.out_channels, LANES);
+    sources = high.sources * wide.sources;
+    run = s.kernel[0] == 1 ? 1 : smaller(s.output[0], MOST_RUN);
+    runs = divide_up(s.output[0], run);
+    slices = (run - 1) * s.strides[0] + s.kernel[0];
+    depth = s.kernel[0] * sources * in_blocks;
+    planes = runs * high.phases * wide.phases;
+    // The tiles whose V takes 192 KiB, but at least as many as make up for the weights' way from the third-level cache
+    // or from memory.
+    const int64_t bytes = points * slices * sources * in_blocks * LANES * sizeof(float);
+    const int64_t weights = points * depth * LANES * out_blocks * LANES * sizeof(float);
+    const int64_t least = weights > (16 << 20) ? 32 : 12;
+    int64_t fit = (192 << 10) / bytes;
+    fit = fit < least ? least : fit > MOST_TILES ? MOST_TILES : fit;
+    const int64_t all = s.batch * planes * high.tiles, strip = this->strip();
+    if (wide.tiles <= fit) {
+      rows = divide_up(all, divide_up(all, fit / wide.tiles));
+      pieces = 1;
+      most_tiles = rows * wide.tiles;
+      room = smaller(all, fit / wide.tiles) * wide.tiles;
+    } else {
+      rows = 1;
+      pieces = divide_up(wide.tiles, fit < strip ? strip : fit / strip * strip);
+      most_tiles = room = divide_up(divide_up(wide.tiles, strip), pieces) * strip;
+    }
+    blocks = divide_up(all, rows) * pieces;
+    columns = given_columns ? given_columns : best_columns(out_blocks, most_tiles);
+  }
+
+  // Tiles whose outputs fill a vector of a plain row.
+  int strip() const { return LANES % wide.M == 0 ? LANES / wide.M : 1; }
+  int64_t out_groups() const { return divide_up(out_blocks, columns); }
+  // One cache line more than a power of two keeps the points of a tile apart in the cache.
+  int64_t v_step() const { return slices * sources * in_blocks * room * LANES + 16; }
+  int64_t m_step() const { return room * columns * LANES + 16; }
+  int64_t band_floats() const {
+    const int64_t across = pieces == 1 ? wide.tiles : room, deep = room / across;
+    return deep * (high.M + high.K - 1) * (across * wide.M + wide.K - 1) * LANES;
+  }
+  int64_t own_floats() const { return points * m_step() + band_floats(); }
+  int64_t workspace_floats() const { return divide_up(points * v_step() + own_floats(), 16) * 16; }
+  int64_t packed_floats(int64_t groups) const { return groups * points * depth * LANES * out_blocks * LANES; }
+
+ private:
+  static constexpr int64_t MOST_RUN = 4, MOST_TILES = 48;
+};
+
+// Rows of tiles of one plane, side by side in a block.
+struct TileRows {
+  int64_t image, plane, run, high_phase, wide_phase;  // run: the first plane of y
+  int64_t first, count;                               // rows of tiles
 };
 
 struct Block {
   const Plan& plan;
   const ConvShape& s;
-  int64_t first_row, last_row;  // rows of tiles, counted over all images
+  int64_t first_row, last_row;  // rows of tiles, counted over all planes and images
   int64_t first, count;         // tiles of each row
 
   Block(const Plan& plan, const ConvShape& s, int64_t number) : plan(plan), s(s) {
-    const int64_t strip = LANES / plan.M, strips = divide_up(plan.tile_columns, strip), piece = number % plan.pieces;
+    const int64_t strip = plan.strip(), strips = divide_up(plan.wide.tiles, strip), piece = number % plan.pieces;
     first_row = number / plan.pieces * plan.rows;
-    last_row = smaller(first_row + plan.rows, s.batch * plan.tile_rows);
+    last_row = smaller(first_row + plan.rows, s.batch * plan.planes * plan.high.tiles);
     first = strips * piece / plan.pieces * strip;
-    count = smaller(strips * (piece + 1) / plan.pieces * strip, plan.tile_columns) - first;
+    count = smaller(strips * (piece + 1) / plan.pieces * strip, plan.wide.tiles) - first;
   }
   int64_t tiles() const { return (last_row - first_row) * count; }
+
+  // The block's rows, plane by plane.
+  template <class Visit>
+  QF_INLINE void each_plane(const Visit& visit) const {
+    const int64_t tiles = plan.high.tiles;
+    for (int64_t row = first_row; row < last_row;) {
+      const int64_t plane = row / tiles % plan.planes, phase = plane % (plan.high.phases * plan.wide.phases);
+      const TileRows rows{row / tiles / plan.planes, plane, plane / (plan.high.phases * plan.wide.phases) * plan.run,
+                          phase / plan.wide.phases, phase % plan.wide.phases, row % tiles,
+                          smaller(last_row - row, tiles - row % tiles)};
+      visit(rows);
+      row += rows.count;
+    }
+  }
 };
 
-// V of one block of channels, for all tiles of the block.
-template <int K>
-void input_block(const Block& block, const ConvCall& call, int64_t group, int64_t channel_block, float* band_room,
-                 float* v) {
-  constexpr int M = TILE - K + 1;
+// V of one block of channels of one source and one plane of x, counted from the run's first, for all tiles of the block.
+template <int KH, int KW>
+void input_block(const Block& block, const ConvCall& call, int64_t group, int64_t slice, int64_t source,
+                 int64_t channel_block, float* band_room, float* v) {
+  constexpr int PH = KH == 1 ? 1 : TILE, PW = KW == 1 ? 1 : TILE, MH = PH - KH + 1, MW = PW - KW + 1;
   const ConvShape& s = block.s;
   const Plan& plan = block.plan;
-  const int64_t plane = s.input[1] * s.input[2], step = plan.v_step();
-  float* to = v + channel_block * block.tiles() * LANES;
-  for (int64_t row = block.first_row; row < block.last_row;) {
-    // rows of tiles of the same image make one band
-    const int64_t image = row / plan.tile_rows, down = row % plan.tile_rows;
-    const int64_t rows = smaller(block.last_row - row, plan.tile_rows - down);
-    const Band band{down * M - s.pads[1], rows * M + K - 1, block.first * M - s.pads[2], block.count * M + K - 1};
+  const int64_t height = s.input[1], width = s.input[2], plane = volume(s.input), step = plan.v_step();
+  float* to = v + ((slice * plan.sources + source) * plan.in_blocks + channel_block) * block.tiles() * LANES;
+  block.each_plane([&](const TileRows& tiles) {
+    const int64_t d = tiles.run * s.strides[0] - s.pads[0] + slice;
+    if (d < 0 || d >= s.input[0]) {
+      for (int64_t end = tiles.count * block.count; end > 0; end--, to += LANES)
+        for (int point = 0; point < PH * PW; point++) store(to + point * step, (vfloat){});
+      return;
+    }
+    const Axis &high = plan.high, &wide = plan.wide;
+    const Band band{high.first(tiles.high_phase, source / wide.sources) + tiles.first * MH * high.step,
+                    tiles.count * MH + KH - 1,
+                    wide.first(tiles.wide_phase, source % wide.sources) + block.first * MW * wide.step,
+                    block.count * MW + KW - 1, high.step, wide.step};
     if (s.x_blocked) {
       const int64_t blocks = divide_up(s.groups * s.in_channels, LANES);
-      const int64_t at = image * blocks + group * plan.in_blocks + channel_block;
-      copy_band((const float*)call.x + at * plane * LANES, s.input[1], s.input[2], band, band_room);
+      const int64_t at = tiles.image * blocks + group * plan.in_blocks + channel_block;
+      copy_band((const float*)call.x + (at * plane + d * height * width) * LANES, height, width, band, band_room);
     } else {
-      const int64_t channel = channel_block * LANES, at = (image * s.groups + group) * s.in_channels + channel;
-      turn_band((const float*)call.x + at * plane, s.input[1], s.input[2], smaller(LANES, s.in_channels - channel),
-                band, band_room);
+      const int64_t channel = channel_block * LANES, at = (tiles.image * s.groups + group) * s.in_channels + channel;
+      turn_band((const float*)call.x + at * plane, height, width, smaller(LANES, s.in_channels - channel), band, band_room);
     }
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < tiles.count; r++)
       for (int64_t t = 0; t < block.count; t++, to += LANES) {
-        const float* from = band_room + (r * M * band.columns + t * M) * LANES;
-        vfloat half[TILE][TILE], d[TILE], out[TILE];
-        QF_UNROLL for (int j = 0; j < TILE; j++) {
-          QF_UNROLL for (int i = 0; i < TILE; i++) d[i] = load(from + (i * band.columns + j) * LANES);
-          transform_input(d, out);
-          QF_UNROLL for (int i = 0; i < TILE; i++) half[i][j] = out[i];
+        const float* from = band_room + (r * MH * band.columns + t * MW) * LANES;
+        vfloat half[PH][PW], column[PH], turned[PH], row[PW];
+        QF_UNROLL for (int j = 0; j < PW; j++) {
+          QF_UNROLL for (int i = 0; i < PH; i++) column[i] = load(from + (i * band.columns + j) * LANES);
+          transform_input(column, turned);
+          QF_UNROLL for (int i = 0; i < PH; i++) half[i][j] = turned[i];
         }
-        QF_UNROLL for (int i = 0; i < TILE; i++) {
-          transform_input(half[i], out);
-          QF_UNROLL for (int j = 0; j < TILE; j++) store(to + (i * TILE + j) * step, out[j]);
+        QF_UNROLL for (int i = 0; i < PH; i++) {
+          transform_input(half[i], row);
+          QF_UNROLL for (int j = 0; j < PW; j++) store(to + (i * PW + j) * step, row[j]);
         }
       }
-    row += rows;
-  }
+  });
 }
 
 // Whether any lane is not a number.
@@ -201,123 +285,143 @@ QF_INLINE bool any_nan(vfloat v) {
   return found != 0;
 }
 
-// Outputs of one vector of channels, from M; false where one of them is not finite.
-template <int K>
+// Outputs of one vector of channels in plane `z` of the run, from M; false where one of them is not finite.
+template <int KH, int KW>
 bool output_block(const Block& block, const ConvCall& call, const Epilogue& epilogue, int64_t group, int64_t out_block,
-                  const float* m, int columns) {
-  constexpr int M = TILE - K + 1, STRIP = LANES / M;
+                  int64_t z, const float* m, int columns) {
+  constexpr int PH = KH == 1 ? 1 : TILE, PW = KW == 1 ? 1 : TILE, MH = PH - KH + 1, MW = PW - KW + 1;
+  constexpr int STRIP = LANES % MW == 0 ? LANES / MW : 1, ACROSS = STRIP * MW > LANES ? STRIP * MW : LANES;
   const ConvShape& s = block.s;
   const Plan& plan = block.plan;
-  const int64_t height = s.output[1], width = s.output[2], plane = height * width, step = plan.m_step();
+  const Axis &high = plan.high, &wide = plan.wide;
+  const int64_t height = s.output[1], width = s.output[2], volume_of_y = volume(s.output), step = plan.m_step();
   const int64_t first_channel = out_block * LANES, channels = smaller(LANES, s.out_channels - first_channel);
   const int64_t total_blocks = divide_up(s.groups * s.out_channels, LANES);
   vfloat bias = {}, check = {};
   if (call.bias) bias = load_first((const float*)call.bias + group * s.out_channels + first_channel, int(channels));
-  for (int64_t row = block.first_row; row < block.last_row; row++) {
-    const int64_t image = row / plan.tile_rows, top = row % plan.tile_rows * M;
-    const int64_t deep = smaller(M, height - top);
-    for (int64_t t = 0; t < block.count; t += STRIP) {
-      const int64_t left = (block.first + t) * M;
-      const int count = int(smaller(STRIP, block.count - t));
-      vfloat out[M][LANES];
-      for (int tile = 0; tile < count; tile++, m += columns * LANES) {
-        vfloat half[M][TILE], d[TILE], part[M];
-        QF_UNROLL for (int j = 0; j < TILE; j++) {
-          QF_UNROLL for (int i = 0; i < TILE; i++) d[i] = load(m + (i * TILE + j) * step);
-          transform_output<M>(d, part);
-          QF_UNROLL for (int i = 0; i < M; i++) half[i][j] = part[i];
-        }
-        QF_UNROLL for (int i = 0; i < M; i++) {
-          transform_output<M>(half[i], part);
-          QF_UNROLL for (int j = 0; j < M; j++) {
-            check += part[j] * 0.0f;
-            out[i][tile * M + j] = part[j] + bias;
+  block.each_plane([&](const TileRows& tiles) {
+    if (tiles.run + z >= s.output[0]) {
+      m += tiles.count * block.count * columns * LANES;
+      return;
+    }
+    const int64_t plane_at = (tiles.run + z) * height * width;
+    for (int64_t r = 0; r < tiles.count; r++) {
+      const int64_t top = (tiles.first + r) * MH;
+      const int deep = high.count(tiles.high_phase, top, MH);
+      const int64_t first_row = tiles.high_phase + top * high.phases;
+      for (int64_t t = 0; t < block.count; t += STRIP) {
+        const int64_t left = (block.first + t) * MW, first_column = tiles.wide_phase + left * wide.phases;
+        const int count = int(smaller(STRIP, block.count - t));
+        vfloat out[MH][ACROSS];
+        for (int tile = 0; tile < count; tile++, m += columns * LANES) {
+          vfloat half[MH][PW], column[PH], turned[MH], row[MW];
+          QF_UNROLL for (int j = 0; j < PW; j++) {
+            QF_UNROLL for (int i = 0; i < PH; i++) column[i] = load(m + (i * PW + j) * step);
+            transform_output<MH>(column, turned);
+            QF_UNROLL for (int i = 0; i < MH; i++) half[i][j] = turned[i];
+          }
+          QF_UNROLL for (int i = 0; i < MH; i++) {
+            transform_output<MW>(half[i], row);
+            QF_UNROLL for (int j = 0; j < MW; j++) {
+              check += row[j] * 0.0f;
+              out[i][tile * MW + j] = row[j] + bias;
+            }
           }
         }
-      }
-      const int wide = int(smaller(count * M, width - left));
-      if (s.y_blocked) {
-        const int64_t at = ((image * total_blocks + group * plan.out_blocks + out_block) * plane + top * width + left) * LANES;
-        for (int64_t i = 0; i < deep; i++)
-          for (int j = 0; j < wide; j++) {
-            const int64_t place = at + (i * width + j) * LANES;
-            vfloat value = out[i][j];
-            if (call.residual) value += load((const float*)call.residual + place);
-            store((float*)call.y + place, epilogue.apply(value));
-          }
-      } else {
-        const int64_t at = ((image * s.groups + group) * s.out_channels + first_channel) * plane + top * width + left;
-        const lanemask inside = lanes_between(0, wide);
-        for (int64_t i = 0; i < deep; i++) {
-          transpose(out[i]);
-          for (int64_t c = 0; c < channels; c++) {
-            const int64_t place = at + c * plane + i * width;
-            vfloat value = out[i][c];
-            if (call.residual) value += load_masked((const float*)call.residual + place, inside);
-            value = epilogue.apply(value);
-            if (wide == LANES)
-              store((float*)call.y + place, value);
-            else
-              store_masked((float*)call.y + place, value, inside);
+        const int across = wide.count(tiles.wide_phase, left, count * MW);
+        if (s.y_blocked) {
+          const int64_t at = ((tiles.image * total_blocks + group * plan.out_blocks + out_block) * volume_of_y + plane_at +
+                              first_row * width + first_column) * LANES;
+          for (int i = 0; i < deep; i++)
+            for (int j = 0; j < across; j++) {
+              const int64_t place = at + (i * high.phases * width + j * wide.phases) * LANES;
+              vfloat value = out[i][j];
+              if (call.residual) value += load((const float*)call.residual + place);
+              store((float*)call.y + place, epilogue.apply(value));
+            }
+        } else if constexpr (LANES % MW == 0) {
+          const int64_t at = ((tiles.image * s.groups + group) * s.out_channels + first_channel) * volume_of_y + plane_at +
+                             first_row * width + first_column;
+          const lanemask inside = lanes_between(0, across);
+          for (int i = 0; i < deep; i++) {
+            transpose(out[i]);
+            for (int64_t c = 0; c < channels; c++) {
+              const int64_t place = at + c * volume_of_y + i * high.phases * width;
+              vfloat value = out[i][c];
+              if (call.residual) value += load_masked((const float*)call.residual + place, inside);
+              value = epilogue.apply(value);
+              if (across == LANES)
+                store((float*)call.y + place, value);
+              else
+                store_masked((float*)call.y + place, value, inside);
+            }
           }
         }
       }
     }
-  }
+  });
   return !any_nan(check);
 }
 
 // The same outputs by direct taps: for values that are not finite.
-void direct_block(const Block& block, const ConvCall& call, int64_t group, int64_t out_block) {
+void direct_block(const Block& block, const ConvCall& call, int64_t group, int64_t out_block, int64_t z) {
   const ConvShape& s = block.s;
-  const Plan& plan = block.plan;
-  for (int64_t row = block.first_row; row < block.last_row; row++) {
-    const int64_t image = row / plan.tile_rows, top = row % plan.tile_rows * plan.M;
-    for (int64_t h = top; h < smaller(s.output[1], top + plan.M); h++)
-      for (int64_t w = block.first * plan.M; w < smaller(s.output[2], (block.first + block.count) * plan.M); w++)
+  const Axis &high = block.plan.high, &wide = block.plan.wide;
+  block.each_plane([&](const TileRows& tiles) {
+    if (tiles.run + z >= s.output[0]) return;
+    const int64_t top = tiles.first * high.M, left = block.first * wide.M;
+    for (int i = 0; i < high.count(tiles.high_phase, top, tiles.count * high.M); i++)
+      for (int j = 0; j < wide.count(tiles.wide_phase, left, block.count * wide.M); j++)
         for (int64_t o = out_block * LANES; o < smaller(s.out_channels, (out_block + 1) * LANES); o++)
-          write_by_taps(s, call, image, group, o, 0, h, w);
-  }
+          write_by_taps(s, call, tiles.image, group, o, tiles.run + z, tiles.high_phase + (top + i) * high.phases,
+                        tiles.wide_phase + (left + j) * wide.phases);
+  });
 }
 
 // A block's work, shared by `members` threads that wait for each other between its two halves.
-template <int K>
+template <int KH, int KW>
 void run_block(const Block& block, const ConvCall& call, const Epilogue& epilogue, int64_t group, int member, int members,
                float* v, float* own) {
   const Plan& plan = block.plan;
-  float *m = own, *band = own + POINTS * plan.m_step();
-  for (int64_t c = member; c < plan.in_blocks; c += members) input_block<K>(block, call, group, c, band, v);
+  const ConvShape& s = block.s;
+  float *m = own, *band = own + plan.points * plan.m_step();
+  const int64_t inputs = plan.slices * plan.sources * plan.in_blocks;
+  for (int64_t i = member; i < inputs; i += members)
+    input_block<KH, KW>(block, call, group, i / plan.in_blocks / plan.sources, i / plan.in_blocks % plan.sources,
+                        i % plan.in_blocks, band, v);
   if (members > 1) {
 #pragma omp barrier
   }
-  const int64_t tiles = block.tiles(), weights_block = POINTS * plan.in_blocks * LANES * LANES;
+  const int64_t tiles = block.tiles(), weights_block = plan.points * plan.depth * LANES * LANES;
   const float* weights = (const float*)call.weights + group * plan.out_blocks * weights_block;
   for (int64_t g = plan.out_groups() * member / members; g < plan.out_groups() * (member + 1) / members; g++) {
     const int64_t first = g * plan.columns;
     const int columns = int(smaller(plan.columns, plan.out_blocks - first));
-    const float* u = weights + first * weights_block;
     const int64_t row_tiles = divide_up(tiles, most_rows(columns));
-    const int64_t point_floats = plan.in_blocks * LANES * columns * LANES;
-    for (int point = 0; point < POINTS; point++, u += point_floats)
-      for (int64_t i = 0; i < row_tiles; i++) {
-        const int64_t begin = tiles * i / row_tiles, end = tiles * (i + 1) / row_tiles;
-        TileTable<Product>::of[end - begin - 1][columns - 1](
-            v + point * plan.v_step() + begin * LANES, tiles * LANES, u, plan.in_blocks,
-            m + point * plan.m_step() + begin * columns * LANES,
-            share_of(u + point_floats, point_floats / 16, i, row_tiles, plan.in_blocks));
-      }
-    for (int j = 0; j < columns; j++)
-      if (!output_block<K>(block, call, epilogue, group, first + j, m + j * LANES, columns))
-        direct_block(block, call, group, first + j);
+    const int64_t point_floats = plan.depth * LANES * columns * LANES;
+    for (int64_t z = 0; z < plan.run; z++) {
+      const float* u = weights + first * weights_block;
+      const float* from = v + z * s.strides[0] * plan.sources * plan.in_blocks * tiles * LANES;
+      for (int point = 0; point < plan.points; point++, u += point_floats)
+        for (int64_t i = 0; i < row_tiles; i++) {
+          const int64_t begin = tiles * i / row_tiles, end = tiles * (i + 1) / row_tiles;
+          TileTable<Product>::of[end - begin - 1][columns - 1](
+              from + point * plan.v_step() + begin * LANES, tiles * LANES, u, plan.depth,
+              m + point * plan.m_step() + begin * columns * LANES,
+              share_of(u + point_floats, point_floats / 16, i, row_tiles, plan.depth));
+        }
+      for (int j = 0; j < columns; j++)
+        if (!output_block<KH, KW>(block, call, epilogue, group, first + j, z, m + j * LANES, columns))
+          direct_block(block, call, group, first + j, z);
+    }
   }
   if (members > 1) {
 #pragma omp barrier
   }
 }
 
-template <int K>
-void run_all(const ConvShape& s, const ConvCall& call) {
-  const Plan plan(s);
+template <int KH, int KW>
+void run_blocks(const ConvShape& s, const ConvCall& call, const Plan& plan, char* workspace, int64_t thread_bytes) {
   const Epilogue epilogue(s);
   const int64_t blocks = plan.blocks * s.groups;
   const int threads = call.threads;
@@ -326,60 +430,163 @@ void run_all(const ConvShape& s, const ConvCall& call) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     const int member = threads > 1 ? omp_get_thread_num() : 0, members = threads > 1 ? omp_get_num_threads() : 1;
-    float* room = (float*)call.workspace;
-    float* mine = (float*)(call.workspace + member * sizeof(float) * plan.workspace_floats());
-    float* own = mine + POINTS * plan.v_step();
+    float* room = (float*)workspace;
+    float* mine = (float*)(workspace + member * thread_bytes);
+    float* own = mine + plan.points * plan.v_step();
     if (together)
       for (int64_t b = 0; b < blocks; b++)
-        run_block<K>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, member, members, room, own);
+        run_block<KH, KW>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, member, members, room, own);
     else
       for (int64_t b = blocks * member / members; b < blocks * (member + 1) / members; b++)
-        run_block<K>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, 0, 1, mine, own);
+        run_block<KH, KW>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, 0, 1, mine, own);
   }
+}
+
+typedef void (*RunFunction)(const ConvShape&, const ConvCall&, const Plan&, char*, int64_t);
+
+// The instance for an axis' taps that are known at run time.
+template <int KH>
+RunFunction run_for(int wide) {
+  switch (wide) {
+    case 1: return run_blocks<KH, 1>;
+    case 2: return run_blocks<KH, 2>;
+    case 3: return run_blocks<KH, 3>;
+    default: return run_blocks<KH, 5>;
+  }
+}
+RunFunction run_for(int high, int wide) {
+  switch (high) {
+    case 1: return run_for<1>(wide);
+    case 2: return run_for<2>(wide);
+    case 3: return run_for<3>(wide);
+    default: return run_for<5>(wide);
+  }
+}
+
+// Images that are brought into channel blocks as a whole before tiles are read, or from there when all are written.
+struct Rooms {
+  bool x, y;
+  int64_t x_floats, y_floats;  // of an image
+  int64_t images;              // at a time
+
+  Rooms(const ConvShape& s, const Plan& plan) {
+    const bool skips = plan.wide.step > 1 || plan.sources > 1 || s.kernel[0] > 1 || s.input[0] > 1;
+    x = !s.x_blocked && skips;
+    y = !s.y_blocked && (plan.wide.phases > 1 || LANES % plan.wide.M != 0);
+    x_floats = x ? divide_up(s.groups * s.in_channels, LANES) * LANES * volume(s.input) : 0;
+    y_floats = y ? divide_up(s.groups * s.out_channels, LANES) * LANES * volume(s.output) : 0;
+    const int64_t fit = x || y ? ROOM_FLOATS / (x_floats + y_floats) : s.batch;
+    images = fit < 1 ? 1 : smaller(fit, s.batch);
+  }
+  int64_t floats() const { return divide_up(images * (x_floats + y_floats), 16) * 16; }
+
+ private:
+  static constexpr int64_t ROOM_FLOATS = 1 << 20;
+};
+
+// Some of a shape's images, laid out as in its rooms.
+ConvShape part_of(const ConvShape& s, const Rooms& rooms, int64_t images) {
+  ConvShape part = s;
+  part.batch = images;
+  part.x_blocked = s.x_blocked || rooms.x;
+  part.y_blocked = s.y_blocked || rooms.y;
+  if (rooms.y) part.activation = QF_IDENTITY;
+  return part;
 }
 
 }  // namespace
 
 extern "C" void QF_EXPORT(conv_winograd_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
-  const Plan plan(*s);
-  *needs = {sizeof(float) * plan.packed_floats(s->groups),
-            size_t(divide_up(sizeof(float) * plan.workspace_floats(), 64) * 64)};
+  const Rooms rooms(*s, Plan(*s));
+  const Plan plan(part_of(*s, rooms, rooms.images));
+  *needs = {sizeof(float) * plan.packed_floats(s->groups), sizeof(float) * (rooms.floats() + plan.workspace_floats())};
 }
 
-extern "C" void QF_EXPORT(conv_winograd_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
-  const Plan plan(*s);
-  const int K = plan.K;
+extern "C" void QF_EXPORT(conv_winograd_f32_pack)(const ConvShape* shape, const float* weights, float* packed) {
+  const ConvShape& s = *shape;
+  const Rooms rooms(s, Plan(s));
+  const Plan plan(part_of(s, rooms, rooms.images));
+  const Axis &high = plan.high, &wide = plan.wide;
+  const int64_t taps = volume(s.kernel);
   float* to = packed;
-  for (int64_t group = 0; group < s->groups; group++)
+  for (int64_t group = 0; group < s.groups; group++)
     for (int64_t g = 0; g < plan.out_groups(); g++) {
       const int64_t first = g * plan.columns * LANES;
       const int64_t lanes = smaller(plan.columns, plan.out_blocks - g * plan.columns) * LANES;
-      for (int64_t c = 0; c < plan.in_blocks * LANES; c++)
+      for (int64_t k = 0; k < plan.depth * LANES; k++)
         for (int64_t lane = 0; lane < lanes; lane++) {
-          const int64_t o = first + lane;
+          const int64_t o = first + lane, c = k % (plan.in_blocks * LANES), set = k / (plan.in_blocks * LANES);
+          const int64_t source = set % plan.sources, kd = set / plan.sources;
           double u[TILE][TILE] = {};
-          if (o < s->out_channels && c < s->in_channels) {
-            double taps[5 * 5], half[TILE][5];
-            const float* from = weights + ((group * s->out_channels + o) * s->in_channels + c) * K * K;
-            for (int k = 0; k < K * K; k++) taps[k] = from[k];
-            for (int b = 0; b < K; b++) {
-              double column[TILE];
-              transform_weights(taps + b, K, K, column);
-              for (int i = 0; i < TILE; i++) half[i][b] = column[i];
+          if (o < s.out_channels && c < s.in_channels) {
+            double half[TILE][5];
+            const float* from = weights + ((group * s.out_channels + o) * s.in_channels + c) * taps +
+                                kd * s.kernel[1] * s.kernel[2];
+            for (int b = 0; b < wide.K; b++) {
+              double column[5], turned[TILE];
+              const int64_t kw = wide.tap(source % wide.sources, b);
+              for (int a = 0; a < high.K; a++) {
+                const int64_t kh = high.tap(source / wide.sources, a);
+                column[a] = kh < s.kernel[1] && kw < s.kernel[2] ? from[kh * s.kernel[2] + kw] : 0.0;
+              }
+              transform_weights(column, 1, high.K, turned);
+              for (int i = 0; i < high.points; i++) half[i][b] = turned[i];
             }
-            for (int i = 0; i < TILE; i++) transform_weights(half[i], 1, K, u[i]);
+            for (int i = 0; i < high.points; i++) transform_weights(half[i], 1, wide.K, u[i]);
           }
-          for (int point = 0; point < POINTS; point++)
-            to[(point * plan.in_blocks * LANES + c) * lanes + lane] = float(u[point / TILE][point % TILE]);
+          for (int i = 0; i < high.points; i++)
+            for (int j = 0; j < wide.points; j++)
+              to[((i * wide.points + j) * plan.depth * LANES + k) * lanes + lane] = float(u[i][j]);
         }
-      to += POINTS * plan.in_blocks * LANES * lanes;
+      to += plan.points * plan.depth * LANES * lanes;
     }
 }
 
-extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* s, const ConvCall* call) {
-  if (s->batch == 0) return;  // nothing to plan for
-  if (s->kernel[2] == 5)
-    run_all<5>(*s, *call);
-  else
-    run_all<3>(*s, *call);
+extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* shape, const ConvCall* call) {
+  const ConvShape& s = *shape;
+  if (s.batch == 0) return;  // nothing to plan for
+  const Rooms rooms(s, Plan(s));
+  const ConvShape whole = part_of(s, rooms, rooms.images);
+  const Plan plan(whole);
+  const RunFunction run = run_for(plan.high.K, plan.wide.K);
+  const int64_t thread_bytes = sizeof(float) * (rooms.floats() + plan.workspace_floats());
+  float *x_room = (float*)call->workspace, *y_room = x_room + rooms.images * rooms.x_floats;
+  char* rest = call->workspace + sizeof(float) * rooms.floats();
+  if (!rooms.x && !rooms.y) return run(s, *call, plan, rest, thread_bytes);
+  const Epilogue epilogue(s);
+  const int64_t in_channels = s.groups * s.in_channels, out_channels = s.groups * s.out_channels;
+  const int64_t in_blocks = divide_up(in_channels, LANES), out_blocks = divide_up(out_channels, LANES);
+  const int64_t in_plane = volume(s.input), out_plane = volume(s.output);
+  for (int64_t first = 0; first < s.batch; first += rooms.images) {
+    const ConvShape part = part_of(s, rooms, smaller(rooms.images, s.batch - first));
+    const int64_t x_image = (s.x_blocked ? in_blocks * LANES : in_channels) * in_plane;
+    const int64_t y_image = (s.y_blocked ? out_blocks * LANES : out_channels) * out_plane;
+    ConvCall inner = *call;
+    inner.x = (const float*)call->x + first * x_image;
+    inner.y = (float*)call->y + first * y_image;
+    if (call->residual) inner.residual = (const float*)call->residual + first * y_image;
+    if (rooms.x) {
+#pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
+      for (int64_t i = 0; i < part.batch * in_blocks; i++) {
+        const int64_t channel = i % in_blocks * LANES, rows = s.input[0] * s.input[1];
+        turn_band((const float*)inner.x + (i / in_blocks * in_channels + channel) * in_plane, rows, s.input[2],
+                  smaller(LANES, in_channels - channel), {0, rows, 0, s.input[2]}, x_room + i * in_plane * LANES);
+      }
+      inner.x = x_room;
+    }
+    if (rooms.y) {
+      inner.y = y_room;
+      inner.residual = nullptr;
+    }
+    run(part, inner, part.batch == whole.batch ? plan : Plan(part, plan.columns), rest, thread_bytes);
+    if (!rooms.y) continue;
+    float* y = (float*)call->y + first * y_image;
+    const float* residual = call->residual ? (const float*)call->residual + first * y_image : nullptr;
+#pragma omp parallel for schedule(static) num_threads(call->threads) if (call->threads > 1)
+    for (int64_t i = 0; i < part.batch * out_blocks; i++) {
+      const int64_t channel = i % out_blocks * LANES, at = (i / out_blocks * out_channels + channel) * out_plane;
+      write_planes(epilogue, y_room + i * out_plane * LANES, smaller(LANES, out_channels - channel), out_plane, out_plane,
+                   residual ? residual + at : nullptr, y + at);
+    }
+  }
 }

@@ -1,0 +1,316 @@
+// The product of weights and pixels that convolutions on plain planes come down to: for each place of an output plane
+//   sums[m][place] = bias[m] + sum over k of weights[m][k] * panel[k][place]
+// where k counts taps and input channels and the panels hold what they read ("implicit GEMM": Chetlur et al., cuDNN,
+// 2014), with vectors of places and scalars of weights (microkernel.h).
+//
+// Blocking (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008): the depth k is cut into
+// slices such that a panel, one slice of a tile of places, takes half of the first-level cache. For some places
+//   for each slice: their panels are packed, to stay in the second-level cache
+//     for some output channels, whose weights stay there too
+//       for each panel: it moves to the first-level cache, and all tiles of these channels pass over it.
+// Sums wait in y between slices. Limited by the multiply-adds; packing costs a load and a store for each vector that as
+// many multiply-adds use as there are output channels. Where x is read tap by tap, that is once for each tap.
+#pragma once
+
+#include "conv_arguments.h"
+#include "conv_epilogue.h"
+#include "microkernel.h"
+
+namespace {
+
+constexpr int64_t PANEL_BYTES = 16 << 10, ROOM_BYTES = 192 << 10, WEIGHT_BYTES = 128 << 10;
+constexpr int64_t MOST_BLOCK = 512;    // places
+constexpr int64_t FEW_CHANNELS = 128;  // of y: fewer do not pay for packing x
+
+// Splits `total` rows into tiles of nearly equal height, at most `most`.
+struct Rows {
+  int64_t total, tiles;
+  QF_INLINE Rows(int64_t total, int most) : total(total), tiles(divide_up(total, most)) {}
+  QF_INLINE int64_t begin(int64_t tile) const { return total * tile / tiles; }
+  QF_INLINE int count(int64_t tile) const { return int(begin(tile + 1) - begin(tile)); }
+};
+
+// What a product sums at each place of a plane (or volume): tap t of axis a lies at
+// place * stride[a] + first[a] + t * step[a] of x, and reads zero outside of it.
+struct Window {
+  int64_t images, channels;  // channels of one image; images follow one another at image_step
+  int64_t image_step;
+  int64_t input[3], places[3], taps[3], first[3], step[3], stride[3];
+
+  QF_INLINE int64_t depth() const { return channels * volume(taps); }
+  // Whether place p of channel c reads x there alone.
+  QF_INLINE bool flat() const {
+    bool same = volume(taps) == 1;
+    for (int axis = 0; axis < 3; axis++)
+      same = same && stride[axis] == 1 && first[axis] == 0 && input[axis] == places[axis];
+    return same;
+  }
+};
+
+// Step k of the depth: chunks of CHUNK channels outermost, then taps, then channels, so that all taps read a few
+// channels of x while they are in the first-level cache.
+constexpr int64_t CHUNK = 16;
+struct Depth {
+  int64_t tap, channel, channels;  // and how many channels follow with this tap
+  QF_INLINE Depth(const Window& window, int64_t k) {
+    const int64_t taps = volume(window.taps), chunk = k / (CHUNK * taps);
+    const int64_t width = smaller(CHUNK, window.channels - chunk * CHUNK), rest = k - chunk * CHUNK * taps;
+    tap = rest / width;
+    channel = chunk * CHUNK + rest % width;
+    channels = width - rest % width;
+  }
+};
+
+struct Plan {
+  bool merged;             // images form one long row of places
+  bool in_place;           // x itself may serve as panels
+  int columns;             // vectors in a tile's row
+  int64_t depth, slices;
+  int64_t images, pixels;  // separately treated images, and places of each
+  int64_t width, tiles;    // places in a tile, tiles of an image
+  int64_t blocks, pitch;   // of tiles that are packed together; floats from one row of their panels to the next
+  int64_t out_channels, channel_blocks;
+
+  // columns: 0 for those that suit the window.
+  QF_INLINE Plan(const Window& window, int64_t out_channels, int given_columns = 0)
+      : columns(given_columns), depth(window.depth()), out_channels(out_channels) {
+    const int64_t plane = volume(window.places);
+    merged = window.images > 1 && plane < 16 * LANES;
+    images = merged ? 1 : window.images;
+    pixels = merged ? window.images * plane : plane;
+    if (!columns) columns = best_columns();
+    width = columns * LANES;
+    tiles = divide_up(pixels, width);
+    slices = depth ? divide_up(depth * width * 4, PANEL_BYTES) : 1;
+    const int64_t most = depth ? divide_up(depth, slices) : 1;
+    blocks = tiles ? divide_up(tiles, smaller(ROOM_BYTES / (most * width * 4), MOST_BLOCK / width)) : 1;
+    channel_blocks = smaller(rows().tiles, divide_up(out_channels * most * 4, WEIGHT_BYTES));
+    // The rows of x meet in few sets of the first-level cache where planes are a multiple of its lines.
+    int64_t sets = 64;
+    for (int64_t bytes = volume(window.input) * 4; bytes % 128 == 0 && sets > 1; bytes /= 2) sets /= 2;
+    in_place = !merged && out_channels <= FEW_CHANNELS && most <= 4 * sets && window.flat();
+    // An odd number of cache lines, so that the rows of a panel do not meet in the same sets; whole vectors are stored
+    // behind the last place.
+    pitch = divide_up(divide_up(tiles, blocks) * width + LANES, 16) * 16;
+    if (pitch / 16 % 2 == 0) pitch += 16;
+  }
+
+  QF_INLINE Rows rows() const { return Rows(out_channels, most_rows(columns)); }
+  QF_INLINE int64_t first_of_slice(int64_t slice) const { return depth * slice / slices; }
+  QF_INLINE int64_t panels_floats() const { return divide_up(depth, slices) * pitch; }
+  QF_INLINE int64_t packed_floats() const { return out_channels * depth; }
+
+ private:
+  // The width of tiles that takes the fewest cycles, roughly: two multiply-adds and two loads a cycle, four cycles of
+  // latency from one step of depth to the next, and what begins and ends a tile.
+  QF_INLINE int best_columns() const {
+    int best = 1;
+    float least = 0;
+    for (int j = 1; j <= MOST_COLUMNS; j++) {
+      const int64_t tiles = Rows(out_channels, most_rows(j)).tiles, height = divide_up(out_channels, tiles);
+      auto cycles = [&](int64_t count) {
+        const float multiply = height * count / 2.0f, loads = (height + count) / 2.0f;
+        const float step = multiply > loads ? multiply : loads;
+        return (step > 4.0f ? step : 4.0f) * depth + 20.0f + 2.0f * height * count;
+      };
+      const int64_t vectors = divide_up(pixels, LANES);
+      const float all = tiles * (vectors / j * cycles(j) + (vectors % j ? cycles(vectors % j) : 0.0f));
+      if (j == 1 || all <= least) best = j, least = all;
+    }
+    return best;
+  }
+};
+
+// LANES values from x on, STRIDE apart.
+template <int STRIDE>
+QF_INLINE vfloat load_places(const float* x, int64_t stride) {
+  vfloat v;
+  if (STRIDE == 1) {
+    v = load(x);
+  } else if (STRIDE == 2) {
+    vfloat odd;
+    load_parted(x, v, odd);
+  } else {
+    QF_UNROLL for (int n = 0; n < LANES; n++) v[n] = x[n * stride];
+  }
+  return v;
+}
+
+// Copies what the places of a run read for one tap, of `channels` channels: lanes begin to end from x on, STRIDE apart;
+// the run's other lanes are zero. Whole vectors are loaded where `inside`: all that they reach is x's; they are stored:
+// up to LANES floats behind the run are overwritten.
+template <int STRIDE>
+QF_INLINE void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride, int64_t begin, int64_t end,
+                        int64_t count, bool inside, float* to, int64_t pitch) {
+  if (!inside) {
+    for (int64_t c = 0; c < channels; c++, x += channel, to += pitch)
+      for (int64_t i = 0; i < count; i += LANES) {
+        vfloat v = {};
+        for (int64_t n = i < begin ? begin : i; n < smaller(i + LANES, end); n++) v[n - i] = x[n * stride];
+        store(to + i, v);
+      }
+    return;
+  }
+  const int64_t first = begin / LANES * LANES, last = end / LANES * LANES;  // vectors that zeros begin and end in
+  const vint none = {};
+  vint lane;
+  QF_UNROLL for (int i = 0; i < LANES; i++) lane[i] = i;
+  const vint low = lane >= int32_t(begin - first), high = lane < int32_t(end - last);
+  for (int64_t c = 0; c < channels; c++, x += channel, to += pitch) {
+    int64_t i = 0;
+    for (; i < first; i += LANES) store(to + i, (vfloat)none);
+    if (begin > first) {
+      vint v = (vint)load_places<STRIDE>(x + i * stride, stride) & low;
+      if (last == first) v &= high;
+      store(to + i, (vfloat)v);
+      i += LANES;
+    }
+    for (; i < (end == count ? count : last); i += LANES) store(to + i, load_places<STRIDE>(x + i * stride, stride));
+    if (i < count && end > i) {
+      store(to + i, (vfloat)((vint)load_places<STRIDE>(x + i * stride, stride) & high));
+      i += LANES;
+    }
+    for (; i < count; i += LANES) store(to + i, (vfloat)none);
+  }
+}
+
+// Panels of places `pixel` to pixel + count for the depth from `first` to `last`: panel[k][pitch], taps outermost, then
+// channels. x: the group's first channel in the first image.
+inline void pack_panels(const Window& window, const float* x, const float* x_end, int64_t first, int64_t last, int64_t pixel, int64_t count,
+                        int64_t pitch, float* panel) {
+  const int64_t channel = volume(window.input), plane = volume(window.places), row = window.places[2];
+  const int64_t* input = window.input;
+  for (int64_t k = first; k < last;) {
+    const Depth at(window, k);
+    const int64_t kw = at.tap % window.taps[2], kh = at.tap / window.taps[2] % window.taps[1];
+    const int64_t kd = at.tap / window.taps[2] / window.taps[1];
+    const int64_t c = at.channel, channels = smaller(at.channels, last - k);
+    for (int64_t done = 0; done < count;) {  // runs of places of one row
+      const int64_t place = pixel + done, image = place / plane, w = place % row, h = place / row % window.places[1];
+      const int64_t d = place % plane / row / window.places[1];
+      const int64_t length = smaller(row - w, count - done), stride = window.stride[2];
+      const int64_t id = d * window.stride[0] + window.first[0] + kd * window.step[0];
+      const int64_t ih = h * window.stride[1] + window.first[1] + kh * window.step[1];
+      const int64_t iw = w * stride + window.first[2] + kw * window.step[2];
+      const bool there = id >= 0 && id < input[0] && ih >= 0 && ih < input[1];
+      const int64_t begin = iw < 0 ? smaller(divide_up(-iw, stride), length) : 0;
+      const int64_t end = there && iw < input[2] ? smaller(divide_up(input[2] - iw, stride), length) : begin;
+      const float* from = x + image * window.image_step + c * channel;
+      if (there) from += (id * input[1] + ih) * input[2] + iw;
+      const bool inside = begin < end && from >= x && from + (channels - 1) * channel + (divide_up(length, LANES) * LANES) * stride <= x_end;
+      float* to = panel + done;
+      if (stride == 1)
+        copy_run<1>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
+      else if (stride == 2)
+        copy_run<2>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
+      else
+        copy_run<0>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
+      done += length;
+    }
+    k += channels;
+    panel += channels * pitch;
+  }
+}
+
+// Where a tile's sums go.
+struct Target {
+  float* y;
+  int64_t row_step;
+  const float* bias;         // one for each row, or null: where sums begin, in the first slice
+  const float* residual;     // laid out like y, or null
+  const Epilogue* epilogue;  // in the last slice, else null
+  bool first;
+};
+
+struct Product {
+  typedef void (*TileFunction)(const float* weights, const float* panel, int64_t panel_step, int64_t depth,
+                               const Target& target);
+  template <int R, int J>
+  __attribute__((noinline)) static void tile(const float* weights, const float* panel, int64_t panel_step,
+                                             int64_t depth, const Target& target) {
+    vfloat c[R][J];
+    float* y = target.y;
+    const int64_t step = target.row_step;
+    if (target.first) {
+      QF_UNROLL for (int r = 0; r < R; r++)
+        QF_UNROLL for (int j = 0; j < J; j++) __builtin_prefetch(y + r * step + j * LANES, 1);
+      QF_UNROLL for (int r = 0; r < R; r++)
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.bias ? broadcast(target.bias[r]) : (vfloat){};
+    } else {
+      QF_UNROLL for (int r = 0; r < R; r++)
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = load(y + r * step + j * LANES);
+    }
+    multiply_add<R, J>(c, weights, R, panel, panel_step, depth);
+    if (target.epilogue) {
+      if (target.residual)
+        QF_UNROLL for (int r = 0; r < R; r++)
+          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += load(target.residual + r * step + j * LANES);
+      if (target.epilogue->clamps)
+        QF_UNROLL for (int r = 0; r < R; r++)
+          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.epilogue->clamp(c[r][j]);
+    }
+    QF_UNROLL for (int r = 0; r < R; r++)
+      QF_UNROLL for (int j = 0; j < J; j++) store(y + r * step + j * LANES, c[r][j]);
+    if (target.epilogue && target.epilogue->later)
+      for (int r = 0; r < R; r++) target.epilogue->activate_row(y + r * step, J * LANES);
+  }
+};
+
+// Weights of one window as (slices, tiles of output channels, depth of the slice, channels of the tile); weight(m, tap,
+// channel) finds one.
+template <class Weight>
+inline void pack_weights(const Window& window, const Plan& plan, const Weight& weight, float* packed) {
+  const Rows rows = plan.rows();
+  for (int64_t slice = 0; slice < plan.slices; slice++)
+    for (int64_t tile = 0; tile < rows.tiles; tile++)
+      for (int64_t k = plan.first_of_slice(slice); k < plan.first_of_slice(slice + 1); k++)
+        for (int64_t m = rows.begin(tile); m < rows.begin(tile + 1); m++)
+          *packed++ = weight(m, Depth(window, k).tap, Depth(window, k).channel);
+}
+
+// One tile of the product as `multiply` hands it out: rows m to m + rows of y at a tile of places.
+struct Tile {
+  const float *weights, *panel;
+  int64_t panel_step, depth, m, tile;
+  int rows;
+  bool first, last;  // slice of the depth
+};
+
+// What one thread computes at a time: tiles of places of an image, for tiles of output channels.
+struct Share {
+  int64_t first_tile, last_tile, first_row, last_row;
+};
+
+// Hands every tile of a share to visit(Tile), slice by slice. x: the group's first channel in the image, or in the first
+// one where images are merged; all vectors that lie between it and x_end may be loaded. packed: the panels are there
+// already.
+template <class Visit>
+QF_INLINE void multiply(const Window& window, const Plan& plan, const float* x, const float* x_end,
+                        const float* weights, const Share& share, bool packed, float* panels, const Visit& visit) {
+  const Rows rows = plan.rows();
+  const int64_t width = plan.width, pixel = share.first_tile * width;
+  const int64_t count = smaller(plan.pixels, share.last_tile * width) - pixel;
+  const int64_t channel = volume(window.input), height = share.last_row - share.first_row;
+  // Tiles that x itself serves for: those whose vectors are all places.
+  const int64_t direct = plan.in_place ? count / LANES * LANES : 0;
+  for (int64_t slice = 0; slice < plan.slices; slice++) {
+    const int64_t k = plan.first_of_slice(slice), depth = plan.first_of_slice(slice + 1) - k;
+    const int64_t skipped = count == direct ? count : direct / width * width;
+    if (!packed && count > skipped)
+      pack_panels(window, x, x_end, k, k + depth, pixel + skipped, count - skipped, plan.pitch, panels + skipped);
+    for (int64_t block = 0; block < plan.channel_blocks; block++)
+      for (int64_t tile = share.first_tile; tile < share.last_tile; tile++) {
+        const int64_t place = (tile - share.first_tile) * width;
+        const bool in_x = place < skipped;
+        const float* panel = in_x ? x + k * channel + pixel + place : panels + place;
+        const int64_t last = share.first_row + height * (block + 1) / plan.channel_blocks;
+        for (int64_t row = share.first_row + height * block / plan.channel_blocks; row < last; row++) {
+          const int64_t m = rows.begin(row);
+          visit(Tile{weights + k * plan.out_channels + m * depth, panel, in_x ? channel : plan.pitch, depth, m, tile,
+                     rows.count(row), slice == 0, slice + 1 == plan.slices});
+        }
+      }
+  }
+}
+
+}  // namespace
