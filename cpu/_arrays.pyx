@@ -5,7 +5,7 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTu
 from libc.stdint cimport int32_t
 
 cdef extern from "arrays.h":
-    int MOST_AXES
+    int MOST_INPUT_AXES
 
     cdef struct PlannedInput:
         int32_t place, dtype, rank
@@ -14,7 +14,13 @@ cdef extern from "arrays.h":
     int import_numpy() except -1
     bint is_as_planned(object array, const PlannedInput* planned)
 
+cdef extern from "output_memory.h" namespace "output_memory":
+    object handler()
+
 import_numpy()
+
+large_outputs = handler()
+"""The allocation handler of large outputs, for new_array of arrays.h."""
 
 cdef enum:
     MOST_INPUTS = 8  # of any operator
@@ -35,8 +41,8 @@ cdef class PlannedRun:
         self.run = run
         self.count = count
         self.given = len(planned)
-        if self.given > MOST_INPUTS or any(len(shape) > MOST_AXES for _, _, shape in planned):
-            raise ValueError(f"a plan's call takes at most {MOST_INPUTS} inputs of at most {MOST_AXES} axes")
+        if self.given > MOST_INPUTS or any(len(shape) > MOST_INPUT_AXES for _, _, shape in planned):
+            raise ValueError(f"a plan's call takes at most {MOST_INPUTS} inputs of at most {MOST_INPUT_AXES} axes")
         for i, (place, dtype, shape) in enumerate(planned):
             self.planned[i].place = place
             self.planned[i].dtype = dtype.num

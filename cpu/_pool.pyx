@@ -12,10 +12,12 @@ from quatrefoil.settings import num_threads
 
 cdef extern from "arrays.h":
     int import_numpy() except -1
+    int import_output_memory() except -1
     void* address "array_address"(object array) except? NULL
     object new_array(tuple shape, object dtype)
 
 import_numpy()
+import_output_memory()
 
 cdef extern from "pool.h" nogil:
     int POOL_MAX, POOL_AVERAGE, POOL_LP

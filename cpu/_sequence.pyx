@@ -12,6 +12,14 @@ import numpy as np
 
 from quatrefoil.settings import num_threads
 
+cdef extern from "arrays.h":
+    int import_numpy() except -1
+    int import_output_memory() except -1
+    object new_array(tuple shape, object dtype)
+
+import_numpy()
+import_output_memory()
+
 cdef extern from "large_pages.h" nogil:
     void prefer_large_pages(void* data, size_t size)
 
@@ -94,8 +102,6 @@ cdef size_t LARGE_PAGE = 2 << 20
 
 # Bases of operands: nothing (the offset is an address), the arena, then the inputs and the outputs.
 ABSOLUTE, ARENA, ARRAYS = 0, 1, 2
-
-cdef object empty = np.empty
 
 
 cdef void* address(object array) except? NULL:
@@ -252,7 +258,7 @@ cdef class Sequence:
         cdef char** bases
         if memory is None or memory.size < size:
             memory = Arena(size)
-        results = [empty(shape, dtype) for shape, dtype in self.outputs]
+        results = [new_array(shape, dtype) for shape, dtype in self.outputs]
         bases = <char**>calloc(2 + self.input_count + self.output_count, sizeof(char*))
         if bases == NULL:
             raise MemoryError("a sequence's addresses")

@@ -82,9 +82,11 @@ def _accepts_blocked(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
     geometry = semantics.geometry(problem)
-    channels = min(geometry.in_per_group, geometry.out_per_group)
-    if channels < 8:
-        return Reject(f"vectors of channels stay empty with {channels} channels a group")
+    inputs, outputs, lanes = geometry.in_per_group, geometry.out_per_group, instruction_set.lanes()
+    if min(inputs, outputs) < 8:
+        return Reject(f"vectors of channels stay empty with {min(inputs, outputs)} channels a group")
+    if geometry.groups > 1 and (inputs % lanes or outputs % lanes):
+        return Reject(f"groups of {inputs} and {outputs} channels do not fill vectors of {lanes}")
     return None
 
 
@@ -104,7 +106,7 @@ def _accepts_gemm(problem: Problem) -> Reject | None:
     geometry = semantics.geometry(problem)
     window = geometry.window
     inputs, outputs = geometry.in_per_group, geometry.out_per_group
-    if window.output_size == window.input_size and window.taps == 1:
+    if window.taps == 1:
         if window.output_size >= MANY_PLACES or (inputs * outputs <= FEW_WEIGHTS and geometry.batch == 1):
             return None
     elif (inputs <= FEW_CHANNELS and window.output_size >= MANY_PLACES) or window.output[2] >= LONG_ROW:

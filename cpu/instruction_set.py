@@ -14,6 +14,7 @@ from platform import machine, processor
 from quatrefoil.errors import BackendUnavailable
 
 VARIABLE = "QUATREFOIL_CPU_ISA"
+LANES = {"v3": 8, "v4": 16}  # 4 elsewhere
 
 
 @cache
@@ -47,6 +48,11 @@ def index() -> int:
 def name() -> str:
     """The instruction set in use: portable, v2, v3 or v4."""
     return supported()[index()]
+
+
+def lanes() -> int:
+    """Floats of a vector of the instruction set in use, which are channels of a block: LANES of src/simd.h."""
+    return LANES.get(name(), 4)
 
 
 @cache

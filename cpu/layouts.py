@@ -22,9 +22,6 @@ from quatrefoil.ops.activations import Activation
 from quatrefoil.problem import Tensor
 from quatrefoil.sequences import Affine, Concat, Elementwise, Operation, Plan, Step, View
 
-LANES = {"v3": 8, "v4": 16}
-"""Channels of a block by instruction set, 4 elsewhere: LANES of src/simd.h."""
-
 KEEPS_ZERO = ("Identity", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Swish", "Elu", "Softsign")
 """Activations that are 0 at 0."""
 

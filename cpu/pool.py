@@ -197,7 +197,7 @@ def _prepare_blocked(
 
     if not x_blocked or not y_blocked:
         return sequence.alone(problem, _BLOCKED[problem.op])
-    lanes = sequence.lanes()
+    lanes = instruction_set.lanes()
     batch, channels = problem.input(0).shape[:2]
     return _prepare("blocked")(problem, parameters, batch * -(-channels // lanes))
 

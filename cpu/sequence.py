@@ -18,7 +18,7 @@ import numpy as np
 
 from quatrefoil.cpu import instruction_set
 from quatrefoil.cpu.fusion import fused
-from quatrefoil.cpu.layouts import LANES, BlockedOperation, Reorder, Walk, with_layouts
+from quatrefoil.cpu.layouts import BlockedOperation, Reorder, Walk, with_layouts
 from quatrefoil.ops import FAMILIES
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
@@ -99,7 +99,7 @@ class PreparedPlan:
     def __init__(self, plan: Plan) -> None:
         from quatrefoil.cpu import _sequence
 
-        plan = with_layouts(fused(plan), lanes())
+        plan = with_layouts(fused(plan), instruction_set.lanes())
         memory = _Memory(plan)
         instructions = [each for step in plan.steps for each in _instructions(step, plan.types, memory)]
         arena = memory.arrange(instructions)
@@ -124,11 +124,6 @@ class PreparedPlan:
         for node, spent in zip(self._nodes, nanoseconds):
             seconds[node] = seconds.get(node, 0.0) + spent * 1e-9
         return results, seconds
-
-
-def lanes() -> int:
-    """Channels of a block for the instruction set in use."""
-    return LANES.get(instruction_set.name(), 4)
 
 
 def alone(problem: Problem, kernel: Kernel) -> Run:

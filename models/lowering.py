@@ -18,6 +18,7 @@ from quatrefoil.models.host.normalization import folded
 from quatrefoil.models.host.shapes import border, tensor_dtype
 from quatrefoil.models.host.table import Array, Node, axes_of, axis_of, ints
 from quatrefoil.models.passes.activations import PARAMETERS
+from quatrefoil.ops import conv
 from quatrefoil.ops.activations import activation
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array as BackendArray
@@ -87,8 +88,9 @@ class Draft:
         outputs: Sequence[int] = (),
     ) -> tuple[int, dispatch.Selection]:
         """Drafts an operator of the house on the kernel that dispatch chooses; gives its first output, too."""
-        beside = problem.op in ops.FAMILIES["conv"] or inputs[0] in self.blocks
-        selection = dispatch.select(problem, self.backend, blocked=beside)
+        # A depthwise convolution gains nothing by blocks that only it would need.
+        dense = problem.op == "conv" and conv.geometry(problem).in_per_group > 1
+        selection = dispatch.select(problem, self.backend, blocked=dense or inputs[0] in self.blocks)
         if not selection.runnable:
             raise NotInSequence
         self.kernels.append(selection.chosen.id)

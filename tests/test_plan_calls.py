@@ -239,3 +239,51 @@ def test_arrays_of_another_library_come_back_as_theirs(made: Made, monkeypatch: 
     got = plan(*(Foreign(array) for array in inputs))
     assert all(isinstance(array, Foreign) for array in as_tuple(got))
     expect_equal(tuple(array.array for array in as_tuple(got)), want)
+
+
+def large() -> tuple[CallPlan, np.ndarray]:
+    x = normal(1, 2, 400, 500)
+    return qf.plan(qf.max_pool2d, x, 1), x
+
+
+def test_memory_of_large_outputs_is_used_again() -> None:
+    call, x = large()
+    first = call(x)
+    address = first.ctypes.data
+    assert first.flags.owndata
+    del first
+    again = call(x)
+    assert again.ctypes.data == address
+    other = call(x)  # while the other one lives
+    assert other.ctypes.data != address
+    np.testing.assert_array_equal(again, x)
+    np.testing.assert_array_equal(other, x)
+
+
+def test_large_outputs_are_arrays_like_any_other() -> None:
+    call, x = large()
+    y = call(x)
+    y.resize((1, 3, 400, 500), refcheck=False)
+    np.testing.assert_array_equal(y[:, :2], x)
+    assert not y[:, 2].any()
+    y.resize((1, 1, 1, 5), refcheck=False)
+    np.testing.assert_array_equal(y.reshape(-1), x.reshape(-1)[:5])
+    assert np.zeros(x.shape).nbytes  # NumPy's own memory again
+
+
+def test_large_outputs_of_many_threads() -> None:
+    call, x = large()
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        mine = x + np.float32(seed)
+        for _ in range(50):
+            if not np.array_equal(call(mine), mine):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -4,14 +4,30 @@
 #pragma once
 
 #define NPY_NO_DEPRECATED_API NPY_1_7_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_22_API_VERSION  // allocation handlers
 #include <numpy/arrayobject.h>
 
 #include <cstdint>
 
-constexpr int MOST_AXES = 8;  // of any operator's arrays
+constexpr int MOST_INPUT_AXES = 8;   // of any operator's inputs
+constexpr int MOST_OUTPUT_AXES = 32;  // of any array, with earlier versions of NumPy
+
+constexpr size_t LARGE_OUTPUT = 1 << 20;  // bytes from which memory is kept (output_memory.h)
+
+// The handler of _arrays.pyx, for all modules.
+static PyObject* large_outputs = nullptr;
 
 // To be called once by each module that uses this; -1 with an exception where NumPy does not load.
 static inline int import_numpy() { return _import_array(); }
+
+// Likewise, before new_array.
+static inline int import_output_memory() {
+  PyObject* module = PyImport_ImportModule("quatrefoil.cpu._arrays");
+  if (!module) return -1;
+  large_outputs = PyObject_GetAttrString(module, "large_outputs");
+  Py_DECREF(module);
+  return large_outputs ? 0 : -1;
+}
 
 // Where the elements of a C-contiguous array are; the caller keeps the array alive. NULL with an exception for others.
 static inline void* array_address(PyObject* array) {
@@ -23,21 +39,37 @@ static inline void* array_address(PyObject* array) {
 
 // A new array of a shape (a tuple) and dtype, C-contiguous, its elements not set.
 static inline PyObject* new_array(PyObject* shape, PyObject* dtype) {
-  npy_intp extents[MOST_AXES];
+  npy_intp extents[MOST_OUTPUT_AXES];
   const Py_ssize_t rank = PyTuple_GET_SIZE(shape);
-  if (rank > MOST_AXES) return PyErr_Format(PyExc_ValueError, "%zd axes are too many", rank);
+  if (rank > MOST_OUTPUT_AXES) return PyErr_Format(PyExc_ValueError, "%zd axes are too many", rank);
   for (Py_ssize_t i = 0; i < rank; i++) {
     extents[i] = PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i));
     if (extents[i] == -1 && PyErr_Occurred()) return nullptr;
   }
   Py_INCREF(dtype);  // the new array takes this reference over
-  return PyArray_NewFromDescr(&PyArray_Type, (PyArray_Descr*)dtype, (int)rank, extents, nullptr, nullptr, 0, nullptr);
+  PyArray_Descr* type = (PyArray_Descr*)dtype;
+  const size_t bytes = size_t(PyArray_MultiplyList(extents, (int)rank)) * size_t(PyDataType_ELSIZE(type));
+  PyObject* usual = nullptr;
+  if (bytes >= LARGE_OUTPUT && !(usual = PyDataMem_SetHandler(large_outputs))) {
+    Py_DECREF(dtype);
+    return nullptr;
+  }
+  PyObject* array = PyArray_NewFromDescr(&PyArray_Type, type, (int)rank, extents, nullptr, nullptr, 0, nullptr);
+  if (!usual) return array;
+  PyObject* ours = PyDataMem_SetHandler(usual);
+  Py_DECREF(usual);
+  if (!ours) {
+    Py_XDECREF(array);
+    return nullptr;
+  }
+  Py_DECREF(ours);
+  return array;
 }
 
 // The type of a planned input, and its place among the problem's inputs.
 struct PlannedInput {
   int32_t place, dtype, rank;
-  npy_intp shape[MOST_AXES];
+  npy_intp shape[MOST_INPUT_AXES];
 };
 
 // Whether kernels can take the array as it is: numpy.ndarray itself, of the planned dtype and shape, C-contiguous,

@@ -22,12 +22,12 @@ constexpr int64_t PANEL_BYTES = 16 << 10, ROOM_BYTES = 192 << 10, WEIGHT_BYTES =
 constexpr int64_t MOST_BLOCK = 512;    // places
 constexpr int64_t FEW_CHANNELS = 128;  // of y: fewer do not pay for packing x
 
-// Splits `total` rows into tiles of nearly equal height, at most `most`.
+// Splits `total` rows into tiles of at most `most`: some of a height, the first ones a row higher.
 struct Rows {
-  int64_t total, tiles;
-  QF_INLINE Rows(int64_t total, int most) : total(total), tiles(divide_up(total, most)) {}
-  QF_INLINE int64_t begin(int64_t tile) const { return total * tile / tiles; }
-  QF_INLINE int count(int64_t tile) const { return int(begin(tile + 1) - begin(tile)); }
+  int64_t tiles, height, higher;
+  QF_INLINE Rows(int64_t total, int most) : tiles(divide_up(total, most)), height(total / tiles), higher(total % tiles) {}
+  QF_INLINE int64_t begin(int64_t tile) const { return tile * height + smaller(tile, higher); }
+  QF_INLINE int count(int64_t tile) const { return int(height + (tile < higher)); }
 };
 
 // What a product sums at each place of a plane (or volume): tap t of axis a lies at
@@ -85,10 +85,11 @@ struct Plan {
     const int64_t most = depth ? divide_up(depth, slices) : 1;
     blocks = tiles ? divide_up(tiles, smaller(ROOM_BYTES / (most * width * 4), MOST_BLOCK / width)) : 1;
     channel_blocks = smaller(rows().tiles, divide_up(out_channels * most * 4, WEIGHT_BYTES));
-    // The rows of x meet in few sets of the first-level cache where planes are a multiple of its lines.
+    // The rows of x meet in few sets of the first-level cache where planes are a multiple of its lines, and those of y
+    // in the same ones.
     int64_t sets = 64;
     for (int64_t bytes = volume(window.input) * 4; bytes % 128 == 0 && sets > 1; bytes /= 2) sets /= 2;
-    in_place = !merged && out_channels <= FEW_CHANNELS && most <= 4 * sets && window.flat();
+    in_place = !merged && out_channels <= FEW_CHANNELS && sets >= 16 && most <= 4 * sets && window.flat();
     // An odd number of cache lines, so that the rows of a panel do not meet in the same sets; whole vectors are stored
     // behind the last place.
     pitch = divide_up(divide_up(tiles, blocks) * width + LANES, 16) * 16;
