@@ -58,31 +58,13 @@ cdef extern from "conv_kernels.h" nogil:
 
     ctypedef void (*ConvIntegerFunction)(const ConvShape*, const ConvQuantization*, const ConvCall*) noexcept
 
-    ConvNeedsFunction conv_gemm_f32_needs(int isa)
-    ConvPackFunction conv_gemm_f32_pack(int isa)
-    ConvRunFunction conv_gemm_f32(int isa)
-    ConvNeedsFunction conv_winograd_f32_needs(int isa)
-    ConvPackFunction conv_winograd_f32_pack(int isa)
-    ConvRunFunction conv_winograd_f32(int isa)
-    ConvNeedsFunction conv_blocked_f32_needs(int isa)
-    ConvPackFunction conv_blocked_f32_pack(int isa)
-    ConvRunFunction conv_blocked_f32(int isa)
-    ConvNeedsFunction conv_depthwise_blocked_f32_needs(int isa)
-    ConvPackFunction conv_depthwise_blocked_f32_pack(int isa)
-    ConvRunFunction conv_depthwise_blocked_f32(int isa)
-    ConvNeedsFunction conv_depthwise_f32_needs(int isa)
-    ConvPackFunction conv_depthwise_f32_pack(int isa)
-    ConvRunFunction conv_depthwise_f32(int isa)
-    ConvNeedsFunction conv_padded_f32_needs(int isa)
-    ConvPackFunction conv_padded_f32_pack(int isa)
-    ConvRunFunction conv_padded_f32(int isa)
-    ConvRunFunction conv_direct_f32(int isa)
-    ConvRunFunction conv_direct_f64(int isa)
-    ConvNeedsFunction conv_transpose_gemm_f32_needs(int isa)
-    ConvPackFunction conv_transpose_gemm_f32_pack(int isa)
-    ConvRunFunction conv_transpose_gemm_f32(int isa)
-    ConvRunFunction conv_transpose_direct_f32(int isa)
-    ConvRunFunction conv_transpose_direct_f64(int isa)
+    ctypedef struct ConvAlgorithm:
+        ConvNeedsFunction needs  # NULL: the weights are used as they are, and there is no workspace
+        ConvPackFunction pack
+        ConvRunFunction run
+
+    bint find_conv_algorithm(const char* name, int isa, ConvAlgorithm*)
+
     ctypedef void (*ConvIntegerPackFunction)(const ConvShape*, const int16_t*, int32_t*) noexcept
 
     ConvNeedsFunction conv_gemm_integer_needs(int isa)
@@ -107,57 +89,6 @@ cdef extern from "conv_kernels.h" nogil:
         int most_threads
 
     void run_conv_step(const void*, const void* const*, void* const*, char*, int) noexcept
-
-
-cdef struct Algorithm:
-    ConvNeedsFunction needs  # NULL: the weights are used as they are, and there is no workspace
-    ConvPackFunction pack
-    ConvRunFunction run
-
-
-cdef int find(str name, int isa, Algorithm* algorithm) except -1:
-    """The functions of an algorithm for one instruction set."""
-    algorithm.needs = NULL
-    algorithm.pack = NULL
-    if name == "conv_gemm_f32":
-        algorithm.needs = conv_gemm_f32_needs(isa)
-        algorithm.pack = conv_gemm_f32_pack(isa)
-        algorithm.run = conv_gemm_f32(isa)
-    elif name == "conv_winograd_f32":
-        algorithm.needs = conv_winograd_f32_needs(isa)
-        algorithm.pack = conv_winograd_f32_pack(isa)
-        algorithm.run = conv_winograd_f32(isa)
-    elif name == "conv_blocked_f32":
-        algorithm.needs = conv_blocked_f32_needs(isa)
-        algorithm.pack = conv_blocked_f32_pack(isa)
-        algorithm.run = conv_blocked_f32(isa)
-    elif name == "conv_depthwise_blocked_f32":
-        algorithm.needs = conv_depthwise_blocked_f32_needs(isa)
-        algorithm.pack = conv_depthwise_blocked_f32_pack(isa)
-        algorithm.run = conv_depthwise_blocked_f32(isa)
-    elif name == "conv_depthwise_f32":
-        algorithm.needs = conv_depthwise_f32_needs(isa)
-        algorithm.pack = conv_depthwise_f32_pack(isa)
-        algorithm.run = conv_depthwise_f32(isa)
-    elif name == "conv_padded_f32":
-        algorithm.needs = conv_padded_f32_needs(isa)
-        algorithm.pack = conv_padded_f32_pack(isa)
-        algorithm.run = conv_padded_f32(isa)
-    elif name == "conv_direct_f32":
-        algorithm.run = conv_direct_f32(isa)
-    elif name == "conv_direct_f64":
-        algorithm.run = conv_direct_f64(isa)
-    elif name == "conv_transpose_gemm_f32":
-        algorithm.needs = conv_transpose_gemm_f32_needs(isa)
-        algorithm.pack = conv_transpose_gemm_f32_pack(isa)
-        algorithm.run = conv_transpose_gemm_f32(isa)
-    elif name == "conv_transpose_direct_f32":
-        algorithm.run = conv_transpose_direct_f32(isa)
-    elif name == "conv_transpose_direct_f64":
-        algorithm.run = conv_transpose_direct_f64(isa)
-    else:
-        raise KeyError(name)
-    return 0
 
 
 # From this size on, pages are large: streaming weights would otherwise stop at the end of each small page.
@@ -236,7 +167,7 @@ cdef class Run:
     y_shape, dtype: of the output. weights, bias: C-contiguous arrays of that dtype, bias or None.
     """
 
-    cdef Algorithm algorithm
+    cdef ConvAlgorithm algorithm
     cdef ConvShape shape
     cdef size_t workspace
     cdef object weights, bias, y_shape, dtype
@@ -250,7 +181,8 @@ cdef class Run:
     def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias,
                  bint x_blocked=False, bint y_blocked=False):
         cdef ConvNeeds needs
-        find(algorithm, isa, &self.algorithm)
+        if not find_conv_algorithm(algorithm.encode(), isa, &self.algorithm):
+            raise KeyError(algorithm)
         fill(&self.shape, geometry, activation)
         self.shape.x_blocked, self.shape.y_blocked = x_blocked, y_blocked
         self.threads = most_threads(&self.shape)

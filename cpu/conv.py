@@ -120,14 +120,38 @@ CACHED_BYTES = 16 << 20  # weights beyond these are not in a cache when a networ
 OPERATIONS_PER_BYTE = 17
 
 
-def _filters(kernel: int, stride: int, dilation: int, outputs: int) -> tuple[int, int, int]:
+def _filters(kernel: int, stride: int, dilation: int, outputs: int, transposed: bool = False) -> tuple[int, int, int]:
     """How src/conv_winograd.cpp covers one axis: points of a tile, sets of taps, and tiles."""
     taps = -(-kernel // stride)
     size = 1 if taps == 1 else 2 if taps in (2, 4) else 5 if taps == 5 else 3
     points = 1 if size == 1 else WINOGRAD_POINTS
-    phases = 1 if kernel == 1 else dilation
+    phases = stride if transposed else 1 if kernel == 1 else dilation
     each = -(-outputs // phases)
-    return points, min(stride, kernel) * -(-taps // size), phases * -(-each // (points - size + 1))
+    return (
+        points,
+        (1 if transposed else min(stride, kernel)) * -(-taps // size),
+        phases * -(-each // (points - size + 1)),
+    )
+
+
+def _saves(
+    problem: Problem, points: int, sources: int, tiles: int, weight_sets: int, multiplications: int
+) -> Reject | None:
+    """Whether minimal filters are faster than taps. multiplications: of an evaluation by taps, for each pair of channels;
+    weight_sets: of transformed weights."""
+    geometry = semantics.geometry(problem)
+    inputs, outputs = geometry.in_per_group, geometry.out_per_group
+    gain = multiplications / max(1, points * sources * tiles)
+    if gain < 1 + 40 / (inputs + outputs):
+        return Reject(
+            f"it saves {gain:.1f} times the multiplications, which {inputs} and {outputs} channels do not make up for "
+            "the transforms"
+        )
+    pairs = geometry.groups * inputs * outputs
+    weights = 4 * points * sources * weight_sets * pairs
+    if weights > CACHED_BYTES and weights * OPERATIONS_PER_BYTE > 2 * geometry.batch * pairs * multiplications:
+        return Reject(f"{weights >> 20} MiB of transformed weights would come from memory for few outputs")
+    return None
 
 
 def _accepts_winograd(problem: Problem) -> Reject | None:
@@ -141,25 +165,36 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     channels = (geometry.in_per_group, geometry.out_per_group)
     if min(channels) < 8:
         return Reject(f"vectors of channels stay empty with {min(channels)} channels a group")
-    (points_high, sources_high, tiles_high), (points_wide, sources_wide, tiles_wide) = (
-        _filters(*axis) for axis in axes[1:]
-    )
+    (points_high, sources_high, high), (points_wide, sources_wide, wide) = (_filters(*axis) for axis in axes[1:])
     sources = sources_high * sources_wide * window.kernel[0]
     if geometry.groups > 1 and (sources > 1 or max(window.dilations) > 1) and any(size % 16 for size in channels):
         return Reject("groups of channels that are not whole vectors cannot be brought into blocks")
-    points = points_high * points_wide
-    outputs = math.prod(window.output[1:])
-    gain = window.taps * outputs / max(1, points * sources * tiles_high * tiles_wide)
-    if gain < 1 + 40 / sum(channels):
-        return Reject(
-            f"it saves {gain:.1f} times the multiplications, which {channels[0]} and {channels[1]} channels "
-            "do not make up for the transforms"
-        )
-    weights = 4 * points * sources * geometry.groups * math.prod(channels)
-    operations = 2 * geometry.batch * geometry.groups * math.prod(channels) * window.taps * window.output_size
-    if weights > CACHED_BYTES and weights * OPERATIONS_PER_BYTE > operations:
-        return Reject(f"{weights >> 20} MiB of transformed weights would come from memory for few outputs")
-    return None
+    depth = window.output[0]
+    return _saves(problem, points_high * points_wide, sources, depth * high * wide, 1, window.taps * window.output_size)
+
+
+def _accepts_transpose_winograd(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    window = geometry.window  # which slides over y
+    if window.kernel[0] > 1 or window.input[0] > 1 or max(window.dilations) > 1:
+        return Reject("it takes planes without dilation")
+    channels = (geometry.in_per_group, geometry.out_per_group)
+    if min(channels) < 8 or (geometry.groups > 1 and any(size % 16 for size in channels)):
+        return Reject(f"vectors of channels stay empty with {min(channels)} channels a group")
+    (points_high, sources_high, high), (points_wide, sources_wide, wide) = (
+        _filters(*axis, transposed=True)
+        for axis in zip(window.kernel[1:], window.strides[1:], window.dilations[1:], window.input[1:])
+    )
+    return _saves(
+        problem,
+        points_high * points_wide,
+        sources_high * sources_wide,
+        high * wide,
+        math.prod(window.strides),
+        window.taps * window.output_size,
+    )
 
 
 def _float(
@@ -378,6 +413,13 @@ KERNELS: list[Kernel] = [
         only_dtypes("float64"),
         _double("conv_direct_f64"),
         summary="the definition, row by row",
+    ),
+    Kernel(
+        "conv_transpose_winograd_nchw_f32_simd",
+        "conv_transpose",
+        _accepts_transpose_winograd,
+        _float("conv_transpose_winograd_f32", arrange=_channels_last),
+        summary="minimal filtering of each phase of the stride; direct taps for outputs that are not finite",
     ),
     Kernel(
         "conv_transpose_gemm_nchw_f32_simd",

@@ -1,6 +1,8 @@
 // Every convolution kernel by the name of its algorithm, to be picked by instruction set. For _conv.pyx alone.
 #pragma once
 
+#include <cstring>
+
 #include "conv_arguments.h"
 #include "instruction_sets.h"
 #include "native_step.h"
@@ -9,31 +11,44 @@ typedef void (*ConvNeedsFunction)(const ConvShape*, ConvNeeds*);
 typedef void (*ConvPackFunction)(const ConvShape*, const float* weights, float* packed);
 typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
 
-QF_DECLARE(void, conv_gemm_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_gemm_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_gemm_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_winograd_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_winograd_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_winograd_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_blocked_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_blocked_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_blocked_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_depthwise_blocked_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_depthwise_blocked_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_depthwise_blocked_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_depthwise_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_depthwise_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_depthwise_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_padded_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_padded_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_padded_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_direct_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_direct_f64, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_transpose_gemm_f32_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_transpose_gemm_f32_pack, (const ConvShape*, const float*, float*))
-QF_DECLARE(void, conv_transpose_gemm_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_transpose_direct_f32, (const ConvShape*, const ConvCall*))
-QF_DECLARE(void, conv_transpose_direct_f64, (const ConvShape*, const ConvCall*))
+// The float algorithms: those that pack weights and take a workspace, and those that use the weights as they are.
+#define QF_CONV_ALGORITHMS(PACKED, PLAIN) \
+  PACKED(conv_gemm_f32)                   \
+  PACKED(conv_winograd_f32)               \
+  PACKED(conv_blocked_f32)                \
+  PACKED(conv_depthwise_blocked_f32)      \
+  PACKED(conv_depthwise_f32)              \
+  PACKED(conv_padded_f32)                 \
+  PACKED(conv_transpose_winograd_f32)     \
+  PACKED(conv_transpose_gemm_f32)         \
+  PLAIN(conv_direct_f32)                  \
+  PLAIN(conv_direct_f64)                  \
+  PLAIN(conv_transpose_direct_f32)        \
+  PLAIN(conv_transpose_direct_f64)
+
+#define QF_DECLARE_PLAIN(name) QF_DECLARE(void, name, (const ConvShape*, const ConvCall*))
+#define QF_DECLARE_PACKED(name)                                                 \
+  QF_DECLARE(void, name##_needs, (const ConvShape*, ConvNeeds*))                \
+  QF_DECLARE(void, name##_pack, (const ConvShape*, const float*, float*))       \
+  QF_DECLARE_PLAIN(name)
+QF_CONV_ALGORITHMS(QF_DECLARE_PACKED, QF_DECLARE_PLAIN)
+
+struct ConvAlgorithm {
+  ConvNeedsFunction needs;  // null: the weights are used as they are, and there is no workspace
+  ConvPackFunction pack;
+  ConvRunFunction run;
+};
+
+// The functions of an algorithm for one instruction set; false where no algorithm has the name.
+static inline bool find_conv_algorithm(const char* name, int isa, ConvAlgorithm* found) {
+#define QF_FIND_PACKED(id) \
+  if (!strcmp(name, #id)) return *found = {id##_needs(isa), id##_pack(isa), id(isa)}, true;
+#define QF_FIND_PLAIN(id) \
+  if (!strcmp(name, #id)) return *found = {nullptr, nullptr, id(isa)}, true;
+  QF_CONV_ALGORITHMS(QF_FIND_PACKED, QF_FIND_PLAIN)
+  return false;
+}
+
 typedef void (*ConvIntegerFunction)(const ConvShape*, const ConvQuantization*, const ConvCall*);
 typedef void (*ConvIntegerPackFunction)(const ConvShape*, const int16_t* weights, int32_t* packed);
 QF_DECLARE(void, conv_gemm_integer_needs, (const ConvShape*, ConvNeeds*))

@@ -68,7 +68,7 @@ struct Plan {
   int64_t depth, slices;
   int64_t images, pixels;  // separately treated images, and places of each
   int64_t width, tiles;    // places in a tile, tiles of an image
-  int64_t blocks, pitch;   // of tiles that are packed together; floats from one row of their panels to the next
+  int64_t blocks, pitch;   // of tiles that are packed together; floats of a line of their places, whole vectors behind the last
   int64_t out_channels, channel_blocks;
 
   // columns: 0 for those that suit the window.
@@ -90,15 +90,12 @@ struct Plan {
     int64_t sets = 64;
     for (int64_t bytes = volume(window.input) * 4; bytes % 128 == 0 && sets > 1; bytes /= 2) sets /= 2;
     in_place = !merged && out_channels <= FEW_CHANNELS && sets >= 16 && most <= 4 * sets && window.flat();
-    // An odd number of cache lines, so that the rows of a panel do not meet in the same sets; whole vectors are stored
-    // behind the last place.
     pitch = divide_up(divide_up(tiles, blocks) * width + LANES, 16) * 16;
-    if (pitch / 16 % 2 == 0) pitch += 16;
   }
 
   QF_INLINE Rows rows() const { return Rows(out_channels, most_rows(columns)); }
   QF_INLINE int64_t first_of_slice(int64_t slice) const { return depth * slice / slices; }
-  QF_INLINE int64_t panels_floats() const { return divide_up(depth, slices) * pitch; }
+  QF_INLINE int64_t panels_floats() const { return (divide_up(depth, slices) + CHUNK) * pitch; }
   QF_INLINE int64_t packed_floats() const { return out_channels * depth; }
 
  private:
@@ -141,7 +138,7 @@ QF_INLINE vfloat load_places(const float* x, int64_t stride) {
 // the run's other lanes are zero. Whole vectors are loaded where `inside`: all that they reach is x's; they are stored:
 // up to LANES floats behind the run are overwritten.
 template <int STRIDE>
-QF_INLINE void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride, int64_t begin, int64_t end,
+void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride, int64_t begin, int64_t end,
                         int64_t count, bool inside, float* to, int64_t pitch) {
   if (!inside) {
     for (int64_t c = 0; c < channels; c++, x += channel, to += pitch)
@@ -175,12 +172,25 @@ QF_INLINE void copy_run(const float* x, int64_t channel, int64_t channels, int64
   }
 }
 
-// Panels of places `pixel` to pixel + count for the depth from `first` to `last`: panel[k][pitch], taps outermost, then
-// channels. x: the group's first channel in the first image.
-inline void pack_panels(const Window& window, const float* x, const float* x_end, int64_t first, int64_t last, int64_t pixel, int64_t count,
-                        int64_t pitch, float* panel) {
+// Rows of places in a line, one for each channel, into panels: panel[tile][k][width], `depth` rows each.
+QF_INLINE void spread_rows(const float* from, int64_t step, int64_t rows, int64_t count, int64_t width, int64_t depth,
+                           float* panels) {
+  for (int64_t k = 0; k < rows; k++, from += step, panels += width) {
+    float* to = panels;
+    int64_t i = 0;
+    for (; i + width <= count; i += width, to += depth * width)
+      for (int64_t j = 0; j < width; j += LANES) store(to + j, load(from + i + j));
+    for (int64_t j = 0; i + j < count; j += LANES) store(to + j, load_first(from + i + j, int(smaller(LANES, count - i - j))));
+  }
+}
+
+// Panels of places `pixel` to pixel + count for the depth from `first` to `last`: panel[tile][k][width]. x: the group's
+// first channel in the first image; lines: room for CHUNK rows of the places, `pitch` apart.
+inline void pack_panels(const Window& window, bool flat, const float* x, const float* x_end, int64_t first, int64_t last,
+                        int64_t pixel, int64_t count, int64_t width, int64_t pitch, float* lines, float* panels) {
   const int64_t channel = volume(window.input), plane = volume(window.places), row = window.places[2];
   const int64_t* input = window.input;
+  if (flat) return spread_rows(x + first * channel + pixel, channel, last - first, count, width, last - first, panels);
   for (int64_t k = first; k < last;) {
     const Depth at(window, k);
     const int64_t kw = at.tap % window.taps[2], kh = at.tap / window.taps[2] % window.taps[1];
@@ -198,18 +208,14 @@ inline void pack_panels(const Window& window, const float* x, const float* x_end
       const int64_t end = there && iw < input[2] ? smaller(divide_up(input[2] - iw, stride), length) : begin;
       const float* from = x + image * window.image_step + c * channel;
       if (there) from += (id * input[1] + ih) * input[2] + iw;
-      const bool inside = begin < end && from >= x && from + (channels - 1) * channel + (divide_up(length, LANES) * LANES) * stride <= x_end;
-      float* to = panel + done;
-      if (stride == 1)
-        copy_run<1>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
-      else if (stride == 2)
-        copy_run<2>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
-      else
-        copy_run<0>(from, channel, channels, stride, begin, end, length, inside, to, pitch);
+      const bool inside = begin < end && from >= x &&
+                          from + (channels - 1) * channel + divide_up(length, LANES) * LANES * stride <= x_end;
+      const auto copy = stride == 1 ? copy_run<1> : stride == 2 ? copy_run<2> : copy_run<0>;
+      copy(from, channel, channels, stride, begin, end, length, inside, lines + done, pitch);
       done += length;
     }
+    spread_rows(lines, pitch, channels, count, width, last - first, panels + (k - first) * width);
     k += channels;
-    panel += channels * pitch;
   }
 }
 
@@ -293,21 +299,23 @@ QF_INLINE void multiply(const Window& window, const Plan& plan, const float* x, 
   const int64_t count = smaller(plan.pixels, share.last_tile * width) - pixel;
   const int64_t channel = volume(window.input), height = share.last_row - share.first_row;
   // Tiles that x itself serves for: those whose vectors are all places.
+  const bool flat = !plan.merged && window.flat();
   const int64_t direct = plan.in_place ? count / LANES * LANES : 0;
   for (int64_t slice = 0; slice < plan.slices; slice++) {
     const int64_t k = plan.first_of_slice(slice), depth = plan.first_of_slice(slice + 1) - k;
     const int64_t skipped = count == direct ? count : direct / width * width;
     if (!packed && count > skipped)
-      pack_panels(window, x, x_end, k, k + depth, pixel + skipped, count - skipped, plan.pitch, panels + skipped);
+      pack_panels(window, flat, x, x_end, k, k + depth, pixel + skipped, count - skipped, width, plan.pitch, panels,
+                  panels + CHUNK * plan.pitch + skipped * depth);
     for (int64_t block = 0; block < plan.channel_blocks; block++)
       for (int64_t tile = share.first_tile; tile < share.last_tile; tile++) {
         const int64_t place = (tile - share.first_tile) * width;
         const bool in_x = place < skipped;
-        const float* panel = in_x ? x + k * channel + pixel + place : panels + place;
+        const float* panel = in_x ? x + k * channel + pixel + place : panels + CHUNK * plan.pitch + place * depth;
         const int64_t last = share.first_row + height * (block + 1) / plan.channel_blocks;
         for (int64_t row = share.first_row + height * block / plan.channel_blocks; row < last; row++) {
           const int64_t m = rows.begin(row);
-          visit(Tile{weights + k * plan.out_channels + m * depth, panel, in_x ? channel : plan.pitch, depth, m, tile,
+          visit(Tile{weights + k * plan.out_channels + m * depth, panel, in_x ? channel : width, depth, m, tile,
                      rows.count(row), slice == 0, slice + 1 == plan.slices});
         }
       }

@@ -34,4 +34,33 @@ inline void write_by_taps(const ConvShape& s, const ConvCall& call, int64_t imag
   ((float*)call.y)[at] = qf_activation(s.activation, s.alpha, s.beta, sum);
 }
 
+// The same of a transposed convolution; `s` is seen from x, and weights are laid out as (groups, M / groups, kernel,
+// C / groups).
+inline void write_transposed_by_taps(const ConvShape& s, const ConvCall& call, int64_t image, int64_t group,
+                                     int64_t out_channel, int64_t d, int64_t h, int64_t w) {
+  const int64_t m = group * s.out_channels + out_channel, in_plane = volume(s.input), taps = volume(s.kernel);
+  const float* weights = (const float*)call.plain_weights + m * taps * s.in_channels;
+  const int64_t y_place[3] = {d, h, w};
+  float sum = call.bias ? ((const float*)call.bias)[m] : 0.0f;
+  for (int64_t tap = 0; tap < taps; tap++) {
+    const int64_t at[3] = {tap / s.kernel[2] / s.kernel[1], tap / s.kernel[2] % s.kernel[1], tap % s.kernel[2]};
+    int64_t place = 0;
+    bool met = true;
+    for (int axis = 0; axis < 3; axis++) {
+      const int64_t reach = y_place[axis] + s.pads[axis] - at[axis] * s.dilations[axis], x = reach / s.strides[axis];
+      met = met && reach >= 0 && reach % s.strides[axis] == 0 && x < s.input[axis];
+      place = place * s.input[axis] + x;
+    }
+    if (!met) continue;
+    for (int64_t c = 0; c < s.in_channels; c++)
+      sum += weights[tap * s.in_channels + c] *
+             ((const float*)call.x)[element_at(s.x_blocked, image, s.groups * s.in_channels, group * s.in_channels + c,
+                                               in_plane, place)];
+  }
+  const int64_t place = (d * s.output[1] + h) * s.output[2] + w;
+  const int64_t at = element_at(s.y_blocked, image, s.groups * s.out_channels, m, volume(s.output), place);
+  if (call.residual) sum += ((const float*)call.residual)[at];
+  ((float*)call.y)[at] = qf_activation(s.activation, s.alpha, s.beta, sum);
+}
+
 }  // namespace

@@ -8,6 +8,8 @@
 //   stride 2          likewise: even and odd taps read the even and the odd places of x
 //   dilation d        outputs that are d apart ("phases") make tiles of their own
 //   a kernel of one   has tiles of one; taps along the depth are further input channels, too
+//   transposed        outputs that share a remainder by the stride are phases as well, each with taps of its own: a dense
+//                     convolution of x (Shi et al., "Is the deconvolution layer the same as a convolutional layer?", 2016)
 //
 // Vectors hold channels. For a block of tiles:
 //   input   for each source a band of rows is brought into channel blocks with its padding (channel_blocks.h), each tile
@@ -24,8 +26,9 @@
 // 1e-6 to 3e-6). An output that is not finite is computed anew by direct taps: infinities and NaN spread over a whole
 // tile here, and transforms may overflow where the sum does not.
 //
-// Takes what Axis takes, with dilation or stride 1 along each axis and no dilation along the depth. Weights are packed as
-// (groups, blocks of output channels, points, taps along the depth, sources, C, vectors).
+// Takes what Axis takes, with dilation or stride 1 along each axis and no dilation along the depth, transposed planes
+// without dilation. Weights are packed as (groups, phases that have their own, blocks of output channels, points, taps
+// along the depth, sources, C, vectors).
 #include <omp.h>
 
 #include "channel_blocks.h"
@@ -106,26 +109,34 @@ struct Product {
 // How one axis of the window becomes minimal filters of K taps that make M outputs.
 struct Axis {
   int K, M, points;
+  bool transposed;
   int64_t stride, dilation, pad, kernel, outputs;  // as given
   int64_t phases, sources, step;  // outputs phases apart make tiles of their own; step: between places of x in a tile
   int64_t tiles;                  // of a phase
 
-  Axis(const ConvShape& s, int axis)
-      : stride(s.strides[axis]), dilation(s.kernel[axis] == 1 ? 1 : s.dilations[axis]), pad(s.pads[axis]),
-        kernel(s.kernel[axis]), outputs(s.output[axis]) {
+  Axis(const ConvShape& s, int axis, bool transposed)
+      : transposed(transposed), stride(s.strides[axis]), dilation(s.kernel[axis] == 1 ? 1 : s.dilations[axis]),
+        pad(s.pads[axis]), kernel(s.kernel[axis]), outputs(s.output[axis]) {
     const int64_t taps = divide_up(kernel, stride);  // of each remainder by the stride
     K = taps == 1 ? 1 : taps == 2 || taps == 4 ? 2 : taps == 5 ? 5 : 3;
     points = K == 1 ? 1 : TILE;
     M = points - K + 1;
-    phases = dilation;
-    sources = smaller(stride, kernel) * divide_up(taps, K);
-    step = stride * dilation;
+    phases = transposed ? stride : dilation;
+    sources = (transposed ? 1 : smaller(stride, kernel)) * divide_up(taps, K);
+    step = transposed ? 1 : stride * dilation;
     tiles = divide_up(divide_up(outputs, phases), M);
   }
-  // The kernel's tap that is tap j of a source; not below `kernel` where there is none.
-  int64_t tap(int64_t source, int64_t j) const { return source % stride + stride * (source / stride * K + j); }
+  // The kernel's tap that is tap j of a source; not below `kernel` where there is none. Places of x ascend with j, which
+  // those of a transposed kernel do against its taps.
+  int64_t tap(int64_t phase, int64_t source, int64_t j) const {
+    if (transposed) return (phase + pad) % stride + stride * ((sources - source) * K - 1 - j);
+    return source % stride + stride * (source / stride * K + j);
+  }
   // Where the first tap of a source reads x for the first output of a phase.
-  int64_t first(int64_t phase, int64_t source) const { return phase + tap(source, 0) * dilation - pad; }
+  int64_t first(int64_t phase, int64_t source) const {
+    if (transposed) return (phase + pad) / stride - ((sources - source) * K - 1);
+    return phase + tap(phase, source, 0) * dilation - pad;
+  }
   // How many outputs exist from `output` on, counted within the phase, at most `most`.
   int count(int64_t phase, int64_t output, int64_t most) const {
     return clamped(divide_up(outputs - phase, phases) - output, most);
@@ -141,12 +152,15 @@ struct Plan {
   int64_t depth;                  // blocks that are summed for one output
   int columns;                    // vectors of output channels that are computed together
   int64_t planes;                 // of tiles in an image: runs and phases
+  int64_t weight_phases;          // that have weights of their own
   int64_t rows, pieces;           // a block has some rows of tiles, or one of several pieces of a row
+  int64_t span;                   // rows of tiles that blocks may have together: of all images, or of one plane
   int64_t blocks;                 // for all images
   int64_t most_tiles, room;       // in a block, and that there is room for: of fewer images, a block may have more
 
   // columns: 0 for those that suit the shape.
-  explicit Plan(const ConvShape& s, int given_columns = 0) : high(s, 1), wide(s, 2), points(high.points * wide.points) {
+  Plan(const ConvShape& s, bool transposed, int given_columns = 0)
+      : high(s, 1, transposed), wide(s, 2, transposed), points(high.points * wide.points) {
     in_blocks = divide_up(s.in_channels, LANES);
     out_blocks = divide_up(s.out_channels, LANES);
     sources = high.sources * wide.sources;
@@ -155,6 +169,7 @@ struct Plan {
     slices = (run - 1) * s.strides[0] + s.kernel[0];
     depth = s.kernel[0] * sources * in_blocks;
     planes = runs * high.phases * wide.phases;
+    weight_phases = transposed ? planes : 1;
     // The tiles whose V takes 192 KiB, but at least as many as make up for the weights' way from the third-level cache
     // or from memory.
     const int64_t bytes = points * slices * sources * in_blocks * LANES * sizeof(float);
@@ -162,18 +177,19 @@ struct Plan {
     const int64_t least = weights > (16 << 20) ? 32 : 12;
     int64_t fit = (192 << 10) / bytes;
     fit = fit < least ? least : fit > MOST_TILES ? MOST_TILES : fit;
-    const int64_t all = s.batch * planes * high.tiles, strip = this->strip();
+    const int64_t strip = this->strip();
+    span = transposed ? high.tiles : s.batch * planes * high.tiles;
     if (wide.tiles <= fit) {
-      rows = divide_up(all, divide_up(all, fit / wide.tiles));
+      rows = divide_up(span, divide_up(span, fit / wide.tiles));
       pieces = 1;
       most_tiles = rows * wide.tiles;
-      room = smaller(all, fit / wide.tiles) * wide.tiles;
+      room = smaller(span, fit / wide.tiles) * wide.tiles;
     } else {
       rows = 1;
       pieces = divide_up(wide.tiles, fit < strip ? strip : fit / strip * strip);
       most_tiles = room = divide_up(divide_up(wide.tiles, strip), pieces) * strip;
     }
-    blocks = divide_up(all, rows) * pieces;
+    blocks = (transposed ? s.batch * planes : 1) * divide_up(span, rows) * pieces;
     columns = given_columns ? given_columns : best_columns(out_blocks, most_tiles);
   }
 
@@ -189,7 +205,8 @@ struct Plan {
   }
   int64_t own_floats() const { return points * m_step() + band_floats(); }
   int64_t workspace_floats() const { return divide_up(points * v_step() + own_floats(), 16) * 16; }
-  int64_t packed_floats(int64_t groups) const { return groups * points * depth * LANES * out_blocks * LANES; }
+  int64_t phase_floats() const { return points * depth * LANES * out_blocks * LANES; }
+  int64_t packed_floats(int64_t groups) const { return groups * weight_phases * phase_floats(); }
 
  private:
   static constexpr int64_t MOST_RUN = 4, MOST_TILES = 48;
@@ -209,12 +226,15 @@ struct Block {
 
   Block(const Plan& plan, const ConvShape& s, int64_t number) : plan(plan), s(s) {
     const int64_t strip = plan.strip(), strips = divide_up(plan.wide.tiles, strip), piece = number % plan.pieces;
-    first_row = number / plan.pieces * plan.rows;
-    last_row = smaller(first_row + plan.rows, s.batch * plan.planes * plan.high.tiles);
+    const int64_t in_span = divide_up(plan.span, plan.rows), place = number / plan.pieces;
+    const int64_t begin = place / in_span * plan.span;
+    first_row = begin + place % in_span * plan.rows;
+    last_row = smaller(first_row + plan.rows, begin + plan.span);
     first = strips * piece / plan.pieces * strip;
     count = smaller(strips * (piece + 1) / plan.pieces * strip, plan.wide.tiles) - first;
   }
   int64_t tiles() const { return (last_row - first_row) * count; }
+  int64_t weight_phase() const { return first_row / plan.high.tiles % plan.weight_phases; }
 
   // The block's rows, plane by plane.
   template <class Visit>
@@ -373,8 +393,9 @@ void direct_block(const Block& block, const ConvCall& call, int64_t group, int64
     for (int i = 0; i < high.count(tiles.high_phase, top, tiles.count * high.M); i++)
       for (int j = 0; j < wide.count(tiles.wide_phase, left, block.count * wide.M); j++)
         for (int64_t o = out_block * LANES; o < smaller(s.out_channels, (out_block + 1) * LANES); o++)
-          write_by_taps(s, call, tiles.image, group, o, tiles.run + z, tiles.high_phase + (top + i) * high.phases,
-                        tiles.wide_phase + (left + j) * wide.phases);
+          (high.transposed ? write_transposed_by_taps : write_by_taps)(
+              s, call, tiles.image, group, o, tiles.run + z, tiles.high_phase + (top + i) * high.phases,
+              tiles.wide_phase + (left + j) * wide.phases);
   });
 }
 
@@ -393,7 +414,8 @@ void run_block(const Block& block, const ConvCall& call, const Epilogue& epilogu
 #pragma omp barrier
   }
   const int64_t tiles = block.tiles(), weights_block = plan.points * plan.depth * LANES * LANES;
-  const float* weights = (const float*)call.weights + group * plan.out_blocks * weights_block;
+  const float* weights = (const float*)call.weights +
+                         (group * plan.weight_phases + block.weight_phase()) * plan.phase_floats();
   for (int64_t g = plan.out_groups() * member / members; g < plan.out_groups() * (member + 1) / members; g++) {
     const int64_t first = g * plan.columns;
     const int columns = int(smaller(plan.columns, plan.out_blocks - first));
@@ -470,7 +492,7 @@ struct Rooms {
   int64_t images;              // at a time
 
   Rooms(const ConvShape& s, const Plan& plan) {
-    const bool skips = plan.wide.step > 1 || plan.sources > 1 || s.kernel[0] > 1 || s.input[0] > 1;
+    const bool skips = plan.wide.step > 1 || plan.sources > 1 || plan.weight_phases > 1 || s.kernel[0] > 1 || s.input[0] > 1;
     x = !s.x_blocked && skips;
     y = !s.y_blocked && (plan.wide.phases > 1 || LANES % plan.wide.M != 0);
     x_floats = x ? divide_up(s.groups * s.in_channels, LANES) * LANES * volume(s.input) : 0;
@@ -494,60 +516,77 @@ ConvShape part_of(const ConvShape& s, const Rooms& rooms, int64_t images) {
   return part;
 }
 
-}  // namespace
-
-extern "C" void QF_EXPORT(conv_winograd_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
-  const Rooms rooms(*s, Plan(*s));
-  const Plan plan(part_of(*s, rooms, rooms.images));
-  *needs = {sizeof(float) * plan.packed_floats(s->groups), sizeof(float) * (rooms.floats() + plan.workspace_floats())};
+// A transposed shape, whose `output` is x's extent, seen from x.
+ConvShape seen_from_x(const ConvShape& s, bool transposed) {
+  ConvShape seen = s;
+  if (transposed)
+    for (int axis = 0; axis < 3; axis++) seen.input[axis] = s.output[axis], seen.output[axis] = s.input[axis];
+  return seen;
 }
 
-extern "C" void QF_EXPORT(conv_winograd_f32_pack)(const ConvShape* shape, const float* weights, float* packed) {
-  const ConvShape& s = *shape;
-  const Rooms rooms(s, Plan(s));
-  const Plan plan(part_of(s, rooms, rooms.images));
+// Images are planned for as many as there is room for.
+Plan plan_of(const ConvShape& s, bool transposed) {
+  const Rooms rooms(s, Plan(s, transposed));
+  return Plan(part_of(s, rooms, rooms.images), transposed);
+}
+
+void needs_of(const ConvShape& given, bool transposed, ConvNeeds* needs) {
+  const ConvShape s = seen_from_x(given, transposed);
+  const Plan plan = plan_of(s, transposed);
+  *needs = {sizeof(float) * plan.packed_floats(s.groups),
+            sizeof(float) * (Rooms(s, plan).floats() + plan.workspace_floats())};
+}
+
+// The transformed weights of one channel of x and of y; tap(kd, kh, kw) finds a weight.
+template <class Tap>
+void transform_pair(const Plan& plan, int64_t phase, int64_t kd, int64_t source, const Tap& tap, double (&u)[TILE][TILE]) {
   const Axis &high = plan.high, &wide = plan.wide;
-  const int64_t taps = volume(s.kernel);
-  float* to = packed;
-  for (int64_t group = 0; group < s.groups; group++)
+  double half[TILE][5];
+  for (int b = 0; b < wide.K; b++) {
+    double column[5], turned[TILE];
+    const int64_t kw = wide.tap(phase % wide.phases, source % wide.sources, b);
+    for (int a = 0; a < high.K; a++) {
+      const int64_t kh = high.tap(phase / wide.phases, source / wide.sources, a);
+      column[a] = kh < high.kernel && kw < wide.kernel ? tap(kd, kh, kw) : 0.0;
+    }
+    transform_weights(column, 1, high.K, turned);
+    for (int i = 0; i < high.points; i++) half[i][b] = turned[i];
+  }
+  for (int i = 0; i < high.points; i++) transform_weights(half[i], 1, wide.K, u[i]);
+}
+
+void pack_all(const ConvShape& given, bool transposed, const float* weights, float* to) {
+  const ConvShape s = seen_from_x(given, transposed);
+  const Plan plan = plan_of(s, transposed);
+  const int64_t taps = volume(s.kernel), channels = plan.in_blocks * LANES;
+  for (int64_t group_phase = 0; group_phase < s.groups * plan.weight_phases; group_phase++)
     for (int64_t g = 0; g < plan.out_groups(); g++) {
-      const int64_t first = g * plan.columns * LANES;
+      const int64_t group = group_phase / plan.weight_phases, first = g * plan.columns * LANES;
       const int64_t lanes = smaller(plan.columns, plan.out_blocks - g * plan.columns) * LANES;
       for (int64_t k = 0; k < plan.depth * LANES; k++)
         for (int64_t lane = 0; lane < lanes; lane++) {
-          const int64_t o = first + lane, c = k % (plan.in_blocks * LANES), set = k / (plan.in_blocks * LANES);
-          const int64_t source = set % plan.sources, kd = set / plan.sources;
+          const int64_t o = first + lane, c = k % channels, set = k / channels;
           double u[TILE][TILE] = {};
-          if (o < s.out_channels && c < s.in_channels) {
-            double half[TILE][5];
-            const float* from = weights + ((group * s.out_channels + o) * s.in_channels + c) * taps +
-                                kd * s.kernel[1] * s.kernel[2];
-            for (int b = 0; b < wide.K; b++) {
-              double column[5], turned[TILE];
-              const int64_t kw = wide.tap(source % wide.sources, b);
-              for (int a = 0; a < high.K; a++) {
-                const int64_t kh = high.tap(source / wide.sources, a);
-                column[a] = kh < s.kernel[1] && kw < s.kernel[2] ? from[kh * s.kernel[2] + kw] : 0.0;
-              }
-              transform_weights(column, 1, high.K, turned);
-              for (int i = 0; i < high.points; i++) half[i][b] = turned[i];
-            }
-            for (int i = 0; i < high.points; i++) transform_weights(half[i], 1, wide.K, u[i]);
-          }
-          for (int i = 0; i < high.points; i++)
-            for (int j = 0; j < wide.points; j++)
-              to[((i * wide.points + j) * plan.depth * LANES + k) * lanes + lane] = float(u[i][j]);
+          if (o < s.out_channels && c < s.in_channels)
+            transform_pair(plan, group_phase % plan.weight_phases, set / plan.sources, set % plan.sources,
+                           [&](int64_t kd, int64_t kh, int64_t kw) -> double {
+                             const int64_t tap = (kd * s.kernel[1] + kh) * s.kernel[2] + kw, m = group * s.out_channels + o;
+                             return weights[transposed ? (m * taps + tap) * s.in_channels + c
+                                                       : (m * s.in_channels + c) * taps + tap];
+                           },
+                           u);
+          for (int point = 0; point < plan.points; point++)
+            to[(point * plan.depth * LANES + k) * lanes + lane] = float(u[point / plan.wide.points][point % plan.wide.points]);
         }
       to += plan.points * plan.depth * LANES * lanes;
     }
 }
 
-extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* shape, const ConvCall* call) {
-  const ConvShape& s = *shape;
+void run_all(const ConvShape& given, bool transposed, const ConvCall* call) {
+  const ConvShape s = seen_from_x(given, transposed);
   if (s.batch == 0) return;  // nothing to plan for
-  const Rooms rooms(s, Plan(s));
-  const ConvShape whole = part_of(s, rooms, rooms.images);
-  const Plan plan(whole);
+  const Plan plan = plan_of(s, transposed);
+  const Rooms rooms(s, plan);
   const RunFunction run = run_for(plan.high.K, plan.wide.K);
   const int64_t thread_bytes = sizeof(float) * (rooms.floats() + plan.workspace_floats());
   float *x_room = (float*)call->workspace, *y_room = x_room + rooms.images * rooms.x_floats;
@@ -557,10 +596,10 @@ extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* shape, const ConvC
   const int64_t in_channels = s.groups * s.in_channels, out_channels = s.groups * s.out_channels;
   const int64_t in_blocks = divide_up(in_channels, LANES), out_blocks = divide_up(out_channels, LANES);
   const int64_t in_plane = volume(s.input), out_plane = volume(s.output);
+  const int64_t x_image = (s.x_blocked ? in_blocks * LANES : in_channels) * in_plane;
+  const int64_t y_image = (s.y_blocked ? out_blocks * LANES : out_channels) * out_plane;
   for (int64_t first = 0; first < s.batch; first += rooms.images) {
     const ConvShape part = part_of(s, rooms, smaller(rooms.images, s.batch - first));
-    const int64_t x_image = (s.x_blocked ? in_blocks * LANES : in_channels) * in_plane;
-    const int64_t y_image = (s.y_blocked ? out_blocks * LANES : out_channels) * out_plane;
     ConvCall inner = *call;
     inner.x = (const float*)call->x + first * x_image;
     inner.y = (float*)call->y + first * y_image;
@@ -578,7 +617,7 @@ extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* shape, const ConvC
       inner.y = y_room;
       inner.residual = nullptr;
     }
-    run(part, inner, part.batch == whole.batch ? plan : Plan(part, plan.columns), rest, thread_bytes);
+    run(part, inner, part.batch == rooms.images ? plan : Plan(part, transposed, plan.columns), rest, thread_bytes);
     if (!rooms.y) continue;
     float* y = (float*)call->y + first * y_image;
     const float* residual = call->residual ? (const float*)call->residual + first * y_image : nullptr;
@@ -590,3 +629,19 @@ extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* shape, const ConvC
     }
   }
 }
+
+}  // namespace
+
+extern "C" void QF_EXPORT(conv_winograd_f32_needs)(const ConvShape* s, ConvNeeds* needs) { needs_of(*s, false, needs); }
+extern "C" void QF_EXPORT(conv_winograd_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
+  pack_all(*s, false, weights, packed);
+}
+extern "C" void QF_EXPORT(conv_winograd_f32)(const ConvShape* s, const ConvCall* call) { run_all(*s, false, call); }
+
+extern "C" void QF_EXPORT(conv_transpose_winograd_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
+  needs_of(*s, true, needs);
+}
+extern "C" void QF_EXPORT(conv_transpose_winograd_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
+  pack_all(*s, true, weights, packed);
+}
+extern "C" void QF_EXPORT(conv_transpose_winograd_f32)(const ConvShape* s, const ConvCall* call) { run_all(*s, true, call); }
