@@ -273,10 +273,6 @@ def _centred_weights(weights: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weights.astype(np.int16) - zero_point.reshape(-1, *(1,) * (weights.ndim - 1)))
 
 
-# Beyond this many values a padded channel no longer stays in the second-level cache.
-PADDED_CHANNEL = 2**18
-
-
 def _depthwise_integer(problem: Problem) -> Reject | None:
     geometry = semantics.geometry(problem)
     if geometry.in_per_group > 1:
@@ -285,13 +281,6 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
         return Reject(
             f"one input channel makes {geometry.out_per_group} output channels, which a matrix product does faster"
         )
-    window = geometry.window
-    padded = math.prod(
-        (o - 1) * s + (k - 1) * d + 1
-        for o, s, k, d in zip(window.output, window.strides, window.kernel, window.dilations)
-    )
-    if padded > PADDED_CHANNEL:
-        return Reject(f"a channel with its padding has {padded} values, more than the {PADDED_CHANNEL} it lays out")
     return None
 
 
@@ -448,8 +437,8 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _depthwise_integer,
         _integer("conv_depthwise_integer"),
-        version=2,
-        summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
+        version=3,
+        summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
     ),
     Kernel(
         "conv_integer_gemm_nchw_i8_simd",
@@ -471,8 +460,8 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _depthwise_integer,
         _quantized("conv_depthwise_integer"),
-        version=2,
-        summary="pairs of rows laid out with their padding, products of int16 pairs, exact",
+        version=3,
+        summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",

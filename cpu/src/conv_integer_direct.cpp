@@ -55,9 +55,13 @@ extern "C" void QF_EXPORT(conv_direct_integer)(const ConvShape* shape, const Con
       else
         sum_chunk(s, (const uint8_t*)call->x + x_at, q->x_zero, w, d, h, first, count, sums);
       const vfloat multiplier = broadcast(q->multipliers ? q->multipliers[m] : 0);
-      for (int64_t i = 0, at = index * s.output[2] + first; i < count; i += LANES) {
-        const vuint vector[1] = {load_words(sums + i)};
-        requantization.write_row(vector, multiplier, call->y, at + i, smaller(LANES, count - i), 0);
+      const int64_t size = requantization.wanted ? 1 : 4;
+      for (int64_t i = 0; i < count; i += 4 * LANES) {
+        vuint vectors[4];
+        QF_UNROLL for (int j = 0; j < 4; j++) vectors[j] = load_words(sums + i + j * LANES);
+        char row[4 * LANES * 4];
+        requantization.write_rows<false>(vectors, multiplier, row, 2 * LANES * size);
+        memcpy((char*)call->y + (index * s.output[2] + first + i) * size, row, smaller(4 * LANES, count - i) * size);
       }
     }
   }

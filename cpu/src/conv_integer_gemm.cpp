@@ -214,8 +214,8 @@ void write(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, 
       vuint word = {};
       if (pixel < count) word = load_words(from);
       if (pixel < count && requantization.wanted)
-        word = requantization.bytes<true>(word, load_words(from + step), load_words(from + 2 * step),
-                                          load_words(from + 3 * step), multiplier);
+        word = requantization.bytes<ByteOrder::QUADS>(word, load_words(from + step), load_words(from + 2 * step),
+                                                      load_words(from + 3 * step), multiplier);
       rows[i] = (vfloat)word;
     }
     transpose(rows);

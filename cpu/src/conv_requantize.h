@@ -24,28 +24,35 @@ struct Requantization {
       : wanted(q.multipliers), zero(q.y_zero + (q.y_signed ? 128 : 0)), flip(q.y_signed ? 0x80808080 : 0) {}
 
   // The results of four vectors of sums as bytes, in the order of pack_bytes.
-  template <bool QUADS>
+  template <ByteOrder ORDER>
   QF_INLINE vuint bytes(vuint a, vuint b, vuint c, vuint d, vfloat multiplier) const {
     auto scaled = [&](vuint sums) { return __builtin_convertvector((vint)sums, vfloat) * multiplier; };
-    return (vuint)pack_bytes<QUADS>(scaled(a), scaled(b), scaled(c), scaled(d), zero) ^ flip;
+    return (vuint)pack_bytes<ORDER>(scaled(a), scaled(b), scaled(c), scaled(d), zero) ^ flip;
   }
 
-  // Writes a row of one channel from element `at` of y on: `count` values of N vectors, and whole vectors where y goes
-  // on up to `end` at least.
-  template <int N>
-  QF_INLINE void write_row(const vuint (&sums)[N], vfloat multiplier, void* y, int64_t at, int64_t count,
-                           int64_t end) const {
+  // Writes N / 2 rows of one channel, `step` bytes apart: two vectors each, which hold the even and the odd columns
+  // where TURNS.
+  template <bool TURNS, int N>
+  QF_INLINE void write_rows(const vuint (&sums)[N], vfloat multiplier, void* y, int64_t step) const {
+    static_assert(N % 4 == 0, "two rows fill a vector of bytes");
     if (wanted) {
-      auto vector = [&](int i) { return sums[i < N ? i : N - 1]; };
-      const vuint row = bytes<false>(vector(0), vector(1), vector(2), vector(3), multiplier);
-      if (at + 4 * LANES <= end)
-        store_words((uint8_t*)y + at, row);
-      else
-        memcpy((uint8_t*)y + at, &row, count);
+      QF_UNROLL for (int i = 0; i < N; i += 4) {
+        constexpr ByteOrder ORDER = TURNS ? ByteOrder::TURNS : ByteOrder::SEQUENCE;
+        const vuint rows = bytes<ORDER>(sums[i], sums[i + 1], sums[i + 2], sums[i + 3], multiplier);
+        memcpy((char*)y + i / 2 * step, &rows, sizeof rows / 2);
+        memcpy((char*)y + (i / 2 + 1) * step, (const char*)&rows + sizeof rows / 2, sizeof rows / 2);
+      }
     } else {
-      uint32_t row[N * LANES];
-      QF_UNROLL for (int i = 0; i < N; i++) store_words(row + i * LANES, sums[i]);
-      memcpy((uint32_t*)y + at, row, count * sizeof(uint32_t));
+      vuint first, second;
+      QF_UNROLL for (int i = 0; i < LANES; i++) {
+        first[i] = TURNS ? i % 2 * LANES + i / 2 : i;
+        second[i] = first[i] + (TURNS ? LANES / 2 : LANES);
+      }
+      QF_UNROLL for (int i = 0; i < N; i += 2) {
+        char* to = (char*)y + i / 2 * step;
+        store_words(to, __builtin_shuffle(sums[i], sums[i + 1], first));
+        store_words(to + sizeof first, __builtin_shuffle(sums[i], sums[i + 1], second));
+      }
     }
   }
 };

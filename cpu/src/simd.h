@@ -291,14 +291,19 @@ QF_INLINE void settle(vfloat& v) {
 // exponential, but 0 below -87, where it would stay at 2e-38.
 QF_INLINE vfloat exponential_to_zero(vfloat x) { return x < broadcast(-87.0f) ? (vfloat){} : exponential(x); }
 
-// Floats as bytes: rounded to whole numbers, halves to the even one, `zero` added, brought into 0 to 255. QUADS: lane i
-// of the result has a[i], b[i], c[i] and d[i]; otherwise the bytes of a are followed by those of b, c and d.
-template <bool QUADS>
+// Floats as bytes: rounded to whole numbers, halves to the even one, `zero` added, brought into 0 to 255. Their order:
+// a, then b, c and d; or a and b by turns, then c and d by turns; or QUADS of a[i], b[i], c[i] and d[i].
+enum class ByteOrder { SEQUENCE, TURNS, QUADS };
+template <ByteOrder ORDER>
 QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
 #if defined(QF_AVX512) || defined(QF_ISA_V3)
   // What is too small for an int becomes the least one, as it should, but so does what is too large: not beyond here.
   const vfloat most = broadcast(32767.0f);
   a = at_most(a, most), b = at_most(b, most), c = at_most(c, most), d = at_most(d, most);
+  // The instructions that pack leave four bytes of each of a, b, c and d together; this orders those sixteen.
+  const __m128i within = ORDER == ByteOrder::QUADS
+                             ? _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+                             : _mm_setr_epi8(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
 #endif
 #if defined(QF_AVX512)
   auto whole = [](vfloat x) { return _mm512_maskz_cvtps_epi32(0xFFFF, (__m512)x); };
@@ -306,27 +311,31 @@ QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
   const __m512i offset = _mm512_set1_epi16(int16_t(zero));
   const __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(ab, offset), _mm512_adds_epi16(cd, offset));
   const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m128i quads = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  if (!QUADS) return (vint)_mm512_maskz_permutexvar_epi32(0xFFFF, words, bytes);
-  return (vint)_mm512_shuffle_epi8(bytes, _mm512_maskz_broadcast_i32x4(0xFFFF, quads));
+  if (ORDER == ByteOrder::SEQUENCE) return (vint)_mm512_maskz_permutexvar_epi32(0xFFFF, words, bytes);
+  const __m512i shuffled = _mm512_shuffle_epi8(bytes, _mm512_maskz_broadcast_i32x4(0xFFFF, within));
+  if (ORDER == ByteOrder::QUADS) return (vint)shuffled;
+  return (vint)_mm512_maskz_permutexvar_epi64(0xFF, _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), shuffled);
 #elif defined(QF_ISA_V3)
   const __m256i ab = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)a), _mm256_cvtps_epi32((__m256)b));
   const __m256i cd = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)c), _mm256_cvtps_epi32((__m256)d));
   const __m256i offset = _mm256_set1_epi16(int16_t(zero));
   const __m256i bytes = _mm256_packus_epi16(_mm256_adds_epi16(ab, offset), _mm256_adds_epi16(cd, offset));
   const __m256i words = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m128i quads = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  if (!QUADS) return (vint)_mm256_permutevar8x32_epi32(bytes, words);
-  return (vint)_mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(quads));
+  if (ORDER == ByteOrder::SEQUENCE) return (vint)_mm256_permutevar8x32_epi32(bytes, words);
+  const __m256i shuffled = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(within));
+  return (vint)(ORDER == ByteOrder::QUADS ? shuffled : _mm256_permute4x64_epi64(shuffled, 0xD8));
 #else
   // Brought into range before they are rounded, which makes no difference, they can be rounded by adding 1.5 * 2^23.
   const vfloat low = broadcast(float(-zero)), high = broadcast(float(255 - zero));
   auto rounded = [&](vfloat x) { return ((vint)(at_most(at_least(x, low), high) + 12582912.0f) + zero) & 0xFF; };
   const vint quads = rounded(a) | rounded(b) << 8 | rounded(c) << 16 | rounded(d) << 24;
-  if (QUADS) return quads;
+  if (ORDER == ByteOrder::QUADS) return quads;
   typedef uint8_t vbytes __attribute__((vector_size(LANES * 4)));
   vbytes order;
-  QF_UNROLL for (int i = 0; i < 4 * LANES; i++) order[i] = uint8_t(i % LANES * 4 + i / LANES);
+  QF_UNROLL for (int i = 0; i < 4 * LANES; i++) {
+    const int turn = i % (2 * LANES) / 2 * 4 + i / (2 * LANES) * 2 + i % 2;
+    order[i] = uint8_t(ORDER == ByteOrder::TURNS ? turn : i % LANES * 4 + i / LANES);
+  }
   return (vint)__builtin_shuffle((vbytes)quads, order);
 #endif
 }
