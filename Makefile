@@ -26,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint sanitize docs wheel clean
+.PHONY: help demo test lint sanitize emulate docs wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 18
@@ -45,6 +45,9 @@ lint: $(call EXTRA,test) $(call EXTRA,lint) ## check style and types
 
 sanitize: $(call EXTRA,test) ## run the native code's conformance under AddressSanitizer and UBSan
 	@VENV_BIN=$(abspath $(BIN)) .ci/sanitize $(ARGS)
+
+emulate: $(call EXTRA,test) ## run the conformance of the AVX-512 kernels on a processor without AVX-512
+	@VENV_BIN=$(abspath $(BIN)) .ci/emulate-v4 $(ARGS)
 
 docs: $(call EXTRA,docs) ## build the documentation into build/docs
 	$(BIN)/python -m quatrefoil.bench.support_table

@@ -29,6 +29,11 @@ INSTRUCTION_SETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {f"v{level}": [f"-march=x86-64-v{level}"] for level in (2, 3, 4)}
     INSTRUCTION_SETS["v4"].append("-mprefer-vector-width=512")
+# QUATREFOIL_EMULATE_V4=1 makes v4's vectors out of AVX2's instructions, so that v4's kernels can be tested on a processor
+# without AVX-512 (see the Makefile). -O1 because at -O3 such vectors take minutes a source to compile.
+EMULATE_V4 = os.environ.get("QUATREFOIL_EMULATE_V4") == "1" and "v4" in INSTRUCTION_SETS
+if EMULATE_V4:
+    INSTRUCTION_SETS["v4"] = [*INSTRUCTION_SETS["v3"], "-O1", "-Wno-psabi"]
 
 CPP_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
 CPU_FLAGS = [*CPP_FLAGS, "-fopenmp", "-ffp-contract=fast", "-fno-trapping-math"]
@@ -132,7 +137,8 @@ def extensions() -> list[Extension]:
             [f"cpu/{module.name}"],
             language="c++",
             include_dirs=["kernels/include", "cpu/src", numpy.get_include()],
-            define_macros=[(f"QF_HAS_{isa.upper()}", "1") for isa in INSTRUCTION_SETS],
+            define_macros=[(f"QF_HAS_{isa.upper()}", "1") for isa in INSTRUCTION_SETS]
+            + [("QF_EMULATED_V4", "1")] * EMULATE_V4,
             extra_compile_args=[*CPU_FLAGS, *SANITIZE_FLAGS],
             extra_link_args=["-fopenmp", *SANITIZE_FLAGS],
             depends=[*headers, *cpu_headers],

@@ -46,7 +46,7 @@ class CpuBackend:
         return _kernels()
 
     def device(self) -> str:
-        return f"{instruction_set.processor_name()}, instruction set {instruction_set.name()}"
+        return f"{instruction_set.processor_name()}, instruction set {instruction_set.description()}"
 
     def owns(self, array: object) -> bool:
         return isinstance(array, np.ndarray)

@@ -4,6 +4,7 @@ cdef extern from "instruction_sets.h" nogil:
     const char* const* ISA_NAMES
     int ISA_COUNT
     bint isa_supported(int isa)
+    bint isa_emulated(int isa)
 
 
 def names():
@@ -14,3 +15,8 @@ def names():
 def supported(int isa):
     """Whether this processor runs the instruction set of that number."""
     return 0 <= isa < ISA_COUNT and isa_supported(isa)
+
+
+def emulated(int isa):
+    """Whether the instruction set of that number is made out of another one's instructions, for tests."""
+    return isa_emulated(isa)

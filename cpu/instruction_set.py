@@ -55,6 +55,13 @@ def lanes() -> int:
     return LANES.get(name(), 4)
 
 
+def description() -> str:
+    """The instruction set in use, and whether it is emulated: then its speed says nothing."""
+    from quatrefoil.cpu import _instruction_set
+
+    return f"{name()}{', emulated' if _instruction_set.emulated(index()) else ''}"
+
+
 @cache
 def processor_name() -> str:
     """The processor as its maker calls it."""

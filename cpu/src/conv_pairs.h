@@ -10,11 +10,11 @@ namespace {
 
 // low(a) * low(b) + high(a) * high(b) in each lane.
 QF_INLINE vuint multiply_pairs(vuint a, vuint b) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vuint)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(QF_ISA_V3)
   return (vuint)_mm256_madd_epi16((__m256i)a, (__m256i)b);
-#elif defined(__SSE2__)
+#elif defined(QF_SSE2)
   return (vuint)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
   const vint low = ((vint)(a << 16) >> 16) * ((vint)(b << 16) >> 16);
@@ -24,7 +24,7 @@ QF_INLINE vuint multiply_pairs(vuint a, vuint b) {
 
 // Half a vector from each of two places.
 QF_INLINE vuint load_halves(const void* a, const void* b) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   const __m512i low = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)a));
   return (vuint)_mm512_maskz_inserti64x4(0xFF, low, _mm256_loadu_si256((const __m256i*)b), 1);
 #elif defined(QF_ISA_V3)
@@ -40,7 +40,7 @@ QF_INLINE vuint load_halves(const void* a, const void* b) {
 // Keeps what was computed before in front of what comes behind: a row's products before its sums. Zen 3 hands products
 // and sums unevenly to its pipes as GCC would arrange them: 135 Gop/s of 208, and 165 with this.
 QF_INLINE void stay([[maybe_unused]] vuint& v) {
-#if defined(__x86_64__)
+#if defined(QF_AVX512) || defined(QF_ISA_V3) || defined(QF_SSE2)
   asm volatile("" : "+v"(v));
 #endif
 }
@@ -48,7 +48,7 @@ QF_INLINE void stay([[maybe_unused]] vuint& v) {
 // c[j] += multiply_pairs(a, b[j]). VNNI: whether the processor has AVX-512 VNNI, which is not among v4's flags.
 template <bool VNNI, int J>
 QF_INLINE void add_products(vuint (&c)[J], vuint a, const vuint (&b)[J]) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   if constexpr (VNNI) {
     QF_UNROLL for (int j = 0; j < J; j++) asm("vpdpwssd %2, %1, %0" : "+v"(c[j]) : "v"(a), "v"(b[j]));
     return;
@@ -77,7 +77,7 @@ struct Centring {
   QF_INLINE int16_t value(uint8_t byte) const { return int16_t((byte ^ flip) - zero); }
   QF_INLINE void store(void* to, sixteen_bytes bytes) const {
     bytes ^= flip;
-#if defined(QF_ISA_V3) || defined(QF_ISA_V4)  // GCC 12 would do it by halves
+#if defined(__AVX2__)  // GCC 12 would do it by halves
     const sixteen_values values = (sixteen_values)_mm256_cvtepu8_epi16((__m128i)bytes);
 #else
     const sixteen_values values = __builtin_convertvector(bytes, sixteen_values);

@@ -25,7 +25,7 @@ struct Best {
   vfloat value;
   vint place;
   QF_INLINE void meet(vfloat v, vint at) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
     const __mmask16 wins = _mm512_cmp_ps_mask((__m512)v, (__m512)value, _CMP_GT_OQ);
     place = (vint)_mm512_mask_mov_epi32((__m512i)place, wins, (__m512i)at);
 #else

@@ -13,11 +13,11 @@ namespace {
 // a where it is greater, else b; some operand where one is NaN. (GCC 12 warns about its own header for the forms
 // without a mask.)
 QF_INLINE vfloat larger(vfloat a, vfloat b) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vfloat)_mm512_maskz_max_ps(0xFFFF, (__m512)a, (__m512)b);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_max_ps((__m256)a, (__m256)b);
-#elif defined(__SSE2__)
+#elif defined(QF_SSE2)
   return (vfloat)_mm_max_ps((__m128)a, (__m128)b);
 #else
   return a > b ? a : b;
@@ -26,7 +26,7 @@ QF_INLINE vfloat larger(vfloat a, vfloat b) {
 
 // Remembers whether a NaN was seen.
 struct NanWatch {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   __mmask16 seen = 0;
   QF_INLINE void see(vfloat a, vfloat b) { seen |= _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q); }
   QF_INLINE bool any() const { return seen != 0; }
@@ -36,7 +36,7 @@ struct NanWatch {
     seen = _mm256_or_ps(seen, _mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q));
   }
   QF_INLINE bool any() const { return _mm256_movemask_ps(seen) != 0; }
-#elif defined(__SSE2__)
+#elif defined(QF_SSE2)
   __m128 seen = _mm_setzero_ps();
   QF_INLINE void see(vfloat a, vfloat b) { seen = _mm_or_ps(seen, _mm_cmpunord_ps((__m128)a, (__m128)b)); }
   QF_INLINE bool any() const { return _mm_movemask_ps(seen) != 0; }
@@ -97,11 +97,11 @@ struct SquareReduction : SumReduction {
   static constexpr bool scaled = false;
   static QF_INLINE vfloat value(vfloat x) { return x * x; }
   static QF_INLINE vfloat finish(vfloat x) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
     return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
 #elif defined(QF_ISA_V3)
     return (vfloat)_mm256_sqrt_ps((__m256)x);
-#elif defined(__SSE2__)
+#elif defined(QF_SSE2)
     return (vfloat)_mm_sqrt_ps((__m128)x);
 #else
     for (int lane = 0; lane < LANES; lane++) x[lane] = sqrtf(x[lane]);
@@ -113,7 +113,7 @@ struct SquareReduction : SumReduction {
 // Columns [column, column + LANES) of rows of `width` elements: lanes outside a row become a filler.
 struct Span {
   int64_t column;
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   __mmask16 inside;
 #elif defined(QF_ISA_V3)
   __m256i inside;
@@ -128,7 +128,7 @@ QF_INLINE Span span_at(int64_t column, int64_t width) {
   const int first = clamp_lane(-column), last = clamp_lane(width - column);
   Span span;
   span.column = column;
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   span.inside = (__mmask16)(((1u << last) - 1u) & ~((1u << first) - 1u));
 #elif defined(QF_ISA_V3)
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -142,7 +142,7 @@ QF_INLINE Span span_at(int64_t column, int64_t width) {
 }
 
 QF_INLINE vfloat load_span(const float* row, const Span& span, float filler) {
-#if defined(QF_ISA_V4)
+#if defined(QF_AVX512)
   return (vfloat)_mm512_mask_loadu_ps(_mm512_set1_ps(filler), span.inside, row + span.column);
 #elif defined(QF_ISA_V3)
   return (vfloat)_mm256_blendv_ps(_mm256_set1_ps(filler), _mm256_maskload_ps(row + span.column, span.inside),

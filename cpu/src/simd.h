@@ -29,9 +29,12 @@
 
 namespace {
 
-// v4's vectors also work on a processor without AVX-512, out of what the compiler makes of them: so they can be tested.
+// Whose instructions a vector takes. v4's vectors also work on a processor without AVX-512, out of what the compiler
+// makes of them (setup.py: QUATREFOIL_EMULATE_V4): so they can be tested.
 #if defined(QF_ISA_V4) && defined(__AVX512F__)
 #define QF_AVX512
+#elif defined(__SSE2__) && !defined(QF_ISA_V4) && !defined(QF_ISA_V3)
+#define QF_SSE2
 #endif
 
 #if defined(QF_ISA_V4)
@@ -277,12 +280,10 @@ QF_INLINE void load_parted(const float* p, vfloat& even, vfloat& odd) {
 
 // v is computed here, in a register: the compiler may not put it off to where it is used.
 QF_INLINE void settle(vfloat& v) {
-#if defined(__x86_64__)
 #if defined(QF_AVX512)
   asm("" : "+v"(v));
-#else
+#elif defined(QF_ISA_V3) || defined(QF_SSE2)
   asm("" : "+x"(v));
-#endif
 #else
   (void)v;
 #endif
