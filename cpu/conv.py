@@ -345,8 +345,8 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32"),
-        version=2,
-        summary="rows padded in the cache, tiles of several rows load each once; direct taps for infinite weights",
+        version=3,
+        summary="3x3 down the rows of x itself, others in tiles of padded rows; direct taps for infinite weights",
     ),
     Kernel(
         "conv_depthwise_nchwc_f32_simd",

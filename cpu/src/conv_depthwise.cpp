@@ -1,15 +1,22 @@
 // Depthwise convolution (one input channel a group) on plain NCHW. Vectors lie along a row of y.
 //
-// Kernels of 3x3, 5x5 and 7x7 are computed in tiles of ROWS rows by one vector of columns, a band of rows at a time
-// that is copied with its padding into the first-level cache (conv_padded.h). A tile goes through the columns of the
-// kernel: one column's weights stay in registers, each line is loaded once and meets every output row that it belongs
-// to. With 7 rows that is 5 loads for each vector of outputs of a 3x3 kernel, whose 9 multiply-adds then bound it (on
-// AVX2: 4.5 cycles); most planes are bound by what moves them between the caches. (One load for several rows is the
-// register blocking of Zhang, Lo and Lu, "High performance depthwise and pointwise convolutions on mobile devices",
-// 2020.)
+// 3x3 kernels with the same stride, 1 or 2, along both axes are computed from x itself, a band of rows that stays in
+// the first-level cache at a time, down the band at one vector of columns after the other. Each line is loaded once
+// for the output rows that it belongs to, whose sums stay in registers with all weights. A vector of outputs takes
+// 9 multiply-adds for 3 loads with stride 1. With stride 2 an output has two neighbouring lanes, one for the first tap
+// of a row and half of the second, one for the other half and the third, which are added at the end: 12 multiply-adds
+// and 3 shuffles for 8 loads, and x need not be parted into even and odd columns. Vectors that hang over an end of a
+// row are loaded under a mask; lines above and below the plane are read from a row of zeros. Planes that no cache
+// holds are fetched a band ahead, y too.
 //
-// Other kernels, dilations along the height and volumes take a plain loop over the taps for a row of y, VECTORS
-// vectors of it together. Threads share the channels. Weights are read as they are: (M, 1, kernel).
+// Other square kernels of 3, 5 and 7 are computed in tiles of ROWS rows by one vector of columns, a band of rows at a
+// time that is copied with its padding into the first-level cache (conv_padded.h). A tile goes through the columns of
+// the kernel: one column's weights stay in registers, each line is loaded once and meets every output row that it
+// belongs to. (One load for several rows is the register blocking of Zhang, Lo and Lu, "High performance depthwise and
+// pointwise convolutions on mobile devices", 2020.)
+//
+// The rest, dilations along the height and volumes take a plain loop over the taps for a row of y, VECTORS vectors of
+// it together. Threads share the channels. Weights are read as they are: (M, 1, kernel).
 #include "conv_epilogue.h"
 #include "conv_padded.h"
 
@@ -18,6 +25,8 @@ namespace {
 constexpr int ROWS = 7;  // of a tile: divides the planes of most networks; with 7 weights and a line, 15 registers
 constexpr int VECTORS = 8;
 constexpr int64_t BAND_FLOATS = 3072;  // 12 KiB, so that y and what is copied next find room beside it
+constexpr int64_t DIRECT_BAND_FLOATS = 4096;  // the same where x is not copied
+constexpr int64_t FAR_FLOATS = 1 << 21;       // of x and y from which they are fetched ahead: 8 MiB
 
 QF_INLINE bool in_tiles(const ConvShape& s) {
   const bool flat = s.kernel[0] == 1 && s.input[0] == 1 && s.output[0] == 1 && s.strides[0] == 1 && s.pads[0] == 0;
@@ -58,6 +67,213 @@ QF_INLINE void write(vfloat sum, float* p, const float* residual, const Epilogue
     store(p, sum);
   else
     store_first(p, sum, lanes);
+}
+
+// What becomes of a vector of sums: it is stored, or clamped first, or all that `write` does.
+enum Finish { STORED, CLAMPED, WRITTEN };
+
+// All planes of a call.
+struct Planes {
+  const ConvShape& s;
+  const ConvCall& call;
+  const Epilogue& epilogue;
+  int64_t channels = s.groups * s.out_channels, taps = volume(s.kernel);
+  int64_t x_size = volume(s.input), y_size = volume(s.output);
+
+  // Plane i, of output channel m.
+  QF_INLINE Plane plane(int64_t i, int64_t m, bool followed) const {
+    return {(const float*)call.x + i / s.out_channels * x_size,
+            (const float*)call.weights + m * taps,
+            call.bias ? ((const float*)call.bias)[m] : 0.0f,
+            call.residual ? (const float*)call.residual + i * y_size : nullptr,
+            (float*)call.y + i * y_size,
+            followed};
+  }
+};
+
+// Whether a 3x3 kernel can read x itself: of the lines above a plane it reads only what comes before the first row.
+QF_INLINE bool is_direct(const ConvShape& s) {
+  return in_tiles(s) && s.kernel[1] == 3 && s.dilations[2] == 1 && s.strides[1] == s.strides[2] &&
+         s.pads[1] <= 3 - s.strides[1];
+}
+
+// What a row of a 3x3 kernel reads of a line for a vector of outputs, whose first tap is at `column`: with stride 1 a
+// vector for each tap, with stride 2 two pairs of vectors, the second a column further. EDGE: columns outside the line
+// are zero.
+template <int STRIDE, bool EDGE>
+struct RowTaps {
+  static constexpr int LOADS = 4 - STRIDE;
+  int64_t column;
+  lanemask inside[EDGE ? LOADS : 1][STRIDE];
+
+  QF_INLINE RowTaps(int64_t column, int64_t width) : column(column) {
+    if constexpr (EDGE)
+      QF_UNROLL for (int t = 0; t < LOADS; t++)
+        QF_UNROLL for (int v = 0; v < STRIDE; v++) {
+          const int64_t at = column + t + v * LANES;
+          inside[t][v] = lanes_between(clamped(-at, LANES), clamped(width - at, LANES));
+        }
+  }
+  QF_INLINE void load_line(const float* line, vfloat (&x)[LOADS][STRIDE]) const {
+    QF_UNROLL for (int t = 0; t < LOADS; t++)
+      QF_UNROLL for (int v = 0; v < STRIDE; v++) {
+        const float* from = line + column + t + v * LANES;
+        if constexpr (EDGE)
+          x[t][v] = load_masked(from, inside[t][v]);
+        else
+          x[t][v] = load(from);
+      }
+  }
+};
+
+// a in even lanes and b in odd ones.
+QF_INLINE vfloat alternating(float a, float b) {
+  vint odd;
+  QF_UNROLL for (int i = 0; i < LANES; i++) odd[i] = -(i % 2);
+  return select(odd, broadcast(b), broadcast(a));
+}
+
+// The sums of pairs of neighbours in a, then in b.
+QF_INLINE vfloat pair_sums(vfloat a, vfloat b) {
+  constexpr int PAIRS = LANES / 2;
+  typedef double vpairs __attribute__((vector_size(LANES * 4)));
+  typedef int64_t vplaces __attribute__((vector_size(LANES * 4)));
+  vplaces order;
+  QF_UNROLL for (int i = 0; i < PAIRS; i++) order[i] = i < PAIRS / 2 ? 2 * i : 2 * i - PAIRS + 1;
+  const vfloat sums = merge_fours<0, 2, 0, 2, false>(a, b) + merge_fours<1, 3, 1, 3, false>(a, b);
+  return (vfloat)__builtin_shuffle((vpairs)sums, order);
+}
+
+// The planes first to last of 3x3 kernels from x itself. followed: whether more of them are written later. zeros: a
+// row of them.
+template <int STRIDE, Finish FINISH>
+__attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t first, int64_t last, bool followed,
+                                                 const float* zeros) {
+  constexpr int LOADS = RowTaps<STRIDE, false>::LOADS;
+  const ConvShape& s = planes.s;
+  const Epilogue& epilogue = planes.epilogue;
+  const vfloat low = epilogue.low, high = epilogue.high;
+  const int64_t width = s.output[2], height = s.output[1], x_width = s.input[2], x_height = s.input[1];
+  const int lanes = int(smaller(LANES, width));
+  const int64_t band = DIRECT_BAND_FLOATS / (x_width * STRIDE) + 4;
+  const bool far = s.batch * planes.channels * (planes.x_size + planes.y_size) > FAR_FLOATS;
+  const int64_t rows_inside = (x_height + s.pads[1] - 3 + STRIDE) / STRIDE;  // that read no line below the plane
+  const int64_t columns_inside = x_width - (LANES - 1) * STRIDE - 3;  // first taps from which vectors are all inside
+  RowTaps<STRIDE, true> edges[2] = {{-s.pads[2], x_width}, {(width - LANES) * STRIDE - s.pads[2], x_width}};
+  int64_t m = first % planes.channels;
+  for (int64_t i = first; i < last; i++) {
+    const Plane plane = planes.plane(i, m, i + 1 < last || followed);
+    if (++m == planes.channels) m = 0;
+    vfloat weights[3][LOADS];
+    QF_UNROLL for (int k = 0; k < 3; k++) {
+      const float* w = plane.weights + 3 * k;
+      if constexpr (STRIDE == 1) {
+        QF_UNROLL for (int t = 0; t < 3; t++) weights[k][t] = broadcast(w[t]);
+      } else {
+        weights[k][0] = alternating(w[0], 0.5f * w[1]);
+        weights[k][1] = alternating(0.5f * w[1], w[2]);
+      }
+      QF_UNROLL for (int t = 0; t < LOADS; t++) settle(weights[k][t]);
+    }
+    const vfloat bias = STRIDE == 1 ? broadcast(plane.bias) : alternating(plane.bias, 0.0f);
+    for (int64_t top = 0; top < height; top += band) {
+      const int64_t bottom = smaller(top + band, height);
+      const auto go_down = [&](int64_t column, const auto& taps) __attribute__((always_inline)) {
+        int64_t row = top, at = row * STRIDE - s.pads[1];
+        const float* from = plane.x + at * x_width;
+        float* y = plane.y + row * width + column;
+        vfloat x[LOADS][STRIDE];
+        const auto next_line = [&](bool inside) __attribute__((always_inline)) {
+          taps.load_line(inside || (at >= 0 && at < x_height) ? from : zeros, x);
+          at++;
+          from += x_width;
+        };
+        const auto add = [&](int k, vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
+          QF_UNROLL for (int t = 0; t < LOADS; t++)
+            QF_UNROLL for (int v = 0; v < STRIDE; v++) sum[v] += weights[k][t] * x[t][v];
+        };
+        const auto begin = [&](vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
+          QF_UNROLL for (int v = 0; v < STRIDE; v++) sum[v] = bias;
+          add(0, sum);
+        };
+        const auto finish = [&](const vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
+          const vfloat v = STRIDE == 1 ? sum[0] : pair_sums(sum[0], sum[STRIDE - 1]);
+          if constexpr (FINISH == WRITTEN)
+            write(v, y, plane.residual ? plane.residual + (y - plane.y) : nullptr, epilogue, lanes,
+                  plane.followed || (height - row) * width >= LANES);
+          else
+            store(y, FINISH == CLAMPED ? at_most(at_least(v, low), high) : v);
+          y += width;
+        };
+        vfloat sum[STRIDE], later[STRIDE];  // of this row, and with stride 1 of the next
+        next_line(false);
+        begin(sum);
+        if (STRIDE == 1) {
+          next_line(false);
+          add(1, sum);
+          begin(later);
+        }
+        const auto rows_until = [&](int64_t end, bool inside) __attribute__((always_inline)) {
+          if constexpr (STRIDE == 1) {
+#pragma GCC unroll 2
+            for (; row < end; row++) {
+              next_line(inside);
+              add(2, sum);
+              finish(sum);
+              add(1, later);
+              sum[0] = later[0];
+              begin(later);
+            }
+          } else {
+            for (; row < end; row++) {
+              next_line(inside);
+              add(1, sum);
+              next_line(inside);
+              add(2, sum);
+              finish(sum);
+              begin(sum);
+            }
+          }
+        };
+        rows_until(smaller(bottom, rows_inside), true);
+        rows_until(bottom, false);
+      };
+      // What follows this band in memory, in equal parts.
+      const int64_t x_part = (bottom - top) * STRIDE * STRIDE * LANES, y_part = (bottom - top) * LANES;
+      const float* x_ahead = plane.x + (top + band) * STRIDE * x_width;
+      const float* y_ahead = plane.y + (top + band) * width;
+      for (int64_t next = 0; next < width; next += LANES, x_ahead += x_part, y_ahead += y_part) {
+        if (far) {
+          for (int64_t k = 0; k < x_part; k += 16) __builtin_prefetch(x_ahead + k);
+          for (int64_t k = 0; k < y_part; k += 16) __builtin_prefetch(y_ahead + k);
+        }
+        const int64_t column = next + LANES <= width || width < LANES ? next : width - LANES;
+        const int64_t from = column * STRIDE - s.pads[2];
+        if (from >= 0 && from <= columns_inside) {
+          go_down(column, RowTaps<STRIDE, false>(from, x_width));
+        } else {
+          RowTaps<STRIDE, true>& edge = edges[column > 0];
+          if (edge.column != from) edge = RowTaps<STRIDE, true>(from, x_width);
+          go_down(column, edge);
+        }
+      }
+    }
+    if (epilogue.later) epilogue.activate_row(plane.y, planes.y_size);
+  }
+}
+
+// Rows narrower than a vector spill into what is written later; nothing is behind the last plane.
+template <int STRIDE>
+void convolve_directly(const Planes& planes, int64_t begin, int64_t end, const float* zeros) {
+  const bool spills = planes.s.output[2] < LANES;
+  const int64_t plain = !spills ? end : planes.y_size < LANES || end == begin ? begin : end - 1;
+  if (planes.call.residual)
+    convolve_directly<STRIDE, WRITTEN>(planes, begin, plain, plain < end, zeros);
+  else if (planes.epilogue.clamps)
+    convolve_directly<STRIDE, CLAMPED>(planes, begin, plain, plain < end, zeros);
+  else
+    convolve_directly<STRIDE, STORED>(planes, begin, plain, plain < end, zeros);
+  for (int64_t i = plain; i < end; i++) convolve_directly<STRIDE, WRITTEN>(planes, i, i + 1, false, zeros);
 }
 
 // The output rows from `row` on that a band's lines hold. Vectors at the end of a row overlap the one before; a row
@@ -133,16 +349,22 @@ struct Depthwise {
   QF_INLINE Depthwise(const ConvShape& s, const Epilogue& epilogue)
       : s(s), epilogue(epilogue), padded(s), bands(s, padded.pitch) {}
 
-  // A thread's workspace: the lines, then where each tap of a row lies in them, then the rows of weights in use.
+  // A thread's workspace: the lines, then where each tap of a row lies in them, then the rows of weights in use; or a
+  // row of zeros.
   static int64_t workspace(const ConvShape& s) {
     const PaddedRows padded(s);
     const Bands bands(s, padded.pitch);
+    if (is_direct(s)) return divide_up(4 * s.input[2], 64) * 64;
     const int64_t bytes = 4 * bands.lines * padded.pitch + 8 * (s.kernel[2] + s.kernel[0] * s.kernel[1]);
     return divide_up(bytes, 64) * 64;
   }
   QF_INLINE int64_t* places(float* lines) const { return (int64_t*)(lines + bands.lines * padded.pitch); }
 
   QF_INLINE void prepare(float* lines) const {
+    if (is_direct(s)) {
+      memset(lines, 0, workspace(s));
+      return;
+    }
     padded.clear(lines, bands.lines);
     for (int64_t tap = 0; tap < s.kernel[2]; tap++) places(lines)[tap] = padded.place(tap * s.dilations[2]);
   }
@@ -218,22 +440,20 @@ extern "C" void QF_EXPORT(conv_depthwise_f32)(const ConvShape* shape, const Conv
   const ConvShape& s = *shape;
   const Epilogue epilogue(s);
   const Depthwise convolve(s, epilogue);
-  const int64_t channels = s.groups * s.out_channels, planes = s.batch * channels, taps = volume(s.kernel);
-  const int64_t x_size = volume(s.input), y_size = volume(s.output), workspace = Depthwise::workspace(s);
+  const Planes planes{s, *call, epilogue};
+  const int64_t count = s.batch * planes.channels, workspace = Depthwise::workspace(s);
   const auto convolve_part = [&](int64_t part) {
     float* lines = (float*)(call->workspace + part * workspace);
+    const int64_t begin = count * part / call->threads, end = count * (part + 1) / call->threads;
     convolve.prepare(lines);
-    const int64_t end = planes * (part + 1) / call->threads;
-    for (int64_t i = planes * part / call->threads; i < end; i++) {
-      const int64_t m = i % channels;
-      const Plane plane{(const float*)call->x + i / s.out_channels * x_size,
-                        (const float*)call->weights + m * taps,
-                        call->bias ? ((const float*)call->bias)[m] : 0.0f,
-                        call->residual ? (const float*)call->residual + i * y_size : nullptr,
-                        (float*)call->y + i * y_size,
-                        i + 1 < end && y_size >= LANES};
+    if (is_direct(s)) {
+      (s.strides[1] == 1 ? convolve_directly<1> : convolve_directly<2>)(planes, begin, end, lines);
+      return;
+    }
+    for (int64_t i = begin; i < end; i++) {
+      const Plane plane = planes.plane(i, i % planes.channels, i + 1 < end && planes.y_size >= LANES);
       convolve(plane, lines);
-      if (epilogue.later) epilogue.activate_row(plane.y, y_size);
+      if (epilogue.later) epilogue.activate_row(plane.y, planes.y_size);
     }
   };
   if (call->threads == 1) return convolve_part(0);  // a parallel region takes longer than a small plane
