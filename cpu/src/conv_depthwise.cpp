@@ -114,15 +114,14 @@ struct RowTaps {
           inside[t][v] = lanes_between(clamped(-at, LANES), clamped(width - at, LANES));
         }
   }
-  QF_INLINE void load_line(const float* line, vfloat (&x)[LOADS][STRIDE]) const {
+  // first: where a line has `column`.
+  QF_INLINE void load_line(const float* first, vfloat (&x)[LOADS][STRIDE]) const {
     QF_UNROLL for (int t = 0; t < LOADS; t++)
-      QF_UNROLL for (int v = 0; v < STRIDE; v++) {
-        const float* from = line + column + t + v * LANES;
+      QF_UNROLL for (int v = 0; v < STRIDE; v++)
         if constexpr (EDGE)
-          x[t][v] = load_masked(from, inside[t][v]);
+          x[t][v] = load_masked(first + t + v * LANES, inside[t][v]);
         else
-          x[t][v] = load(from);
-      }
+          x[t][v] = load(first + t + v * LANES);
   }
 };
 
@@ -180,11 +179,11 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
       const int64_t bottom = smaller(top + band, height);
       const auto go_down = [&](int64_t column, const auto& taps) __attribute__((always_inline)) {
         int64_t row = top, at = row * STRIDE - s.pads[1];
-        const float* from = plane.x + at * x_width;
+        const float *from = plane.x + at * x_width + taps.column, *nothing = zeros + taps.column;
         float* y = plane.y + row * width + column;
         vfloat x[LOADS][STRIDE];
         const auto next_line = [&](bool inside) __attribute__((always_inline)) {
-          taps.load_line(inside || (at >= 0 && at < x_height) ? from : zeros, x);
+          taps.load_line(inside || (at >= 0 && at < x_height) ? from : nothing, x);
           at++;
           from += x_width;
         };
@@ -225,6 +224,7 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
               begin(later);
             }
           } else {
+#pragma GCC unroll 2
             for (; row < end; row++) {
               next_line(inside);
               add(1, sum);
