@@ -84,6 +84,9 @@ TYPES = {"float32": POOL_FLOAT32, "float64": POOL_FLOAT64, "uint8": POOL_UINT8, 
 # Elements times taps below which a second thread costs more than it saves.
 cdef int64_t WORTH_THREADS = 1 << 17
 
+cdef enum:
+    NEAR_FLOATS = 1024  # of row buffers that are taken from the stack: a small pool is over before an allocation
+
 cdef object zeros = np.zeros
 cdef object int64 = np.dtype(np.int64)
 
@@ -152,6 +155,8 @@ cdef class Pool:
     def __call__(self, inputs):
         cdef PoolArguments a = self.arguments
         cdef void* workspace = NULL
+        cdef float[NEAR_FLOATS] near
+        cdef int64_t floats
         cdef int failed
         y = new_array(self.shape, self.dtype)
         indices = new_array(self.shape, int64) if self.with_indices else None
@@ -161,9 +166,12 @@ cdef class Pool:
             if self.with_indices:
                 a.indices = <int64_t*>address(indices)
             a.threads = num_threads() if self.worth_threads else 1
-            if a.workspace_floats:
-                if posix_memalign(&workspace, 64, <size_t>a.workspace_floats * 4 * a.threads):
-                    raise MemoryError(f"{a.workspace_floats * 4 * a.threads} bytes for a pool's row buffers")
+            floats = a.workspace_floats * a.threads
+            if floats <= NEAR_FLOATS:
+                a.workspace = near
+            elif posix_memalign(&workspace, 64, <size_t>floats * 4):
+                raise MemoryError(f"{floats * 4} bytes for a pool's row buffers")
+            else:
                 a.workspace = <float*>workspace
             with nogil:
                 failed = self.function(&a)

@@ -222,8 +222,8 @@ KERNELS: list[Kernel] = [
         for kernel in (
             Kernel(f"{op}_global_nchw_f32_simd", op, _accepts_global, _prepare("global"),
                    summary="one pass over each plane"),
-            Kernel(f"{op}_separable_nchw_f32_simd", op, _accepts_separable, _prepare("separable", separable_workspace), 2,
-                   summary="down the window's rows, then along the width"),
+            Kernel(f"{op}_separable_nchw_f32_simd", op, _accepts_separable, _prepare("separable", separable_workspace), 3,
+                   summary="along the window's rows and columns in turn"),
         )
     ),
     *_BLOCKED.values(),

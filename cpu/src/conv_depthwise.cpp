@@ -134,13 +134,7 @@ QF_INLINE vfloat alternating(float a, float b) {
 
 // The sums of pairs of neighbours in a, then in b.
 QF_INLINE vfloat pair_sums(vfloat a, vfloat b) {
-  constexpr int PAIRS = LANES / 2;
-  typedef double vpairs __attribute__((vector_size(LANES * 4)));
-  typedef int64_t vplaces __attribute__((vector_size(LANES * 4)));
-  vplaces order;
-  QF_UNROLL for (int i = 0; i < PAIRS; i++) order[i] = i < PAIRS / 2 ? 2 * i : 2 * i - PAIRS + 1;
-  const vfloat sums = merge_fours<0, 2, 0, 2, false>(a, b) + merge_fours<1, 3, 1, 3, false>(a, b);
-  return (vfloat)__builtin_shuffle((vpairs)sums, order);
+  return in_order(merge_fours<0, 2, 0, 2, false>(a, b) + merge_fours<1, 3, 1, 3, false>(a, b));
 }
 
 // The planes first to last of 3x3 kernels from x itself. followed: whether more of them are written later. zeros: a

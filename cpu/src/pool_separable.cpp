@@ -1,7 +1,14 @@
-// Pooling in two passes: the window's rows are reduced into one row, then that row along the width.
+// Pooling along one axis after the other.
 //
-// An output row first reduces the input rows of its window, over height and depth, four vectors of columns at a time,
-// in the order in which they lie in memory. Along the width
+// Square windows of 3, 5, 7, 9 and 13 with stride 1, and of 3 with stride 2, go down the rows at one vector of columns
+// after the other, in a band that stays in the first-level cache. What a window holds of a line is loaded and reduced
+// in registers, and the result meets the output rows whose windows hold the line; these stay open in registers. With
+// stride 1 a vector of outputs takes K loads and 2 K - 2 reductions. Vectors that hang over an end of a row are loaded
+// under a mask, and lines outside the plane are left out.
+//
+// All others take two passes: the window's rows are reduced into one row, then that row along the width. An output row
+// first reduces the input rows of its window, over height and depth, four vectors of columns at a time, in the order in
+// which they lie in memory. Along the width
 //   - windows of 2, 4, 8 or 16 neighbours that do not overlap are halved in registers: pairs of neighbours in two
 //     vectors make one vector, and so on;
 //   - all others go through a line in the first-level cache, whose ends hold the reduction's identity. Lines are parted
@@ -10,9 +17,9 @@
 //     forwarded to loads that straddle it;
 //   - long windows of stride and dilation 1 double: the reductions over 1, 2, 4, … columns make up a window of k in
 //     about log2 k steps over a whole batch.
-// Small windows are bound by what moves a plane between the caches: each value is loaded once for each row of the
-// window that holds it, from the first-level cache but for the first time. Sums are never carried from one window to
-// the next: a NaN or an infinity stays in the windows that hold it. The last vector of a row overlaps the one before.
+// Small windows are bound by what moves a plane between the caches, and planes that no cache holds are fetched ahead.
+// Sums are never carried from one window to the next: a NaN or an infinity stays in the windows that hold it. The last
+// vector of a row overlaps the one before.
 //
 // Accepts float32 max, average, and lp with p 1 or 2, any window over one to three axes.
 // Workspace: two batches of lines and the room behind them, see pool.py's `separable_workspace`.
@@ -39,7 +46,10 @@ QF_INLINE void double_up(float* row, float* out, int64_t count, int64_t taps) {
   }
 }
 
-constexpr int VECTORS = 4;     // of columns that a pass takes together
+constexpr int VECTORS = 4;               // of columns that a pass takes together
+constexpr int64_t BAND_FLOATS = 4096;    // of x that are gone down together: 16 KiB
+constexpr int64_t FAR_FLOATS = 1 << 21;  // of x and y from which x is fetched ahead: 8 MiB
+constexpr int64_t AHEAD = 1024;          // how many floats, in two passes; a band otherwise
 
 // The input rows of an output row's window, those that are inside.
 struct Rows {
@@ -93,6 +103,43 @@ QF_INLINE vfloat halved(Counts counts, const Rows& window, int64_t column, Op& o
   }
 }
 
+// The neighbours that a row of a K by K window holds, reduced, for a vector of outputs; the first is at `column`.
+// EDGE: columns outside the row hold the identity.
+template <class Op, int K, int STRIDE, bool EDGE>
+struct Neighbours {
+  static constexpr int LOADS = STRIDE == 1 ? K : 2;
+  Span spans[EDGE ? LOADS : 1][STRIDE];
+
+  QF_INLINE Neighbours(int64_t column, int64_t width) {
+    if constexpr (EDGE)
+      QF_UNROLL for (int t = 0; t < LOADS; t++)
+        QF_UNROLL for (int v = 0; v < STRIDE; v++) spans[t][v] = span_at(column + t + v * LANES, width);
+  }
+  // row: of x; first: its `column`.
+  QF_INLINE vfloat reduced(const float* row, const float* first, Op& op) const {
+    vfloat x[LOADS][STRIDE];
+    QF_UNROLL for (int t = 0; t < LOADS; t++)
+      QF_UNROLL for (int v = 0; v < STRIDE; v++)
+        if constexpr (EDGE)
+          x[t][v] = load_span(row, spans[t][v], Op::identity());
+        else
+          x[t][v] = load(first + t + v * LANES);
+    QF_UNROLL for (int t = 0; t < LOADS - 1; t += LANES)
+      QF_UNROLL for (int v = 0; v < STRIDE; v++) op.see(x[t][v], x[t + LANES < LOADS ? t + LANES : LOADS - 1][v]);
+    QF_UNROLL for (int t = 0; t < LOADS; t++)
+      QF_UNROLL for (int v = 0; v < STRIDE; v++) x[t][v] = Op::value(x[t][v]);
+    if constexpr (STRIDE == 1) {
+      vfloat all = x[0][0];
+      QF_UNROLL for (int t = 1; t < K; t++) all = Op::combine(x[t][0], all);
+      return all;
+    } else {
+      const vfloat first_two = Op::combine(merge_fours<0, 2, 0, 2, false>(x[0][0], x[0][1]),
+                                           merge_fours<1, 3, 1, 3, false>(x[0][0], x[0][1]));
+      return Op::combine(merge_fours<1, 3, 1, 3, false>(x[1][0], x[1][1]), first_two);
+    }
+  }
+};
+
 template <class Op>
 struct Separable {
   const PoolArguments& a;
@@ -104,6 +151,12 @@ struct Separable {
   const bool doubles = stride == 1 && dilation == 1 && taps >= DOUBLING_FROM;
   const bool halves = taps == stride && dilation == 1 && a.pads[2] == 0 && columns * stride <= width &&
                       columns >= LANES && (taps == 2 || taps == 4 || taps == 8 || taps == 16);
+
+  const bool far = a.planes * (a.input[0] * a.input[1] * width + a.output[0] * a.output[1] * columns) > FAR_FLOATS;
+
+  static QF_INLINE void fetch(const float* from, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+  }
 
   QF_INLINE vfloat finished(vfloat v, int64_t row, int64_t column) const {
     if constexpr (Op::scaled) return v * (a.row_weights[row] * load(a.column_weights + column));
@@ -179,7 +232,9 @@ struct Separable {
                                            float* lines, float* scratch, Op op) const {
     const int64_t step = a.strides[1] * a.input[2], width = this->width, columns = this->columns, pitch = this->pitch;
     const int64_t stride = this->stride, phase = this->phase, start = this->start, taps = halves ? this->taps : 0;
+    const bool far = this->far;
     for (int64_t end = row + count; row < end; row++, window.first += step, y += columns, lines += pitch) {
+      if (far) fetch(window.first + AHEAD, step);
       if (taps == 2)
         halve<1>(counts, window, row, y, op);
       else if (taps == 4)
@@ -250,6 +305,87 @@ struct Separable {
     }
   }
 
+  // Whether go_down has an instance for the window. Of the lines above a plane it leaves out only those that come
+  // before the first output.
+  QF_INLINE bool goes_down() const {
+    const bool flat = a.input[0] == 1 && a.output[0] == 1 && a.kernel[0] == 1;
+    if (!flat || a.kernel[1] != taps || dilation != 1 || a.dilations[1] != 1 || a.strides[1] != stride) return false;
+    if (stride == 2) return taps == 3 && a.pads[1] <= 1;
+    return stride == 1 && (taps == 3 || taps == 5 || taps == 7 || taps == 9 || taps == 13) && a.pads[1] < taps;
+  }
+
+  // Rows begin to end of a plane: down a band of rows at one vector of columns after the other.
+  template <int K, int STRIDE>
+  __attribute__((noinline)) Op go_down(const float* plane, int64_t begin, int64_t end, float* y, Op op) const {
+    const int64_t width = this->width, columns = this->columns, height = a.input[1], pad = a.pads[1];
+    const int64_t band = BAND_FLOATS / (width * STRIDE) + 4;
+    const int64_t inside = (height + pad - K + STRIDE) / STRIDE;  // rows of y that need no line below the plane
+    const int64_t columns_inside = width - (LANES - 1) * STRIDE - K;
+    const int64_t whole = columns >= LANES ? end : end - (LANES - 1) / columns;  // rows that may be whole vectors
+    for (int64_t top = begin; top < end; top += band) {
+      const int64_t bottom = smaller(top + band, end);
+      const auto go = [&](int64_t column, int64_t from, const auto& neighbours) __attribute__((always_inline)) {
+        int64_t row = top, at = row * STRIDE - pad;
+        const float* line = plane + at * width;
+        float* to = y + row * columns + column;
+        const vfloat weights = Op::scaled ? load(a.column_weights + column) : (vfloat){};
+        const auto next = [&](bool is_inside) __attribute__((always_inline)) {
+          vfloat v = broadcast(Op::identity());
+          if (is_inside || (at >= 0 && at < height)) v = neighbours.reduced(line, line + from, op);
+          at++;
+          line += width;
+          return v;
+        };
+        const auto put = [&](vfloat v) __attribute__((always_inline)) {
+          if constexpr (STRIDE == 2) v = in_order(v);
+          v = Op::scaled ? v * (a.row_weights[row] * weights) : Op::finish(v);
+          if (row < whole)
+            store(to, v);
+          else
+            store_first(to, v, int(columns));
+          to += columns;
+        };
+        vfloat open[K - 1];  // the reductions of the next rows of y, as far as they go
+        const auto advance = [&](vfloat v) __attribute__((always_inline)) {
+          QF_UNROLL for (int i = 0; i < K - 2; i++) open[i] = Op::combine(v, open[i + 1]);
+          open[K - 2] = v;
+        };
+        QF_UNROLL for (int i = 0; i < K - 1; i++) open[i] = broadcast(Op::identity());
+        if constexpr (STRIDE == 1)
+          for (int k = 0; k < K - 1; k++) advance(next(false));
+        else
+          open[0] = next(false);
+        const auto rows_until = [&](int64_t end, bool is_inside) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+          for (; row < end; row++)
+            if constexpr (STRIDE == 1) {
+              const vfloat v = next(is_inside);
+              put(Op::combine(v, open[0]));
+              advance(v);
+            } else {
+              const vfloat v = Op::combine(next(is_inside), open[0]);
+              open[0] = next(is_inside);
+              put(Op::combine(open[0], v));
+            }
+        };
+        rows_until(smaller(bottom, inside), true);
+        rows_until(bottom, false);
+      };
+      const int64_t part = (bottom - top) * STRIDE * STRIDE * LANES;  // of what follows in memory, for each column
+      const float* ahead = plane + (top + band) * STRIDE * width;
+      for (int64_t i = 0; i < columns; i += LANES, ahead += part) {
+        if (far) fetch(ahead, part);
+        const int64_t column = i + LANES <= columns || columns < LANES ? i : columns - LANES;
+        const int64_t from = column * STRIDE - a.pads[2];
+        if (from >= 0 && from <= columns_inside)
+          go(column, from, Neighbours<Op, K, STRIDE, false>(from, width));
+        else
+          go(column, from, Neighbours<Op, K, STRIDE, true>(from, width));
+      }
+    }
+    return op;
+  }
+
   void rows(int64_t plane, int64_t begin, int64_t end, int thread) const {
     const int64_t height = a.input[1], size = height * width, out_height = a.output[1];
     const float* x = static_cast<const float*>(a.x) + plane * a.input[0] * size;
@@ -257,6 +393,17 @@ struct Separable {
     float* lines = a.workspace + thread * a.workspace_floats;
     float* second = lines + a.workspace_floats / 2;
     Op op;
+    if (goes_down()) {
+      op = stride == 2 ? go_down<3, 2>(x, begin, end, y, op)
+           : taps == 3 ? go_down<3, 1>(x, begin, end, y, op)
+           : taps == 5 ? go_down<5, 1>(x, begin, end, y, op)
+           : taps == 7 ? go_down<7, 1>(x, begin, end, y, op)
+           : taps == 9 ? go_down<9, 1>(x, begin, end, y, op)
+                       : go_down<13, 1>(x, begin, end, y, op);
+      if (op.again())
+        for (int64_t row = begin; row < end; row++) row_by_definition<float>(a, plane, row);
+      return;
+    }
     // Output rows of one slice whose windows hang over neither end.
     const int64_t first_whole = (a.pads[1] + a.strides[1] - 1) / a.strides[1];
     const int64_t room = height + a.pads[1] - (a.kernel[1] - 1) * a.dilations[1] - 1;
@@ -325,7 +472,7 @@ struct Separable {
 template <class Op>
 void every_plane(const PoolArguments& a) {
   const Separable<Op> pool{a};
-  for (int thread = 0; thread < a.threads && !pool.halves; thread++)
+  for (int thread = 0; thread < a.threads && !pool.halves && !pool.goes_down(); thread++)
     pool.clear(a.workspace + thread * a.workspace_floats);
   over_planes(a, [&](int64_t plane, int64_t begin, int64_t end, int thread) { pool.rows(plane, begin, end, thread); });
 }

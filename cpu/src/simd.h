@@ -341,4 +341,14 @@ QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
 #endif
 }
 
+// What merge_fours made of the even or of the odd lanes of two vectors, in their order.
+QF_INLINE vfloat in_order(vfloat v) {
+  constexpr int PAIRS = LANES / 2;
+  typedef double vpairs __attribute__((vector_size(LANES * 4)));
+  typedef int64_t vplaces __attribute__((vector_size(LANES * 4)));
+  vplaces places;
+  QF_UNROLL for (int i = 0; i < PAIRS; i++) places[i] = i < PAIRS / 2 ? 2 * i : 2 * i - PAIRS + 1;
+  return (vfloat)__builtin_shuffle((vpairs)v, places);
+}
+
 }  // namespace
