@@ -9,7 +9,8 @@
 //     for some output channels, whose weights stay there too
 //       for each panel: it moves to the first-level cache, and all tiles of these channels pass over it.
 // Sums wait in y between slices. Limited by the multiply-adds; packing costs a load and a store for each vector that as
-// many multiply-adds use as there are output channels. Where x is read tap by tap, that is once for each tap.
+// many multiply-adds use as there are output channels, twice that where x is read tap by tap. For few output channels a
+// 1x1 convolution takes x itself for the panels, unless its rows would push each other out of the cache.
 #pragma once
 
 #include "conv_arguments.h"
@@ -19,6 +20,7 @@
 namespace {
 
 constexpr int64_t PANEL_BYTES = 16 << 10, ROOM_BYTES = 192 << 10, WEIGHT_BYTES = 128 << 10;
+constexpr int64_t GROUP_BYTES = 12 << 10;  // of panels that a tile of channels passes over together
 constexpr int64_t MOST_BLOCK = 512;    // places
 constexpr int64_t FEW_CHANNELS = 128;  // of y: fewer do not pay for packing x
 
@@ -68,7 +70,7 @@ struct Plan {
   int64_t depth, slices;
   int64_t images, pixels;  // separately treated images, and places of each
   int64_t width, tiles;    // places in a tile, tiles of an image
-  int64_t blocks, pitch;   // of tiles that are packed together; floats of a line of their places, whole vectors behind the last
+  int64_t blocks, pitch;   // of tiles that are packed together; floats of a line of their places, with a vector behind
   int64_t out_channels, channel_blocks;
 
   // columns: 0 for those that suit the window.
@@ -298,26 +300,30 @@ QF_INLINE void multiply(const Window& window, const Plan& plan, const float* x, 
   const int64_t width = plan.width, pixel = share.first_tile * width;
   const int64_t count = smaller(plan.pixels, share.last_tile * width) - pixel;
   const int64_t channel = volume(window.input), height = share.last_row - share.first_row;
-  // Tiles that x itself serves for: those whose vectors are all places.
   const bool flat = !plan.merged && window.flat();
-  const int64_t direct = plan.in_place ? count / LANES * LANES : 0;
+  // Tiles that x itself serves for: those whose vectors are all places. Where they straddle cache lines, panels are
+  // faster.
+  const int64_t direct = plan.in_place && uintptr_t(x + pixel) % 64 == 0 ? count / LANES * LANES : 0;
   for (int64_t slice = 0; slice < plan.slices; slice++) {
     const int64_t k = plan.first_of_slice(slice), depth = plan.first_of_slice(slice + 1) - k;
     const int64_t skipped = count == direct ? count : direct / width * width;
     if (!packed && count > skipped)
       pack_panels(window, flat, x, x_end, k, k + depth, pixel + skipped, count - skipped, width, plan.pitch, panels,
                   panels + CHUNK * plan.pitch + skipped * depth);
+    // Shallow panels are taken together, so that a tile of channels writes longer pieces of its rows.
+    const int64_t fit = depth ? GROUP_BYTES / (depth * width * 4) : 1, together = fit < 1 ? 1 : fit;
     for (int64_t block = 0; block < plan.channel_blocks; block++)
-      for (int64_t tile = share.first_tile; tile < share.last_tile; tile++) {
-        const int64_t place = (tile - share.first_tile) * width;
-        const bool in_x = place < skipped;
-        const float* panel = in_x ? x + k * channel + pixel + place : panels + CHUNK * plan.pitch + place * depth;
+      for (int64_t begin = share.first_tile; begin < share.last_tile; begin += together) {
+        const int64_t end = smaller(begin + together, share.last_tile);
         const int64_t last = share.first_row + height * (block + 1) / plan.channel_blocks;
-        for (int64_t row = share.first_row + height * block / plan.channel_blocks; row < last; row++) {
-          const int64_t m = rows.begin(row);
-          visit(Tile{weights + k * plan.out_channels + m * depth, panel, in_x ? channel : width, depth, m, tile,
-                     rows.count(row), slice == 0, slice + 1 == plan.slices});
-        }
+        for (int64_t row = share.first_row + height * block / plan.channel_blocks; row < last; row++)
+          for (int64_t tile = begin; tile < end; tile++) {
+            const int64_t m = rows.begin(row), place = (tile - share.first_tile) * width;
+            const bool in_x = place < skipped;
+            visit(Tile{weights + k * plan.out_channels + m * depth,
+                       in_x ? x + k * channel + pixel + place : panels + CHUNK * plan.pitch + place * depth,
+                       in_x ? channel : width, depth, m, tile, rows.count(row), slice == 0, slice + 1 == plan.slices});
+          }
       }
   }
 }
