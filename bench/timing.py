@@ -113,6 +113,7 @@ def interleaved(
     seconds_each: float = 2.0,
     exclusive: frozenset[str] = frozenset(),
     probe: CoreProbe | None = None,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Time every contender; one that cannot go on is left out.
 
@@ -120,6 +121,8 @@ def interleaved(
     exclusive: contenders that work on the calling core alone: a round in which they had less than 0.9 of it is
     measured again, ``rounds`` times at most.
     probe: waits before each round until the core is quick.
+    rest: seconds to sleep before each round, so that the threads of others, which go on spinning after their work, have
+    come to rest.
     """
     calls: dict[str, int] = {}
     wanted: dict[str, int] = {}
@@ -134,6 +137,8 @@ def interleaved(
     while order := [name for name in seconds if len(seconds[name]) < wanted[name]]:
         shift = number % len(order)
         for name in order[shift:] + order[:shift]:
+            if rest:
+                time.sleep(rest)
             if probe is not None:
                 probe.wait()
             stretch = contenders[name](calls[name])

@@ -447,20 +447,22 @@ void run_blocks(const ConvShape& s, const ConvCall& call, const Plan& plan, char
   const Epilogue epilogue(s);
   const int64_t blocks = plan.blocks * s.groups;
   const int threads = call.threads;
-  // Threads take blocks of their own where there are enough; few blocks are shared by all.
-  const bool together = threads > 1 && blocks < 4 * threads;
+  // Threads take one block after the other where there are enough; few blocks are shared by all.
+  const bool together = threads > 1 && blocks < 2 * threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     const int member = threads > 1 ? omp_get_thread_num() : 0, members = threads > 1 ? omp_get_num_threads() : 1;
     float* room = (float*)workspace;
     float* mine = (float*)(workspace + member * thread_bytes);
     float* own = mine + plan.points * plan.v_step();
-    if (together)
+    if (together) {
       for (int64_t b = 0; b < blocks; b++)
         run_block<KH, KW>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, member, members, room, own);
-    else
-      for (int64_t b = blocks * member / members; b < blocks * (member + 1) / members; b++)
+    } else {
+#pragma omp for schedule(dynamic) nowait
+      for (int64_t b = 0; b < blocks; b++)
         run_block<KH, KW>(Block(plan, s, b / s.groups), call, epilogue, b % s.groups, 0, 1, mine, own);
+    }
   }
 }
 
