@@ -353,6 +353,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise_blocked,
         _DEPTHWISE,
+        version=2,
         summary="a vector of channels for each pixel, a multiply-add for each tap",
         blocked=_DEPTHWISE,
     ),

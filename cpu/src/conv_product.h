@@ -140,8 +140,8 @@ QF_INLINE vfloat load_places(const float* x, int64_t stride) {
 // the run's other lanes are zero. Whole vectors are loaded where `inside`: all that they reach is x's; they are stored:
 // up to LANES floats behind the run are overwritten.
 template <int STRIDE>
-void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride, int64_t begin, int64_t end,
-                        int64_t count, bool inside, float* to, int64_t pitch) {
+void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride, int64_t begin, int64_t end, int64_t count,
+              bool inside, float* to, int64_t pitch) {
   if (!inside) {
     for (int64_t c = 0; c < channels; c++, x += channel, to += pitch)
       for (int64_t i = 0; i < count; i += LANES) {

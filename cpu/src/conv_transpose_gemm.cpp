@@ -2,10 +2,11 @@
 // (a phase) are a dense convolution of x, of stride 1, with the taps that meet them (Shi et al., "Is the deconvolution
 // layer the same as a convolutional layer?", 2016). Each phase is a product (conv_product.h) whose sums stay in the
 // second-level cache until all phases along the rows are there; then the rows are interleaved into y with residual and
-// activation. No multiplication is done twice or with a zero, but for those of x's padding.
+// activation. Phases along a row get as many places as the longest, and taps that reach over x's edge meet zeros; no other
+// multiplication is idle.
 //
 // In a transposed ConvShape `output` is x's extent and `input` y's. Weights come as (groups, M / groups, kernel,
-// C / groups). Threads share images, groups, phases of depth and height, and blocks of places.
+// C / groups). Threads share images, groups and blocks of places.
 #include <omp.h>
 
 #include "conv_product.h"
