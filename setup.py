@@ -35,12 +35,35 @@ EMULATE_V4 = os.environ.get("QUATREFOIL_EMULATE_V4") == "1" and "v4" in INSTRUCT
 if EMULATE_V4:
     INSTRUCTION_SETS["v4"] = [*INSTRUCTION_SETS["v3"], "-O1", "-Wno-psabi"]
 
+# Sets beyond v4, for which few sources are compiled: the others serve them with what they have for v4.
+FURTHER_SETS = {}
+if "v4" in INSTRUCTION_SETS:
+    FURTHER_SETS = {
+        "v4_vnni": [*INSTRUCTION_SETS["v4"], *([] if EMULATE_V4 else ["-mavx512vnni"])],
+        "v4_amx": [
+            *INSTRUCTION_SETS["v4"],
+            *([] if EMULATE_V4 else [f"-m{feature}" for feature in (
+                "avx512vnni", "avx512bf16", "avx512vbmi", "avx512vbmi2", "amx-tile", "amx-int8", "amx-bf16",
+            )]),
+        ],
+    }  # fmt: skip
+
 CPP_FLAGS = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
 CPU_FLAGS = [*CPP_FLAGS, "-fopenmp", "-ffp-contract=fast", "-fno-trapping-math"]
 # QUATREFOIL_SANITIZE=address,undefined builds the native code under these sanitizers (see the Makefile).
 SANITIZERS = os.environ.get("QUATREFOIL_SANITIZE", "")
 # -O1 because checks take several times as long to compile at -O3 and find the same.
 SANITIZE_FLAGS = [f"-fsanitize={SANITIZERS}", "-fno-omit-frame-pointer", "-g1", "-O1"] if SANITIZERS else []
+
+
+def sets_of(source: str) -> dict[str, list[str]]:
+    """The instruction sets that a source is compiled for, each with its flags."""
+    name = Path(source).stem
+    if name.endswith("_tiles"):  # on the tile registers of AMX, which no other set has
+        return {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
+    if name == "conv_integer_gemm":
+        return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_vnni"}
+    return INSTRUCTION_SETS
 
 
 def packages() -> dict[str, str]:
@@ -93,10 +116,11 @@ class BuildNative(build_ext):
             self.build_temp = common
 
     def compile_per_isa(self, ext: Extension) -> list[str]:
-        jobs = []
-        for isa, flags in INSTRUCTION_SETS.items():
-            for source in getattr(ext, "per_isa", []):
+        jobs, targets = [], []
+        for source in getattr(ext, "per_isa", []):
+            for isa, flags in sets_of(source).items():
                 target = Path(self.build_temp, isa, Path(source).with_suffix(".o").name)
+                targets.append(str(target))
                 newest = max(os.path.getmtime(path) for path in [__file__, *sources_of(source, ext.include_dirs)])
                 if self.force or not target.exists() or target.stat().st_mtime < newest:
                     jobs.append((source, isa, flags))
@@ -107,7 +131,7 @@ class BuildNative(build_ext):
             built = self.compiler.compile(
                 [source],
                 output_dir=str(output),
-                macros=[("QF_ISA", isa), (f"QF_ISA_{isa.upper()}", "1")],
+                macros=[("QF_ISA", isa), *((f"QF_ISA_{name.upper()}", "1") for name in {isa, isa.split("_")[0]})],
                 include_dirs=ext.include_dirs,
                 extra_postargs=[*ext.extra_compile_args, *flags],
             )
@@ -115,11 +139,7 @@ class BuildNative(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(compile_one, jobs))
-        return [
-            str(Path(self.build_temp, isa, Path(source).with_suffix(".o").name))
-            for isa in INSTRUCTION_SETS
-            for source in getattr(ext, "per_isa", [])
-        ]
+        return targets
 
 
 def extensions() -> list[Extension]:

@@ -67,13 +67,12 @@ cdef extern from "conv_kernels.h" nogil:
 
     ctypedef void (*ConvIntegerPackFunction)(const ConvShape*, const int16_t*, int32_t*) noexcept
 
-    ConvNeedsFunction conv_gemm_integer_needs(int isa)
-    ConvIntegerPackFunction conv_gemm_integer_pack(int isa)
-    ConvIntegerFunction conv_gemm_integer(int isa)
-    ConvNeedsFunction conv_depthwise_integer_needs(int isa)
-    ConvIntegerPackFunction conv_depthwise_integer_pack(int isa)
-    ConvIntegerFunction conv_depthwise_integer(int isa)
-    ConvIntegerFunction conv_direct_integer(int isa)
+    ctypedef struct ConvIntegerAlgorithm:
+        ConvNeedsFunction needs  # as in ConvAlgorithm
+        ConvIntegerPackFunction pack
+        ConvIntegerFunction run
+
+    bint find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm*)
 
     ctypedef struct NativeStep:
         void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
@@ -240,7 +239,7 @@ cdef class IntegerRun:
     None. multipliers: float32 (M), or None for int32 sums.
     """
 
-    cdef ConvIntegerFunction run
+    cdef ConvIntegerAlgorithm algorithm
     cdef ConvShape shape
     cdef ConvQuantization quantization
     cdef size_t workspace
@@ -252,7 +251,8 @@ cdef class IntegerRun:
     def __init__(self, str algorithm, int isa, geometry, y_shape, dtype, weights, bias, bint x_signed, int x_zero,
                  multipliers, int y_zero):
         cdef ConvNeeds needs
-        cdef ConvIntegerPackFunction pack = NULL
+        if not find_conv_integer_algorithm(algorithm.encode(), isa, &self.algorithm):
+            raise KeyError(algorithm)
         fill(&self.shape, geometry, IDENTITY)
         self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
@@ -266,23 +266,13 @@ cdef class IntegerRun:
         self.quantization.y_signed = dtype.kind == "i"
         self.quantization.y_zero = y_zero
         self.workspace = 0
-        if algorithm == "conv_direct_integer":
-            self.run = conv_direct_integer(isa)
-            self.weights = weights
-        elif algorithm == "conv_depthwise_integer":
-            self.run = conv_depthwise_integer(isa)
-            conv_depthwise_integer_needs(isa)(&self.shape, &needs)
-            pack = conv_depthwise_integer_pack(isa)
-        elif algorithm == "conv_gemm_integer":
-            self.run = conv_gemm_integer(isa)
-            conv_gemm_integer_needs(isa)(&self.shape, &needs)
-            pack = conv_gemm_integer_pack(isa)
-        else:
-            raise KeyError(algorithm)
-        if pack != NULL:
-            self.packed = Buffer(needs.packed)
-            self.workspace = needs.workspace
-            pack(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
+        self.weights = weights
+        if self.empty or self.algorithm.needs == NULL:
+            return
+        self.algorithm.needs(&self.shape, &needs)
+        self.packed = Buffer(needs.packed)
+        self.workspace = needs.workspace
+        self.algorithm.pack(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
 
     def __call__(self, inputs):
         cdef ConvCall call
@@ -301,7 +291,7 @@ cdef class IntegerRun:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
         with nogil:
-            self.run(&self.shape, &self.quantization, &call)
+            self.algorithm.run(&self.shape, &self.quantization, &call)
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)

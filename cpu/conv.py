@@ -37,6 +37,31 @@ def _accepts_depthwise(problem: Problem) -> Reject | None:
     return None
 
 
+def _without_tiles() -> Reject | None:
+    if instruction_set.name() == "v4_amx":
+        return None
+    return Reject(f"it works on tile registers (AMX), which are not in the instruction set in use, {instruction_set.name()}")
+
+
+LEAST_WEIGHT = 2.0**-40  # of src/conv_tiles.cpp: parts of smaller ones would be denormal
+
+
+def _accepts_tiles(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    if min(geometry.in_per_group, geometry.out_per_group) < 8:
+        return Reject("tiles stay empty")
+    return _without_tiles()
+
+
+def _accepts_integer_tiles(problem: Problem) -> Reject | None:
+    geometry = semantics.geometry(problem)
+    if min(geometry.in_per_group, geometry.out_per_group) < 2:
+        return Reject("tiles stay empty")
+    return _without_tiles()
+
+
 MOST_KERNEL_ROWS = 64  # of src/conv_depthwise_blocked.cpp
 
 
@@ -197,16 +222,27 @@ def _accepts_transpose_winograd(problem: Problem) -> Reject | None:
     )
 
 
+def _finite(weights: np.ndarray) -> bool:
+    return bool(np.isfinite(weights).all())
+
+
+def _splits(weights: np.ndarray) -> bool:
+    """Whether weights are what src/conv_tiles.cpp takes."""
+    most = np.abs(weights).max(initial=0.0)
+    return bool(np.isfinite(most) and (most == 0.0 or most >= LEAST_WEIGHT))
+
+
 def _float(
     algorithm: str,
     general: str | None = None,
+    suits: Callable[[np.ndarray], bool] = _finite,
     arrange: Callable[[Problem, np.ndarray], np.ndarray] = lambda problem, weights: weights,
 ) -> PrepareFloat:
     """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h on the weights that ``arrange``
     makes of ONNX's.
 
-    Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights the
-    ``general`` algorithm, which leaves padding out, runs instead.
+    Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights, and others
+    that do not suit it, the ``general`` algorithm, which leaves padding out, runs instead.
     """
 
     def prepare(
@@ -215,7 +251,7 @@ def _float(
         from quatrefoil.cpu import _conv
 
         y, weights = problem.outputs[0], parameters[semantics.W]
-        chosen = algorithm if general is None or np.isfinite(weights).all() else general
+        chosen = algorithm if general is None or suits(weights) else general
         weights = np.ascontiguousarray(arrange(problem, weights) if chosen == algorithm else weights)
         return _conv.Run(
             chosen,
@@ -284,6 +320,24 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
     return None
 
 
+BYTES = (-128, 127)
+
+
+def _for_tiles(
+    algorithm: str, problem: Problem, weights: np.ndarray, bias: np.ndarray | None, x_zero: int
+) -> tuple[str, np.ndarray | None]:
+    """The algorithm and the bias for these centred weights: src/conv_integer_tiles.cpp takes weights that are bytes, and x
+    with its zero point, whose part of the sums is taken off with the bias."""
+    if algorithm != "conv_tiles_integer":
+        return algorithm, bias
+    if weights.size and (weights.min() < BYTES[0] or weights.max() > BYTES[1]):
+        return "conv_gemm_integer", bias
+    unsigned = x_zero + (128 if problem.dtype == "int8" else 0)
+    sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
+    total = (0 if bias is None else bias.astype(np.int64)) - unsigned * sums
+    return algorithm, total.astype(np.int32)  # wraps, as sums do
+
+
 def _integer(algorithm: str) -> Prepare:
     """The prepare of conv_integer: int32 sums."""
 
@@ -291,16 +345,19 @@ def _integer(algorithm: str) -> Prepare:
         from quatrefoil.cpu import _conv
 
         y = problem.outputs[0]
+        weights = _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT))
+        x_zero = int(_zero_point(parameters, semantics.X_ZERO_POINT)[0])
+        chosen, bias = _for_tiles(algorithm, problem, weights, None, x_zero)
         return _conv.IntegerRun(
-            algorithm,
+            chosen,
             instruction_set.index(),
             semantics.geometry(problem),
             y.shape,
             y.numpy_dtype,
-            _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT)),
-            None,
+            weights,
+            bias,
             problem.dtype == "int8",
-            int(_zero_point(parameters, semantics.X_ZERO_POINT)[0]),
+            x_zero,
             None,
             0,
         )
@@ -317,17 +374,19 @@ def _quantized(algorithm: str) -> Prepare:
         y, geometry = problem.outputs[0], semantics.geometry(problem)
         scales = (parameters[at] for at in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE))
         multipliers = np.broadcast_to(requantize_multiplier(*scales), (geometry.out_channels,))
-        bias = parameters.get(semantics.Q_BIAS)
+        weights = _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO))
+        x_zero = int(_zero_point(parameters, semantics.Q_X_ZERO)[0])
+        chosen, bias = _for_tiles(algorithm, problem, weights, parameters.get(semantics.Q_BIAS), x_zero)
         return _conv.IntegerRun(
-            algorithm,
+            chosen,
             instruction_set.index(),
             geometry,
             y.shape,
             y.numpy_dtype,
-            _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO)),
+            weights,
             None if bias is None else np.ascontiguousarray(bias),
             problem.dtype == "int8",
-            int(_zero_point(parameters, semantics.Q_X_ZERO)[0]),
+            x_zero,
             np.ascontiguousarray(multipliers),
             int(_zero_point(parameters, semantics.Q_Y_ZERO)[0]),
         )
@@ -356,6 +415,14 @@ KERNELS: list[Kernel] = [
         version=2,
         summary="a vector of channels for each pixel, a multiply-add for each tap",
         blocked=_DEPTHWISE,
+    ),
+    Kernel(
+        "conv_tiles_nchw_f32_amx",
+        "conv",
+        _accepts_tiles,
+        _float("conv_tiles_f32", "conv_direct_f32", _splits),
+        summary="products of bfloat16 parts on tile registers, three for one of float32; direct taps for infinite or tiny "
+        "weights and outputs that are not finite",
     ),
     Kernel(
         "conv_winograd_nchwc_f32_simd",
@@ -442,6 +509,14 @@ KERNELS: list[Kernel] = [
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
     ),
     Kernel(
+        "conv_integer_tiles_nchw_i8_amx",
+        "conv_integer",
+        _accepts_integer_tiles,
+        _integer("conv_tiles_integer"),
+        summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
+        "point",
+    ),
+    Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
         only_dtypes("uint8", "int8"),
@@ -463,6 +538,14 @@ KERNELS: list[Kernel] = [
         _quantized("conv_depthwise_integer"),
         version=3,
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
+    ),
+    Kernel(
+        "qlinear_conv_tiles_nchw_i8_amx",
+        "qlinear_conv",
+        _accepts_integer_tiles,
+        _quantized("conv_tiles_integer"),
+        summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
+        "point",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",

@@ -1,7 +1,8 @@
 """Which build of the native kernels runs: the best instruction set of this processor, or the one that is forced.
 
 Every source in cpu/src is compiled once per instruction set; native calls take the set as a number.
-QUATREFOIL_CPU_ISA=portable|v2|v3|v4 (the x86-64 levels) forces one, for tests and comparisons.
+QUATREFOIL_CPU_ISA=portable|v2|v3|v4 (the x86-64 levels), v4_vnni (products of bytes) or v4_amx (tile registers) forces one,
+for tests and comparisons.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from platform import machine, processor
 from quatrefoil.errors import BackendUnavailable
 
 VARIABLE = "QUATREFOIL_CPU_ISA"
-LANES = {"v3": 8, "v4": 16}  # 4 elsewhere
+LANES = {"v3": 8, "v4": 16, "v4_vnni": 16, "v4_amx": 16}  # 4 elsewhere
 
 
 @cache
@@ -46,7 +47,7 @@ def index() -> int:
 
 
 def name() -> str:
-    """The instruction set in use: portable, v2, v3 or v4."""
+    """The instruction set in use: portable, v2, v3, v4, v4_vnni or v4_amx."""
     return supported()[index()]
 
 

@@ -362,11 +362,9 @@ extern "C" void QF_EXPORT(conv_gemm_integer_pack)(const ConvShape* shape, const 
 }
 
 extern "C" void QF_EXPORT(conv_gemm_integer)(const ConvShape* s, const ConvQuantization* q, const ConvCall* call) {
-#if defined(QF_AVX512)
-  if (__builtin_cpu_supports("avx512vnni")) {
-    share<true>(*s, *q, *call);
-    return;
-  }
-#endif
+#if defined(QF_ISA_V4_VNNI)
+  share<true>(*s, *q, *call);
+#else
   share<false>(*s, *q, *call);
+#endif
 }

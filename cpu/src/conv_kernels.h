@@ -11,8 +11,10 @@ typedef void (*ConvNeedsFunction)(const ConvShape*, ConvNeeds*);
 typedef void (*ConvPackFunction)(const ConvShape*, const float* weights, float* packed);
 typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
 
-// The float algorithms: those that pack weights and take a workspace, and those that use the weights as they are.
-#define QF_CONV_ALGORITHMS(PACKED, PLAIN) \
+// The float algorithms: those that pack weights and take a workspace, those that use the weights as they are, and those
+// that pack weights and need AMX.
+#define QF_CONV_ALGORITHMS(PACKED, PLAIN, TILES) \
+  TILES(conv_tiles_f32)                   \
   PACKED(conv_gemm_f32)                   \
   PACKED(conv_winograd_f32)               \
   PACKED(conv_blocked_f32)                \
@@ -31,7 +33,11 @@ typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
   QF_DECLARE(void, name##_needs, (const ConvShape*, ConvNeeds*))                \
   QF_DECLARE(void, name##_pack, (const ConvShape*, const float*, float*))       \
   QF_DECLARE_PLAIN(name)
-QF_CONV_ALGORITHMS(QF_DECLARE_PACKED, QF_DECLARE_PLAIN)
+#define QF_DECLARE_TILES(name)                                                  \
+  QF_DECLARE_AMX(void, name##_needs, (const ConvShape*, ConvNeeds*))            \
+  QF_DECLARE_AMX(void, name##_pack, (const ConvShape*, const float*, float*))   \
+  QF_DECLARE_AMX(void, name, (const ConvShape*, const ConvCall*))
+QF_CONV_ALGORITHMS(QF_DECLARE_PACKED, QF_DECLARE_PLAIN, QF_DECLARE_TILES)
 
 struct ConvAlgorithm {
   ConvNeedsFunction needs;  // null: the weights are used as they are, and there is no workspace
@@ -45,19 +51,35 @@ static inline bool find_conv_algorithm(const char* name, int isa, ConvAlgorithm*
   if (!strcmp(name, #id)) return *found = {id##_needs(isa), id##_pack(isa), id(isa)}, true;
 #define QF_FIND_PLAIN(id) \
   if (!strcmp(name, #id)) return *found = {nullptr, nullptr, id(isa)}, true;
-  QF_CONV_ALGORITHMS(QF_FIND_PACKED, QF_FIND_PLAIN)
+  QF_CONV_ALGORITHMS(QF_FIND_PACKED, QF_FIND_PLAIN, QF_FIND_PACKED)
   return false;
 }
 
 typedef void (*ConvIntegerFunction)(const ConvShape*, const ConvQuantization*, const ConvCall*);
 typedef void (*ConvIntegerPackFunction)(const ConvShape*, const int16_t* weights, int32_t* packed);
-QF_DECLARE(void, conv_gemm_integer_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_gemm_integer_pack, (const ConvShape*, const int16_t*, int32_t*))
-QF_DECLARE(void, conv_gemm_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
-QF_DECLARE(void, conv_depthwise_integer_needs, (const ConvShape*, ConvNeeds*))
-QF_DECLARE(void, conv_depthwise_integer_pack, (const ConvShape*, const int16_t*, int32_t*))
-QF_DECLARE(void, conv_depthwise_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
+struct ConvIntegerAlgorithm {
+  ConvNeedsFunction needs;  // null: the weights are used as they are, and there is no workspace
+  ConvIntegerPackFunction pack;
+  ConvIntegerFunction run;
+};
+
+#define QF_DECLARE_INTEGER(DECLARE, name)                                        \
+  DECLARE(void, name##_needs, (const ConvShape*, ConvNeeds*))                    \
+  DECLARE(void, name##_pack, (const ConvShape*, const int16_t*, int32_t*))       \
+  DECLARE(void, name, (const ConvShape*, const ConvQuantization*, const ConvCall*))
+QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_gemm_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_AMX, conv_tiles_integer)
+QF_DECLARE_INTEGER(QF_DECLARE, conv_depthwise_integer)
 QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
+
+// As find_conv_algorithm, for integers.
+static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm* found) {
+  QF_FIND_PACKED(conv_gemm_integer)
+  QF_FIND_PACKED(conv_tiles_integer)
+  QF_FIND_PACKED(conv_depthwise_integer)
+  QF_FIND_PLAIN(conv_direct_integer)
+  return false;
+}
 
 // A prepared convolution as a step of a sequence: what it points to belongs to _conv.Run.
 struct ConvStep {
