@@ -12,6 +12,7 @@ from quatrefoil.cpu import instruction_set
 from quatrefoil.numerics import requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.activations import IDENTITY
+from quatrefoil.ops.windows import Window
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 
@@ -46,20 +47,22 @@ def _without_tiles() -> Reject | None:
 LEAST_WEIGHT = 2.0**-40  # of src/conv_tiles.cpp: parts of smaller ones would be denormal
 
 
-def _accepts_tiles(problem: Problem) -> Reject | None:
-    if problem.dtype != "float32":
-        return Reject(f"it computes float32, not {problem.dtype}")
-    geometry = semantics.geometry(problem)
-    if min(geometry.in_per_group, geometry.out_per_group) < 8:
-        return Reject("tiles stay empty")
-    return _without_tiles()
+def _accepts_bytes(problem: Problem) -> Reject | None:
+    if instruction_set.name() in ("v4_vnni", "v4_amx"):
+        return None
+    return Reject(f"it needs products of bytes (VNNI), which are not in the instruction set in use, {instruction_set.name()}")
+
+
+FEW_FOR_BYTES = 16  # input channels: those that lack to 64 in each tap are multiplied as zeros
 
 
 def _accepts_integer_tiles(problem: Problem) -> Reject | None:
+    if (lack := _without_tiles()) is not None:
+        return lack
     geometry = semantics.geometry(problem)
-    if min(geometry.in_per_group, geometry.out_per_group) < 2:
-        return Reject("tiles stay empty")
-    return _without_tiles()
+    if geometry.in_per_group < FEW_FOR_BYTES:
+        return Reject(f"tiles of 64 input channels stay empty with {geometry.in_per_group}")
+    return None
 
 
 MOST_KERNEL_ROWS = 64  # of src/conv_depthwise_blocked.cpp
@@ -179,6 +182,14 @@ def _saves(
     return None
 
 
+def _winograd_cover(window: Window) -> tuple[int, int, int]:
+    """How src/conv_winograd.cpp covers a window: points of a tile, sets of taps, and tiles."""
+    (points_high, sources_high, high), (points_wide, sources_wide, wide) = (
+        _filters(*axis) for axis in list(zip(window.kernel, window.strides, window.dilations, window.output))[1:]
+    )
+    return points_high * points_wide, sources_high * sources_wide * window.kernel[0], window.output[0] * high * wide
+
+
 def _accepts_winograd(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
@@ -190,12 +201,58 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     channels = (geometry.in_per_group, geometry.out_per_group)
     if min(channels) < 8:
         return Reject(f"vectors of channels stay empty with {min(channels)} channels a group")
-    (points_high, sources_high, high), (points_wide, sources_wide, wide) = (_filters(*axis) for axis in axes[1:])
-    sources = sources_high * sources_wide * window.kernel[0]
+    points, sources, tiles = _winograd_cover(window)
     if geometry.groups > 1 and (sources > 1 or max(window.dilations) > 1) and any(size % 16 for size in channels):
         return Reject("groups of channels that are not whole vectors cannot be brought into blocks")
-    depth = window.output[0]
-    return _saves(problem, points_high * points_wide, sources, depth * high * wide, 1, window.taps * window.output_size)
+    return _saves(problem, points, sources, tiles, 1, window.taps * window.output_size)
+
+
+# Of src/conv_tiles.cpp: multiply-adds a cycle where tiles are full, as multiples of what vectors do (measured).
+TILES_SPEED = 2.3
+WINOGRAD_SPEED = 0.67  # of src/conv_winograd.cpp: the same, for each time that it saves multiplications
+NARROW_TILES = 0.75  # of it with one tile of output channels, whose weights are used half as often
+WORTH_TILES = 1.2  # laying out for tiles pays from this speed on
+TILE = 16  # channels, and places, of a tile; the depth of a step is twice that
+LEAST_BOUND = 4.0  # of Clip: errors come with the sums, which are larger than what is left of them
+FEW_FOR_TILES = 32  # channels of a 1x1 convolution, which is bound by moving x and y
+
+
+def _tiles_speed(geometry: semantics.ConvGeometry) -> float:
+    """How fast tiles are, as a multiple of vectors, from how full they are."""
+    window = geometry.window
+    inputs, outputs = geometry.in_per_group, geometry.out_per_group
+    full = inputs / (-(-inputs // (2 * TILE)) * 2 * TILE) * outputs / (-(-outputs // TILE) * TILE)
+    if window.taps == 1:
+        places = line = geometry.batch * window.output_size
+    else:
+        places = window.output[1] * window.output[2]
+        gap = -(-(window.kernel[2] - 1) * window.dilations[2] // window.strides[2])  # what a row reads beyond its places
+        line = (window.output[1] - 1) * (window.output[2] + gap) + window.output[2]
+    full *= places / max(TILE, -(-line // TILE) * TILE)
+    return TILES_SPEED * full * (NARROW_TILES if outputs <= TILE else 1.0)
+
+
+def _accepts_tiles(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    if (lack := _without_tiles()) is not None:
+        return lack
+    geometry = semantics.geometry(problem)
+    channels = min(geometry.in_per_group, geometry.out_per_group)
+    if geometry.window.taps == 1 and channels < FEW_FOR_TILES:
+        return Reject(f"a kernel of one tap over {channels} channels is bound by moving x and y")
+    activation = semantics.fused_activation(problem)
+    if activation.name == "Clip" and max(abs(activation.alpha), abs(activation.beta)) < LEAST_BOUND:
+        return Reject(f"errors of its sums, 4e-6 of what is usual among them, weigh more after {activation.text}")
+    speed = _tiles_speed(geometry)
+    if speed < WORTH_TILES:
+        return Reject("tiles would stay too empty")
+    if _accepts_winograd(problem) is None:
+        window = geometry.window
+        gain = window.taps * window.output_size / math.prod(_winograd_cover(window))
+        if WINOGRAD_SPEED * gain > speed:
+            return Reject(f"minimal filters save {gain:.1f} times the multiplications, are as fast, and err less")
+    return None
 
 
 def _accepts_transpose_winograd(problem: Problem) -> Reject | None:
@@ -320,15 +377,16 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
     return None
 
 
+ON_BYTES = ("conv_tiles_integer", "conv_bytes_integer")
 BYTES = (-128, 127)
 
 
-def _for_tiles(
+def _for_bytes(
     algorithm: str, problem: Problem, weights: np.ndarray, bias: np.ndarray | None, x_zero: int
 ) -> tuple[str, np.ndarray | None]:
-    """The algorithm and the bias for these centred weights: src/conv_integer_tiles.cpp takes weights that are bytes, and x
-    with its zero point, whose part of the sums is taken off with the bias."""
-    if algorithm != "conv_tiles_integer":
+    """The algorithm and the bias for these centred weights: algorithms on bytes take weights that are bytes, and x with its
+    zero point, whose part of the sums is taken off with the bias."""
+    if algorithm not in ON_BYTES:
         return algorithm, bias
     if weights.size and (weights.min() < BYTES[0] or weights.max() > BYTES[1]):
         return "conv_gemm_integer", bias
@@ -347,7 +405,7 @@ def _integer(algorithm: str) -> Prepare:
         y = problem.outputs[0]
         weights = _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT))
         x_zero = int(_zero_point(parameters, semantics.X_ZERO_POINT)[0])
-        chosen, bias = _for_tiles(algorithm, problem, weights, None, x_zero)
+        chosen, bias = _for_bytes(algorithm, problem, weights, None, x_zero)
         return _conv.IntegerRun(
             chosen,
             instruction_set.index(),
@@ -376,7 +434,7 @@ def _quantized(algorithm: str) -> Prepare:
         multipliers = np.broadcast_to(requantize_multiplier(*scales), (geometry.out_channels,))
         weights = _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO))
         x_zero = int(_zero_point(parameters, semantics.Q_X_ZERO)[0])
-        chosen, bias = _for_tiles(algorithm, problem, weights, parameters.get(semantics.Q_BIAS), x_zero)
+        chosen, bias = _for_bytes(algorithm, problem, weights, parameters.get(semantics.Q_BIAS), x_zero)
         return _conv.IntegerRun(
             chosen,
             instruction_set.index(),
@@ -517,6 +575,14 @@ KERNELS: list[Kernel] = [
         "point",
     ),
     Kernel(
+        "conv_integer_gemm_nchw_i8_vnni",
+        "conv_integer",
+        _accepts_bytes,
+        _integer("conv_bytes_integer"),
+        summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact; int16 pairs "
+        "for weights that are no bytes without their zero point",
+    ),
+    Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
         only_dtypes("uint8", "int8"),
@@ -546,6 +612,14 @@ KERNELS: list[Kernel] = [
         _quantized("conv_tiles_integer"),
         summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
         "point",
+    ),
+    Kernel(
+        "qlinear_conv_gemm_nchw_i8_vnni",
+        "qlinear_conv",
+        _accepts_bytes,
+        _quantized("conv_bytes_integer"),
+        summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact, requantised at once; int16 pairs "
+        "for weights that are no bytes without their zero point",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",

@@ -115,6 +115,9 @@ def test_kernel_is_reached_by_a_case(name: str, kernel: Kernel) -> None:
     """A kernel that no case executes is unproven; the reasons of all its rejections are shown."""
     verdicts = [(case, kernel.accepts(problem_of(case))) for case in CASES[kernel.op]]
     reasons = "\n".join(f"{case}: {reject}" for case, reject in verdicts)
+    lacking = {str(reject) for _, reject in verdicts if "instruction set in use" in str(reject)}
+    if len(lacking) == 1 and all(reject is not None for _, reject in verdicts):
+        pytest.skip(f"{kernel.id}: {lacking.pop()}")
     assert any(reject is None for _, reject in verdicts), f"{kernel.id} accepts no case:\n{reasons}"
     for case, reject in verdicts:
         assert reject is None or len(str(reject).split()) >= 3, f"{kernel.id} on {case}: {reject!s} is no sentence"

@@ -221,7 +221,7 @@ def test_any_graph_gives_the_same_numbers(net: tuple[onnx.ModelProto, np.ndarray
     check(*net, optimized=optimized)
 
 
-@pytest.mark.parametrize("isa", range(4), ids=["portable", "v2", "v3", "v4"])
+@pytest.mark.parametrize("isa", range(6), ids=["portable", "v2", "v3", "v4", "v4_vnni", "v4_amx"])
 @pytest.mark.parametrize("channels", [5, 16, 21])
 def test_every_instruction_set(isa: int, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if isa >= len(instruction_set.supported()):

@@ -165,7 +165,7 @@ QF_INLINE void sum_block(const ConvShape& s, const Strip& strip, const int16_t* 
         for (int64_t product = 0; product < strip.products; product++) {
           vuint read[N];
           QF_UNROLL for (int i = 0; i < N; i++) read[i] = load_words(from + i / 2 * step + i % 2 * half);
-          add_products<false>(sums, *weights++ - (vuint){}, read);
+          add_products(sums, *weights++ - (vuint){}, read);
           from += strip.paired ? 2 : place_step;
           phase += phase_step;
           if (phase >= phases) phase -= phases, from += 1 - strip.row;

@@ -1,19 +1,19 @@
 // Integer convolution as a matrix product, exact in int32 (wrapping), on plain NCHW.
 //
-// A slab of x, some planes or a band of rows of one, is laid out once with its channels last, as int16 with the zero
-// point taken off and padding as zeros. What a pixel's taps read are then runs of the slab, the same for every pixel: a
+// A slab of x, some planes or a band of rows of one, is laid out once with its channels last (Format): as int16 with the
+// zero point taken off and padding as zeros, or with VNNI as bytes that keep it. What a pixel's taps read are then runs of the slab, the same for every pixel: a
 // row of the kernel times the channels, or one tap's channels where columns are dilated. So every shape is one product,
 // y[pixel][m] = sum over the runs' values, that reads x where it lies ("indirect convolution": Dukhan, 2019), and no
 // stride, kernel or small plane leaves more of a remainder than the last tile of pixels.
 //
-// A tile holds ROWS pixels by COLUMNS vectors of output channels in registers and multiplies int16 pairs
-// (conv_pairs.h): a pair of x, broadcast, by vectors of pairs of weights. Depth is cut such that a block's weights stay
+// A tile holds ROWS pixels by COLUMNS vectors of output channels in registers and multiplies words of two int16 values
+// (conv_pairs.h) or four bytes: one of x, broadcast, by vectors of such words of weights. Depth is cut such that a block's weights stay
 // in the first-level cache while the tiles of up to CHUNK pixels pass over them; sums wait in an int32 scratch. There
 // they are requantised to vectors whose lanes hold four pixels' bytes, transposed, and written row by row. What limits
-// it is the arithmetic: two products of LANES pairs a cycle.
+// it is the arithmetic: two products of LANES words a cycle.
 //
-// x is uint8 or int8. Weights come as int16 (M, C / groups, kernel) and are packed as (block of channels, run, pair,
-// channel). Threads share bands of rows, and blocks of channels where there is little to lay out.
+// x is uint8 or int8. Weights come as int16 (M, C / groups, kernel), which have to be in -128 to 127 where they are to be
+// bytes, and are packed as (block of channels, run, word, channel). Threads share bands of rows, and blocks of channels where there is little to lay out.
 #include <omp.h>
 
 #include "conv_pairs.h"
@@ -24,24 +24,64 @@ constexpr int COLUMNS = 2, ROWS = (REGISTERS - 4) / COLUMNS;
 constexpr int BLOCK = COLUMNS * LANES;          // output channels that pass together
 constexpr int GROUP = 4 * LANES;                // pixels that are written together
 constexpr int64_t CHUNK = 256;                  // the most pixels that pass over a block's weights
-constexpr int64_t DEPTH = 16384 / (4 * BLOCK);  // pairs whose weights stay in the first-level cache
-constexpr int64_t SLAB_VALUES = 1 << 17;        // values of laid x that stay in the second-level cache
+constexpr int64_t DEPTH = 16384 / (4 * BLOCK);  // words whose weights stay in the first-level cache
+constexpr int64_t SLAB_BYTES = 1 << 18;         // of laid x that stay in the second-level cache
 constexpr int64_t SLACK = 16;                   // values behind a slab that stores and loads may touch
 constexpr int64_t SUMS = (CHUNK + GROUP) * BLOCK;
 
-// Values that follow one another in the slab: where they begin, seen from a pixel's first; how many pairs; and which
+// Values that follow one another in the slab: where they begin, seen from a pixel's first; how many words; and which
 // weights they meet: `value` counts channels from tap `tap` on.
 struct Run {
-  int64_t offset, pairs, tap, value;
+  int64_t offset, words, tap, value;
 };
 
+// Pairs of int16 with their zero points taken off, for all instruction sets.
+struct Pairs {
+  typedef int16_t Value;
+  static constexpr int IN_WORD = 2;
+  static uint32_t pack(int16_t weight, int64_t place) { return uint32_t(uint16_t(weight)) << 16 * place; }
+  template <int J>
+  QF_INLINE static void add(vuint (&c)[J], vuint x, const vuint (&w)[J]) { add_products(c, x, w); }
+
+  const Centring centring;
+  explicit Pairs(const ConvQuantization& q) : centring(q) {}
+  QF_INLINE void store(Value* to, sixteen_bytes bytes) const { centring.store(to, bytes); }
+  QF_INLINE void pad(Value* to, int64_t count) const { memset(to, 0, count * sizeof *to); }
+};
+
+#if defined(QF_ISA_V4_VNNI)
+// Four bytes: unsigned ones of x (signed ones are taken 128 higher) and signed ones of w, summed exactly. Padding has x's
+// zero point as well; what the zero point adds to the sums is taken off with the bias (cpu/conv.py).
+struct Quads {
+  typedef uint8_t Value;
+  static constexpr int IN_WORD = 4;
+  static uint32_t pack(int16_t weight, int64_t place) { return uint32_t(uint8_t(weight)) << 8 * place; }
+  template <int J>
+  QF_INLINE static void add(vuint (&c)[J], vuint x, const vuint (&w)[J]) {
+#if defined(QF_AVX512)
+    QF_UNROLL for (int j = 0; j < J; j++) asm("vpdpbusd %2, %1, %0" : "+v"(c[j]) : "v"(x), "v"(w[j]));
+#else
+    for (int j = 0; j < J; j++)
+      for (int shift = 0; shift < 32; shift += 8) c[j] += ((x >> shift) & 0xFF) * (vuint)((vint)(w[j] << (24 - shift)) >> 24);
+#endif
+  }
+
+  const uint8_t flip, zero;
+  explicit Quads(const ConvQuantization& q)
+      : flip(q.x_signed ? 128 : 0), zero(uint8_t(q.x_zero + (q.x_signed ? 128 : 0))) {}
+  QF_INLINE void store(Value* to, sixteen_bytes bytes) const { *(sixteen_bytes_anywhere*)to = bytes ^ flip; }
+  QF_INLINE void pad(Value* to, int64_t count) const { memset(to, zero, count); }
+};
+#endif
+
 // The layout of a slab, [plane][row][tap of depth][column][channel], and the runs. A plane is one depth of y.
+template <class Format>
 struct Plan {
   int64_t step[2], stride[2];  // of rows and columns: places of x for one of the slab, of the slab for one of y
   int64_t columns, row_size;   // columns of a slab, and values of a row
   int64_t run_columns;         // of the kernel in a run
   int64_t pieces, runs;        // a run is cut into pieces; all of them
-  int64_t depth;               // pairs of all runs
+  int64_t depth;               // words of all runs
   int64_t planes, rows;        // planes of a slab and their rows of y, at most
 
   explicit Plan(const ConvShape& s) {
@@ -53,11 +93,11 @@ struct Plan {
     columns = (s.output[2] - 1) * stride[1] + (s.kernel[2] - 1) * s.dilations[2] + 1;
     row_size = s.kernel[0] * columns * s.in_channels;
     run_columns = s.dilations[2] == 1 ? s.kernel[2] : 1;
-    const int64_t pairs = divide_up(run_columns * s.in_channels, 2), whole = volume(s.kernel) / run_columns;
-    pieces = divide_up(pairs, DEPTH);
+    const int64_t words = divide_up(run_columns * s.in_channels, Format::IN_WORD), whole = volume(s.kernel) / run_columns;
+    pieces = divide_up(words, DEPTH);
     runs = whole * pieces;
-    depth = whole * pairs;
-    const int64_t fitting = SLAB_VALUES / row_size;
+    depth = whole * words;
+    const int64_t fitting = SLAB_BYTES / int64_t(sizeof(typename Format::Value)) / row_size;
     planes = smaller(fitting / laid_rows(s, s.output[1]), s.batch * s.output[0]);
     rows = planes ? s.output[1] : (fitting - laid_rows(s, 0)) / stride[0];
     rows = rows < 1 ? 1 : divide_up(s.output[1], divide_up(s.output[1], rows));
@@ -69,7 +109,7 @@ struct Plan {
     return (count - 1) * stride[0] + (s.kernel[1] - 1) * s.dilations[1] + 1;
   }
   QF_INLINE int64_t slab_bytes(const ConvShape& s) const {
-    return divide_up((planes * laid_rows(s, rows) * row_size + SLACK) * int64_t(sizeof(int16_t)), 64) * 64;
+    return divide_up((planes * laid_rows(s, rows) * row_size + SLACK) * int64_t(sizeof(typename Format::Value)), 64) * 64;
   }
   QF_INLINE int64_t blocks(const ConvShape& s) const { return divide_up(s.out_channels, BLOCK); }
   QF_INLINE int64_t packed_channels(const ConvShape& s) const { return divide_up(s.out_channels, LANES) * LANES; }
@@ -78,7 +118,7 @@ struct Plan {
   }
 };
 
-typedef uint32_t pair_anywhere __attribute__((aligned(2), may_alias));
+typedef uint32_t word_anywhere __attribute__((aligned(1), may_alias));
 
 // rows[i][j] becomes rows[j][i]: four rounds, each interleaving rows that are eight apart.
 QF_INLINE void transpose_bytes(sixteen_bytes (&rows)[16]) {
@@ -93,15 +133,17 @@ QF_INLINE void transpose_bytes(sixteen_bytes (&rows)[16]) {
 }
 
 // x as one thread reads it.
+template <class Format>
 struct Source {
+  typedef typename Format::Value Value;
   const ConvShape& s;
-  const Plan& plan;
+  const Plan<Format>& plan;
   const uint8_t *x, *end;
-  Centring centring;
+  const Format format;
 
-  Source(const ConvShape& s, const Plan& plan, const ConvCall& call, const ConvQuantization& q)
+  Source(const ConvShape& s, const Plan<Format>& plan, const ConvCall& call, const ConvQuantization& q)
       : s(s), plan(plan), x((const uint8_t*)call.x), end(x + s.batch * s.groups * s.in_channels * volume(s.input)),
-        centring(q) {}
+        format(q) {}
 
   QF_INLINE sixteen_bytes load(const uint8_t* from, int64_t count) const {
     if (plan.step[1] == 1 && end - from >= 16) return *(const sixteen_bytes_anywhere*)from;
@@ -112,7 +154,7 @@ struct Source {
 
   // Lays out `count` pixels. Stores are of 16 channels, and what they leave behind a pixel's last is overwritten by the
   // next pixel's: the last channels go first.
-  void lay_pixels(const uint8_t* from, int64_t count, int16_t* to) const {
+  void lay_pixels(const uint8_t* from, int64_t count, Value* to) const {
     const int64_t channel = volume(s.input), channels = s.in_channels;
     for (int64_t first = 0; first < count; first += 16)
       for (int64_t c = (channels - 1) / 16 * 16; c >= 0; c -= 16) {
@@ -122,12 +164,12 @@ struct Source {
           v[i] = c + i < channels ? load(from + (c + i) * channel + first * plan.step[1], pixels) : (sixteen_bytes){};
         transpose_bytes(v);
         QF_UNROLL for (int i = 0; i < 16; i++)
-          if (i < pixels) centring.store(to + (first + i) * channels + c, v[i]);
+          if (i < pixels) format.store(to + (first + i) * channels + c, v[i]);
       }
   }
 
   // Lays out `rows` rows of the group's plane of y's depth d, the first of them at row h of x.
-  void lay(int64_t image, int64_t group, int64_t d, int64_t h, int64_t rows, int16_t* slab) const {
+  void lay(int64_t image, int64_t group, int64_t d, int64_t h, int64_t rows, Value* slab) const {
     const int64_t step = plan.step[1], width = plan.columns * s.in_channels;
     const int64_t left = smaller(divide_up(s.pads[2], step), plan.columns);
     const int64_t right = smaller(divide_up(s.input[2] + s.pads[2], step), plan.columns);
@@ -141,12 +183,12 @@ struct Source {
         const int64_t z = d * s.strides[0] - s.pads[0] + tap * s.dilations[0];
         const bool inside = z >= 0 && z < s.input[0] && y >= 0 && y < s.input[1] && left < right;
         const int64_t before = inside ? left : plan.columns, after = inside ? plan.columns - right : 0;
-        memset(slab, 0, before * s.in_channels * sizeof(int16_t));
+        format.pad(slab, before * s.in_channels);
         if (inside) {
           const uint8_t* from = channels + (z * s.input[1] + y) * s.input[2] + left * step - s.pads[2];
           lay_pixels(from, (count - 1) * plan.columns + right - left, slab + left * s.in_channels);
         }
-        memset(slab + count * width - after * s.in_channels, 0, after * s.in_channels * sizeof(int16_t));
+        format.pad(slab + count * width - after * s.in_channels, after * s.in_channels);
       }
       row += count;
     }
@@ -161,8 +203,8 @@ struct Sums {
 };
 
 // Sums tiles of R pixels by J vectors of channels over some runs.
-template <bool VNNI, int R, int J>
-__attribute__((noinline)) void sum(const int16_t* const* pixels, int64_t tiles, const Run* first, const Run* last,
+template <class Format, int R, int J>
+__attribute__((noinline)) void sum(const typename Format::Value* const* pixels, int64_t tiles, const Run* first, const Run* last,
                                    const uint32_t* weights, Sums sums) {
   for (; tiles > 0; tiles--, pixels += R) {
     vuint c[R][J];
@@ -170,14 +212,14 @@ __attribute__((noinline)) void sum(const int16_t* const* pixels, int64_t tiles, 
       QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = load_words(sums.start + r * sums.start_step + j * LANES);
     const uint32_t* w = weights;
     for (const Run* run = first; run < last; run++) {
-      const int16_t* x[R];
+      const typename Format::Value* x[R];
       QF_UNROLL for (int r = 0; r < R; r++) x[r] = pixels[r] + run->offset;
-      const int64_t pairs = run->pairs;
-      for (int64_t k = 0; k < pairs; k++, w += J * LANES) {
+      const int64_t words = run->words;
+      for (int64_t k = 0; k < words; k++, w += J * LANES) {
         vuint v[J];
         QF_UNROLL for (int j = 0; j < J; j++) v[j] = load_words(w + j * LANES);
         QF_UNROLL for (int r = 0; r < R; r++)
-          add_products<VNNI>(c[r], *(const pair_anywhere*)(x[r] + 2 * k) - (vuint){}, v);
+          Format::add(c[r], *(const word_anywhere*)(x[r] + Format::IN_WORD * k) - (vuint){}, v);
       }
     }
     QF_UNROLL for (int r = 0; r < R; r++)
@@ -187,12 +229,12 @@ __attribute__((noinline)) void sum(const int16_t* const* pixels, int64_t tiles, 
   }
 }
 
-template <bool VNNI, int J, int R = ROWS, class... Arguments>
+template <class Format, int J, int R = ROWS, class... Arguments>
 QF_INLINE void sum_tiles(int64_t height, Arguments... arguments) {
   if (R == 1 || height == R)
-    sum<VNNI, R, J>(arguments...);
+    sum<Format, R, J>(arguments...);
   else if constexpr (R > 1)
-    sum_tiles<VNNI, J, R - 1>(height, arguments...);
+    sum_tiles<Format, J, R - 1>(height, arguments...);
 }
 
 // Writes `count` pixels of `lanes` channels from m on, the first of them to element `at` of y. sums: of pixels `step`
@@ -231,16 +273,16 @@ void write(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, 
 }
 
 // One thread's part: planes from `plane` on and `rows` of their rows of y, one group, some blocks of channels.
-template <bool VNNI>
-void multiply(const Source& source, const ConvQuantization& q, const ConvCall& call, char* workspace, int64_t group,
+template <class Format>
+void multiply(const Source<Format>& source, const ConvQuantization& q, const ConvCall& call, char* workspace, int64_t group,
               int64_t plane, int64_t planes, int64_t row, int64_t rows, int64_t block, int64_t blocks) {
   const ConvShape& s = source.s;
-  const Plan& plan = source.plan;
+  const Plan<Format>& plan = source.plan;
   const Run *runs = (const Run*)(&plan + 1), *runs_end = runs + plan.runs;
   const uint32_t* packed = (const uint32_t*)((const char*)&plan + plan.header_bytes());
   packed += group * plan.packed_channels(s) * plan.depth;
   uint32_t* sums = (uint32_t*)workspace;
-  int16_t* slab = (int16_t*)(sums + SUMS);
+  auto slab = (typename Format::Value*)(sums + SUMS);
   const int64_t laid_rows = plan.laid_rows(s, rows), laid_plane = laid_rows * plan.row_size;
   for (int64_t p = 0; p < planes; p++) {
     const int64_t first = row * s.strides[1] - s.pads[1];
@@ -250,7 +292,7 @@ void multiply(const Source& source, const ConvQuantization& q, const ConvCall& c
   const int64_t chunk = divide_up(divide_up(pixels, divide_up(pixels, CHUNK)), GROUP) * GROUP;
   for (int64_t first = 0; first < pixels; first += chunk) {
     const int64_t count = smaller(chunk, pixels - first), tiles = divide_up(count, ROWS);
-    const int16_t* at[CHUNK];
+    const typename Format::Value* at[CHUNK];
     int64_t w = first % s.output[2], h = first % each / s.output[2], p = first / each;
     for (int64_t i = 0; i < count; i++) {
       at[i] = slab + p * laid_plane + h * plan.stride[0] * plan.row_size + w * plan.stride[1] * s.in_channels;
@@ -267,16 +309,16 @@ void multiply(const Source& source, const ConvQuantization& q, const ConvCall& c
           bias[i] = ((const uint32_t*)call.bias)[group * s.out_channels + channel + i];
       for (const Run *run = runs, *last; run < runs_end; run = last) {
         int64_t depth = 0;
-        for (last = run; last < runs_end && (last == run || depth + last->pairs <= DEPTH); last++) depth += last->pairs;
+        for (last = run; last < runs_end && (last == run || depth + last->words <= DEPTH); last++) depth += last->words;
         // tiles of two heights at most, one pixel apart
         for (int64_t taller = 1, pixel = 0; taller >= 0; taller--) {
           const int64_t height = count / tiles + taller, number = taller ? count % tiles : tiles - count % tiles;
           uint32_t* const end = sums + pixel * columns * LANES;
           const Sums to = run == runs ? Sums{bias, 0, end} : Sums{end, columns * LANES, end};
           if (number && columns == COLUMNS)
-            sum_tiles<VNNI, COLUMNS>(height, at + pixel, number, run, last, weights, to);
+            sum_tiles<Format, COLUMNS>(height, at + pixel, number, run, last, weights, to);
           else if (number)
-            sum_tiles<VNNI, 1>(height, at + pixel, number, run, last, weights, to);
+            sum_tiles<Format, 1>(height, at + pixel, number, run, last, weights, to);
           pixel += height * number;
         }
         weights += depth * columns * LANES;
@@ -297,10 +339,10 @@ void multiply(const Source& source, const ConvQuantization& q, const ConvCall& c
   }
 }
 
-template <bool VNNI>
+template <class Format>
 void share(const ConvShape& s, const ConvQuantization& q, const ConvCall& call) {
-  const Plan& plan = *(const Plan*)call.weights;
-  const Source source(s, plan, call, q);
+  const Plan<Format>& plan = *(const Plan<Format>*)call.weights;
+  const Source<Format> source(s, plan, call, q);
   const int64_t planes = s.batch * s.output[0], blocks = plan.blocks(s);
   const int64_t workspace = SUMS * int64_t(sizeof(uint32_t)) + plan.slab_bytes(s);
   int64_t rows = plan.rows, together = plan.planes;
@@ -315,56 +357,69 @@ void share(const ConvShape& s, const ConvQuantization& q, const ConvCall& call) 
   for (int64_t part = 0; part < all; part++) {
     const int64_t split = part % splits, band = part / splits % bands, group = part / splits / bands % s.groups;
     const int64_t plane = part / splits / bands / s.groups * together, row = band * rows;
-    multiply<VNNI>(source, q, call, call.workspace + omp_get_thread_num() * workspace, group, plane,
+    multiply<Format>(source, q, call, call.workspace + omp_get_thread_num() * workspace, group, plane,
                    smaller(together, planes - plane), row, smaller(rows, s.output[1] - row), blocks * split / splits,
                    blocks * (split + 1) / splits);
   }
 }
 
-}  // namespace
-
-extern "C" void QF_EXPORT(conv_gemm_integer_needs)(const ConvShape* s, ConvNeeds* needs) {
-  const Plan plan(*s);
-  const int64_t weights = s->groups * plan.packed_channels(*s) * plan.depth * int64_t(sizeof(uint32_t));
+template <class Format>
+void needs_of(const ConvShape& s, ConvNeeds* needs) {
+  const Plan<Format> plan(s);
+  const int64_t weights = s.groups * plan.packed_channels(s) * plan.depth * int64_t(sizeof(uint32_t));
   needs->packed = size_t(plan.header_bytes() + weights);
-  needs->workspace = size_t(SUMS * int64_t(sizeof(uint32_t)) + plan.slab_bytes(*s));
+  needs->workspace = size_t(SUMS * int64_t(sizeof(uint32_t)) + plan.slab_bytes(s));
 }
 
 // Packed: the plan and its runs, so that calls need not think again; then the weights.
-extern "C" void QF_EXPORT(conv_gemm_integer_pack)(const ConvShape* shape, const int16_t* weights, int32_t* packed) {
-  const ConvShape& s = *shape;
-  const Plan plan(s);
+template <class Format>
+void pack_all(const ConvShape& s, const int16_t* weights, int32_t* packed) {
+  const Plan<Format> plan(s);
   memcpy(packed, &plan, sizeof plan);
   Run *const runs = (Run*)((char*)packed + sizeof plan), *end = runs;
-  const int64_t values = plan.run_columns * s.in_channels, pairs = divide_up(values, 2), taps = volume(s.kernel);
+  const int64_t values = plan.run_columns * s.in_channels, words = divide_up(values, Format::IN_WORD);
+  const int64_t taps = volume(s.kernel);
   for (int64_t tap = 0; tap < taps; tap += plan.run_columns) {
     const int64_t kw = tap % s.kernel[2], kh = tap / s.kernel[2] % s.kernel[1], kd = tap / s.kernel[2] / s.kernel[1];
     const int64_t place = (kh * s.dilations[1] * s.kernel[0] + kd) * plan.columns + kw * s.dilations[2];
     for (int64_t i = 0; i < plan.pieces; i++) {
-      const int64_t first = pairs * i / plan.pieces, last = pairs * (i + 1) / plan.pieces;
-      *end++ = {place * s.in_channels + 2 * first, last - first, tap, 2 * first};
+      const int64_t first = words * i / plan.pieces, last = words * (i + 1) / plan.pieces;
+      *end++ = {place * s.in_channels + Format::IN_WORD * first, last - first, tap, Format::IN_WORD * first};
     }
   }
   packed = (int32_t*)((char*)packed + plan.header_bytes());
   for (int64_t group = 0; group < s.groups; group++)
     for (int64_t first = 0; first < s.out_channels; first += BLOCK)
       for (const Run* run = runs; run < end; run++)
-        for (int64_t k = 0; k < run->pairs; k++)
+        for (int64_t k = 0; k < run->words; k++)
           for (int64_t m = first; m < smaller(first + BLOCK, plan.packed_channels(s)); m++) {
-            auto weight = [&](int64_t value) {
-              if (m >= s.out_channels || value >= values) return uint32_t(0);
+            uint32_t word = 0;
+            for (int64_t i = 0; i < Format::IN_WORD; i++) {
+              const int64_t value = run->value + Format::IN_WORD * k + i;
+              if (m >= s.out_channels || value >= values) continue;
               const int64_t tap = run->tap + value / s.in_channels, channel = value % s.in_channels;
-              return uint32_t(weights[((group * s.out_channels + m) * s.in_channels + channel) * taps + tap]) & 0xFFFF;
-            };
-            const int64_t value = run->value + 2 * k;
-            *packed++ = int32_t(weight(value) | weight(value + 1) << 16);
+              word |= Format::pack(weights[((group * s.out_channels + m) * s.in_channels + channel) * taps + tap], i);
+            }
+            *packed++ = int32_t(word);
           }
 }
 
-extern "C" void QF_EXPORT(conv_gemm_integer)(const ConvShape* s, const ConvQuantization* q, const ConvCall* call) {
-#if defined(QF_ISA_V4_VNNI)
-  share<true>(*s, *q, *call);
-#else
-  share<false>(*s, *q, *call);
-#endif
+}  // namespace
+
+extern "C" void QF_EXPORT(conv_gemm_integer_needs)(const ConvShape* s, ConvNeeds* needs) { needs_of<Pairs>(*s, needs); }
+extern "C" void QF_EXPORT(conv_gemm_integer_pack)(const ConvShape* s, const int16_t* weights, int32_t* packed) {
+  pack_all<Pairs>(*s, weights, packed);
 }
+extern "C" void QF_EXPORT(conv_gemm_integer)(const ConvShape* s, const ConvQuantization* q, const ConvCall* call) {
+  share<Pairs>(*s, *q, *call);
+}
+
+#if defined(QF_ISA_V4_VNNI)
+extern "C" void QF_EXPORT(conv_bytes_integer_needs)(const ConvShape* s, ConvNeeds* needs) { needs_of<Quads>(*s, needs); }
+extern "C" void QF_EXPORT(conv_bytes_integer_pack)(const ConvShape* s, const int16_t* weights, int32_t* packed) {
+  pack_all<Quads>(*s, weights, packed);
+}
+extern "C" void QF_EXPORT(conv_bytes_integer)(const ConvShape* s, const ConvQuantization* q, const ConvCall* call) {
+  share<Quads>(*s, *q, *call);
+}
+#endif

@@ -1,9 +1,8 @@
 // Integer convolution on tile registers (conv_tiles.h), exact in int32 (wrapping): signed bytes of w times unsigned ones of
 // x, 1024 of them a cycle.
 //
-// Signed x are taken as unsigned ones 128 higher. x keeps its zero point, which padding has as well: what it adds to the
-// sums, the zero point times the sum of a channel's weights, is taken off with the bias (cpu/conv.py). Weights come as int16
-// with their zero points taken off and have to be in -128 to 127.
+// Bytes, zero points and bias are as in conv_integer_gemm.cpp's Quads. Weights come as int16 with their zero points taken
+// off and have to be in -128 to 127.
 #include "conv_requantize.h"
 #include "conv_tiles.h"
 

@@ -34,9 +34,9 @@ typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
   QF_DECLARE(void, name##_pack, (const ConvShape*, const float*, float*))       \
   QF_DECLARE_PLAIN(name)
 #define QF_DECLARE_TILES(name)                                                  \
-  QF_DECLARE_AMX(void, name##_needs, (const ConvShape*, ConvNeeds*))            \
-  QF_DECLARE_AMX(void, name##_pack, (const ConvShape*, const float*, float*))   \
-  QF_DECLARE_AMX(void, name, (const ConvShape*, const ConvCall*))
+  QF_DECLARE_AMX_ALONE(void, name##_needs, (const ConvShape*, ConvNeeds*))            \
+  QF_DECLARE_AMX_ALONE(void, name##_pack, (const ConvShape*, const float*, float*))   \
+  QF_DECLARE_AMX_ALONE(void, name, (const ConvShape*, const ConvCall*))
 QF_CONV_ALGORITHMS(QF_DECLARE_PACKED, QF_DECLARE_PLAIN, QF_DECLARE_TILES)
 
 struct ConvAlgorithm {
@@ -68,13 +68,15 @@ struct ConvIntegerAlgorithm {
   DECLARE(void, name##_pack, (const ConvShape*, const int16_t*, int32_t*))       \
   DECLARE(void, name, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_gemm_integer)
-QF_DECLARE_INTEGER(QF_DECLARE_AMX, conv_tiles_integer)
-QF_DECLARE_INTEGER(QF_DECLARE, conv_depthwise_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_AMX_ALONE, conv_tiles_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_VNNI_ALONE, conv_bytes_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_depthwise_integer)
 QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 
 // As find_conv_algorithm, for integers.
 static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm* found) {
   QF_FIND_PACKED(conv_gemm_integer)
+  QF_FIND_PACKED(conv_bytes_integer)
   QF_FIND_PACKED(conv_tiles_integer)
   QF_FIND_PACKED(conv_depthwise_integer)
   QF_FIND_PLAIN(conv_direct_integer)

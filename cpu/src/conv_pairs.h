@@ -45,15 +45,12 @@ QF_INLINE void stay([[maybe_unused]] vuint& v) {
 #endif
 }
 
-// c[j] += multiply_pairs(a, b[j]). VNNI: whether the processor has AVX-512 VNNI, which is not among v4's flags.
-template <bool VNNI, int J>
+// c[j] += multiply_pairs(a, b[j]).
+template <int J>
 QF_INLINE void add_products(vuint (&c)[J], vuint a, const vuint (&b)[J]) {
-#if defined(QF_AVX512)
-  if constexpr (VNNI) {
-    QF_UNROLL for (int j = 0; j < J; j++) asm("vpdpwssd %2, %1, %0" : "+v"(c[j]) : "v"(a), "v"(b[j]));
-    return;
-  }
-#endif
+#if defined(QF_ISA_V4_VNNI) && defined(QF_AVX512)
+  QF_UNROLL for (int j = 0; j < J; j++) asm("vpdpwssd %2, %1, %0" : "+v"(c[j]) : "v"(a), "v"(b[j]));
+#else
   vuint products[J];
   QF_UNROLL for (int j = 0; j < J; j++) products[j] = multiply_pairs(a, b[j]);
   QF_UNROLL for (int j = 0; j < J; j++) stay(products[j]);
@@ -61,6 +58,7 @@ QF_INLINE void add_products(vuint (&c)[J], vuint a, const vuint (&b)[J]) {
     c[j] += products[j];
     stay(c[j]);
   }
+#endif
 }
 
 typedef uint8_t sixteen_bytes __attribute__((vector_size(16)));

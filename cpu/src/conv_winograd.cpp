@@ -31,6 +31,7 @@
 // along the depth, sources, C, vectors).
 #include <omp.h>
 
+#include "cache_size.h"
 #include "channel_blocks.h"
 #include "conv_epilogue.h"
 #include "conv_taps.h"
@@ -170,12 +171,12 @@ struct Plan {
     depth = s.kernel[0] * sources * in_blocks;
     planes = runs * high.phases * wide.phases;
     weight_phases = transposed ? planes : 1;
-    // The tiles whose V takes 192 KiB, but at least as many as make up for the weights' way from the third-level cache
-    // or from memory.
+    // The tiles whose V takes 192 KiB. Where weights leave the second-level cache, more tiles make up for their way back, as
+    // many as V has half of that cache for, and still more where weights come from memory.
     const int64_t bytes = points * slices * sources * in_blocks * LANES * sizeof(float);
     const int64_t weights = points * depth * LANES * out_blocks * LANES * sizeof(float);
-    const int64_t least = weights > (16 << 20) ? 32 : 12;
-    int64_t fit = (192 << 10) / bytes;
+    const int64_t half = second_level_cache() / 2, least = weights > (16 << 20) ? 32 : 12;
+    int64_t fit = (weights > half ? half : 192 << 10) / bytes;
     fit = fit < least ? least : fit > MOST_TILES ? MOST_TILES : fit;
     const int64_t strip = this->strip();
     span = transposed ? high.tiles : s.batch * planes * high.tiles;

@@ -4,8 +4,9 @@
 //   conv_direct_f32(isa)(&arguments);      // isa: a number below ISA_COUNT that isa_supported() accepts
 //
 // QF_HAS_<SET> macros come from setup.py's INSTRUCTION_SETS. With QF_EMULATED_V4, v4 and those beyond it run where v3 does.
-// What is not compiled for v4_vnni and v4_amx serves them as it does v4. QF_DECLARE_VNNI declares a kernel that has an
-// instance for v4_vnni, QF_DECLARE_AMX one that has an instance for v4_amx alone and is null for the others.
+// What is not compiled for v4_vnni and v4_amx serves them as it does v4. QF_DECLARE_VNNI declares a kernel that also has an
+// instance for v4_vnni, which serves v4_amx, too; QF_DECLARE_VNNI_ALONE one that has no other, and QF_DECLARE_AMX_ALONE one
+// that has an instance for v4_amx alone. They are null for the sets before these.
 #pragma once
 
 #if defined(QF_HAS_V4) && defined(__linux__)
@@ -34,16 +35,20 @@
                                         name##_v4,       name##_v4_vnni, name##_v4_vnni}; \
     return table[isa];                             \
   }
-#define QF_DECLARE_AMX(result, name, arguments) \
-  extern "C" result name##_v4_amx arguments;    \
+#define QF_DECLARE_VNNI_ALONE(result, name, arguments) \
+  extern "C" result name##_v4_vnni arguments;           \
+  inline auto name(int isa) -> result(*) arguments { return isa >= 4 ? name##_v4_vnni : nullptr; }
+#define QF_DECLARE_AMX_ALONE(result, name, arguments) \
+  extern "C" result name##_v4_amx arguments;           \
   inline auto name(int isa) -> result(*) arguments { return isa == 5 ? name##_v4_amx : nullptr; }
 #else
 #define QF_DECLARE(result, name, arguments)    \
   extern "C" result name##_portable arguments; \
   inline auto name(int) -> result(*) arguments { return name##_portable; }
 #define QF_DECLARE_VNNI QF_DECLARE
-#define QF_DECLARE_AMX(result, name, arguments) \
+#define QF_DECLARE_VNNI_ALONE(result, name, arguments) \
   inline auto name(int) -> result(*) arguments { return nullptr; }
+#define QF_DECLARE_AMX_ALONE QF_DECLARE_VNNI_ALONE
 #endif
 
 static const char* const ISA_NAMES[] = {"portable", "v2", "v3", "v4", "v4_vnni", "v4_amx"};
