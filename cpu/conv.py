@@ -481,6 +481,7 @@ KERNELS: list[Kernel] = [
         _float("conv_tiles_f32", "conv_direct_f32", _splits),
         summary="products of bfloat16 parts on tile registers, three for one of float32; direct taps for infinite or tiny "
         "weights and outputs that are not finite",
+        on_planes=True,
     ),
     Kernel(
         "conv_winograd_nchwc_f32_simd",

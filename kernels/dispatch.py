@@ -117,7 +117,8 @@ class Selection:
 def select(problem: Problem, backend: str, why_backend: str = "asked for", *, blocked: bool = False) -> Selection:
     """Rank a backend's kernels for a problem: those that accept first, tuned ones by time, the others by priority.
 
-    blocked: what stands beside it keeps channels in blocks, so that kernels that can do so come first.
+    blocked: what stands beside it keeps channels in blocks, so that kernels that can do so come first, unless the first
+    one is worth planes.
     """
     house = backends.get(backend)
     tuning = (settings.num_threads(), settings.cache_folder(), autotune.revision())
@@ -148,7 +149,7 @@ def _select(
     if sum(c.seconds is not None for c in accepting) > 1:
         accepting.sort(key=lambda c: float("inf") if c.seconds is None else c.seconds)
         reason = "fastest when measured"
-    if blocked and any(c.kernel.blocked for c in accepting):
+    if blocked and any(c.kernel.blocked for c in accepting) and not accepting[0].kernel.on_planes:
         if accepting[0].kernel.blocked is None:
             reason = "keeps channels in blocks from layer to layer"
         accepting.sort(key=lambda c: c.kernel.blocked is None)
