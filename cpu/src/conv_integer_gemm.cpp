@@ -182,7 +182,7 @@ struct Source {
       for (int64_t tap = 0; tap < s.kernel[0]; tap++, slab += count * width) {
         const int64_t z = d * s.strides[0] - s.pads[0] + tap * s.dilations[0];
         const bool inside = z >= 0 && z < s.input[0] && y >= 0 && y < s.input[1] && left < right;
-        const int64_t before = inside ? left : plan.columns, after = inside ? plan.columns - right : 0;
+        const int64_t before = inside ? left : count * plan.columns, after = inside ? plan.columns - right : 0;
         format.pad(slab, before * s.in_channels);
         if (inside) {
           const uint8_t* from = channels + (z * s.input[1] + y) * s.input[2] + left * step - s.pads[2];

@@ -45,8 +45,10 @@ struct ConvAlgorithm {
   ConvRunFunction run;
 };
 
-// The functions of an algorithm for one instruction set; false where no algorithm has the name.
+// The functions of an algorithm for one instruction set; false where no algorithm has the name. (To ask whether the set is
+// supported is also what lets this process use tile registers.)
 static inline bool find_conv_algorithm(const char* name, int isa, ConvAlgorithm* found) {
+  if (!isa_supported(isa)) return false;
 #define QF_FIND_PACKED(id) \
   if (!strcmp(name, #id)) return *found = {id##_needs(isa), id##_pack(isa), id(isa)}, true;
 #define QF_FIND_PLAIN(id) \
@@ -75,6 +77,7 @@ QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*
 
 // As find_conv_algorithm, for integers.
 static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm* found) {
+  if (!isa_supported(isa)) return false;
   QF_FIND_PACKED(conv_gemm_integer)
   QF_FIND_PACKED(conv_bytes_integer)
   QF_FIND_PACKED(conv_tiles_integer)

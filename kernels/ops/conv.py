@@ -462,6 +462,7 @@ def cases_conv_integer() -> list[Case]:
         _case(op, "grouped", "uint8[1x6x5x5]", "int8[4x3x3x3]", "uint8[1]", "int8[1]", group=2, dilations=[2, 2]),
         _case(op, "1d", "int8[2x4x15]", "int8[3x4x4]", "int8[]", pads=[2, 1]),
         _case(op, "3d", "uint8[1x2x4x5x6]", "int8[3x2x2x2x2]", "uint8[]", pads=[1, 0, 0, 0, 1, 1]),
+        _case(op, "3d_depth_padded", "uint8[1x2x2x9x6]", "int8[3x2x1x3x1]", "uint8[]", pads=[1, 0, 0, 2, 1, 0]),
         _case(
             op, "extremes", "uint8[1x64x6x6]", "int8[8x64x3x3]", fills={0: Fill("value", 255), 1: Fill("value", -128)}
         ),
