@@ -46,7 +46,7 @@ lint: $(call EXTRA,test) $(call EXTRA,lint) ## check style and types
 sanitize: $(call EXTRA,test) ## run the native code's conformance under AddressSanitizer and UBSan
 	@VENV_BIN=$(abspath $(BIN)) .ci/sanitize $(ARGS)
 
-emulate: $(call EXTRA,test) ## run the conformance of the AVX-512 kernels on a processor without AVX-512
+emulate: $(call EXTRA,test) ## run the conformance of the AVX-512, VNNI and AMX kernels on a processor without them
 	@VENV_BIN=$(abspath $(BIN)) .ci/emulate-v4 $(ARGS)
 
 docs: $(call EXTRA,docs) ## build the documentation into build/docs

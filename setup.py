@@ -29,7 +29,7 @@ INSTRUCTION_SETS = {"portable": []}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS |= {f"v{level}": [f"-march=x86-64-v{level}"] for level in (2, 3, 4)}
     INSTRUCTION_SETS["v4"].append("-mprefer-vector-width=512")
-# QUATREFOIL_EMULATE_V4=1 makes v4's vectors out of AVX2's instructions, so that v4's kernels can be tested on a processor
+# QUATREFOIL_EMULATE_V4=1 makes v4's vectors (and tiles) out of AVX2's instructions, so that they can be tested on a processor
 # without AVX-512 (see the Makefile). -O1 because at -O3 such vectors take minutes a source to compile.
 EMULATE_V4 = os.environ.get("QUATREFOIL_EMULATE_V4") == "1" and "v4" in INSTRUCTION_SETS
 if EMULATE_V4:

@@ -293,6 +293,7 @@ def _float(
     algorithm: str,
     general: str | None = None,
     suits: Callable[[np.ndarray], bool] = _finite,
+    along_rows: bool = False,
     arrange: Callable[[Problem, np.ndarray], np.ndarray] = lambda problem, weights: weights,
 ) -> PrepareFloat:
     """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h on the weights that ``arrange``
@@ -300,6 +301,7 @@ def _float(
 
     Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights, and others
     that do not suit it, the ``general`` algorithm, which leaves padding out, runs instead.
+    along_rows: its vectors are places of a row of y, so that short rows suit short vectors.
     """
 
     def prepare(
@@ -307,13 +309,13 @@ def _float(
     ) -> Run:
         from quatrefoil.cpu import _conv
 
-        y, weights = problem.outputs[0], parameters[semantics.W]
+        y, weights, geometry = problem.outputs[0], parameters[semantics.W], semantics.geometry(problem)
         chosen = algorithm if general is None or suits(weights) else general
         weights = np.ascontiguousarray(arrange(problem, weights) if chosen == algorithm else weights)
         return _conv.Run(
             chosen,
-            instruction_set.index(),
-            semantics.geometry(problem),
+            instruction_set.index_for_rows(geometry.window.output[2]) if along_rows else instruction_set.index(),
+            geometry,
             semantics.fused_activation(problem),
             y.shape,
             y.numpy_dtype,
@@ -461,7 +463,7 @@ KERNELS: list[Kernel] = [
         "conv_depthwise_nchw_f32_simd",
         "conv",
         _accepts_depthwise,
-        _float("conv_depthwise_f32", "conv_direct_f32"),
+        _float("conv_depthwise_f32", "conv_direct_f32", along_rows=True),
         version=3,
         summary="3x3 down the rows of x itself, others in tiles of padded rows; direct taps for infinite weights",
     ),

@@ -51,6 +51,12 @@ def name() -> str:
     return supported()[index()]
 
 
+def index_for_rows(width: int) -> int:
+    """As ``index``, but v3 in place of a set with vectors of 16 where rows are half of that at most: what a kernel that
+    works along rows takes, whose lanes would stay empty."""
+    return supported().index("v3") if lanes() == 16 and width <= LANES["v3"] else index()
+
+
 def lanes() -> int:
     """Floats of a vector of the instruction set in use, which are channels of a block: LANES of src/simd.h."""
     return LANES.get(name(), 4)

@@ -193,9 +193,18 @@ def test_channel_blocks_give_the_same(kernel: Kernel, infinite: bool) -> None:
     np.testing.assert_array_equal(y.reshape(-1), blocked_array(plain, lanes).reshape(-1))
 
 
+def _require_tiles() -> None:
+    if instruction_set.name() != "v4_amx":
+        pytest.skip(f"tile registers are not in the instruction set in use, {instruction_set.name()}")
+
+
+@pytest.mark.parametrize("algorithm", ["winograd_nchwc_f32_simd", "tiles_nchw_f32_amx"])
 @pytest.mark.parametrize("kernel_size", [3, 5])
-def test_values_that_transforms_would_spoil(kernel_size: int) -> None:
-    """Infinities and NaN spread over a tile, and its transforms overflow, where the sums themselves do not."""
+def test_values_that_transforms_would_spoil(kernel_size: int, algorithm: str) -> None:
+    """Infinities and NaN spread over a tile, and its transforms (or rounding to bfloat16) overflow, where the sums
+    themselves do not."""
+    if "tiles" in algorithm:
+        _require_tiles()
     problem, arrays = _random(
         "1x16x21x22", f"16x16x{kernel_size}x{kernel_size}", {"pads": [1, 1, 1, 1]}, dtype=np.float32
     )
@@ -203,12 +212,43 @@ def test_values_that_transforms_would_spoil(kernel_size: int) -> None:
     x[0, 3, 2, 2], x[0, 4, 9, 20], x[0, 5, 20, 0] = np.inf, -np.inf, np.nan
     x[0, 1, 12:16, 6:12] = 3e38 * np.sign(x[0, 1, 12:16, 6:12])
     arrays[1][:, 1] *= 0.01
-    kernel = KERNELS["conv_winograd_nchwc_f32_simd"]
+    kernel = KERNELS[f"conv_{algorithm}"]
     [y] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
     [expected] = KERNELS["conv_direct_nchw_f32_simd"].prepare(problem, _parameters(problem, arrays))(arrays)
     assert 0 < np.count_nonzero(~np.isfinite(expected)) < expected.size // 4
     np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("x_scale", "w_scale"), [(1e-36, 1.0), (1.0, 1e-36), (1e-18, 1e-18), (0.0, 1.0), (1e30, 1e5)])
+def test_tiles_keep_small_and_large_values(x_scale: float, w_scale: float) -> None:
+    """Tiles take denormal values for zero, and parts of small values are denormal."""
+    _require_tiles()
+    problem, arrays = _random("2x40x9x11", "24x40x3x3", {"pads": [1, 1, 1, 1]}, dtype=np.float32)
+    problem = ops.canonical("conv", [Tensor.of(array) for array in arrays[:2]], {"pads": [1, 1, 1, 1]})
+    scaled = [arrays[0] * np.float32(x_scale), arrays[1] * np.float32(w_scale)]
+    [y] = KERNELS["conv_tiles_nchw_f32_amx"].prepare(problem, _parameters(problem, scaled))(scaled)
+    [expected] = KERNELS["conv_direct_nchw_f32_simd"].prepare(problem, _parameters(problem, scaled))(scaled)
+    error = np.abs(y.astype(np.float64) - expected).max()
+    assert error <= 1e-5 * np.abs(expected.astype(np.float64)).max()
+
+
+@pytest.mark.parametrize("zero_point", [0, -16, 127], ids=lambda zero: f"zero {zero}")
+@pytest.mark.parametrize("algorithm", ["tiles_nchw_i8_amx", "gemm_nchw_i8_vnni"])
+def test_products_of_bytes_are_exact(algorithm: str, zero_point: int) -> None:
+    """Whatever the signs and zero points: weights that are no bytes without theirs are multiplied as int16."""
+    kernel = KERNELS[f"conv_integer_{algorithm}"]
+    rng = np.random.default_rng(3)
+    for dtype in (np.uint8, np.int8):
+        x = rng.choice([np.iinfo(dtype).min, np.iinfo(dtype).max], (2, 70, 7, 9)).astype(dtype)
+        w = rng.choice([-128, 127], (19, 70, 3, 2)).astype(np.int8)
+        arrays = [x, w, np.array(100, dtype), np.array(zero_point, np.int8)]
+        attributes = {"pads": [1, 1, 2, 0], "strides": [2, 1]}
+        problem = ops.canonical("conv_integer", [Tensor.of(array) for array in arrays], attributes)
+        if (lack := kernel.accepts(problem)) is not None:
+            pytest.skip(str(lack))
+        [y] = kernel.prepare(problem, _parameters(problem, arrays))(arrays)
+        np.testing.assert_array_equal(y, reference.evaluate(problem, arrays)[0])
 
 
 TRANSPOSED = [
