@@ -210,11 +210,12 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
 # Of src/conv_tiles.cpp: multiply-adds a cycle where tiles are full, as multiples of what vectors do (measured).
 TILES_SPEED = 2.3
 WINOGRAD_SPEED = 0.67  # of src/conv_winograd.cpp: the same, for each time that it saves multiplications
+ENOUGH_TILES = 12  # of minimal filters: fewer wait for weights
 NARROW_TILES = 0.75  # of it with one tile of output channels, whose weights are used half as often
 WORTH_TILES = 1.2  # laying out for tiles pays from this speed on
 TILE = 16  # channels, and places, of a tile; the depth of a step is twice that
 LEAST_BOUND = 4.0  # of Clip: errors come with the sums, which are larger than what is left of them
-FEW_FOR_TILES = 32  # channels of a 1x1 convolution, which is bound by moving x and y
+FEW_FOR_TILES = 64  # channels of a 1x1 convolution, which is bound by moving x and y
 
 
 def _tiles_speed(geometry: semantics.ConvGeometry) -> float:
@@ -249,8 +250,9 @@ def _accepts_tiles(problem: Problem) -> Reject | None:
         return Reject("tiles would stay too empty")
     if _accepts_winograd(problem) is None:
         window = geometry.window
-        gain = window.taps * window.output_size / math.prod(_winograd_cover(window))
-        if WINOGRAD_SPEED * gain > speed:
+        points, sources, tiles = _winograd_cover(window)
+        gain = window.taps * window.output_size / (points * sources * tiles)
+        if WINOGRAD_SPEED * gain * min(1.0, geometry.batch * tiles / ENOUGH_TILES) > speed:
             return Reject(f"minimal filters save {gain:.1f} times the multiplications, are as fast, and err less")
     return None
 

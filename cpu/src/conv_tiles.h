@@ -28,7 +28,7 @@
 namespace {
 
 constexpr int BLOCK = 2 * TILE_ROWS;             // channels of y, and places, that are computed together
-constexpr int64_t CHUNK = 8, PLACES = CHUNK * BLOCK;
+constexpr int64_t CHUNK = 32, PLACES = CHUNK * BLOCK;  // of pairs of tiles: longer runs of y are written faster
 constexpr int64_t SUM_STEP = PLACES + TILE_WORDS;  // of the scratch, from a channel to the next
 constexpr int64_t SLAB_BYTES = 512 << 10;           // that stay in the second-level cache
 
