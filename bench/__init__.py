@@ -8,9 +8,9 @@ records = bench.run(["max_pool float32[1x64x56x56] kernel_shape=2x2 strides=2x2"
 from __future__ import annotations
 
 from quatrefoil.bench.machine import describe
-from quatrefoil.bench.records import Record, Simulated, write_json
+from quatrefoil.bench.records import Chosen, Record, Simulated, flat, write_json
 from quatrefoil.bench.report import write_html
 from quatrefoil.bench.runner import Effort, run
 from quatrefoil.bench.timing import Timing
 
-__all__ = ["Effort", "Record", "Simulated", "Timing", "describe", "run", "write_html", "write_json"]
+__all__ = ["Chosen", "Effort", "Record", "Simulated", "Timing", "describe", "flat", "run", "write_html", "write_json"]

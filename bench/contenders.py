@@ -6,6 +6,7 @@ through a loaded model.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,16 @@ import numpy as np
 from quatrefoil import backends, dispatch, settings
 from quatrefoil.bench import peers
 from quatrefoil.bench.peers import Peer, Prepared
-from quatrefoil.bench.records import Simulated
+from quatrefoil.bench.records import Chosen, Simulated
 from quatrefoil.bench.tasks import Task
 from quatrefoil.errors import BackendUnavailable, NoKernelError
 from quatrefoil.models import load
 from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Reject, SimulatedCost, collect_costs
+
+LAYOUTS = ("nchw", "nchwc", "nhwc", "tnc", "any")
+"""Layouts that kernels' names tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,9 @@ class Ours:
 
     def _problem(self, task: Task, problem: Problem) -> Prepared | Reject:
         house = backends.get(self.name)
-        dispatch.select(problem, self.name).chosen  # noqa: B018 - raises before anything is brought to a missing device
-        native = [None if array is None else house.put(array) for array in task.arrays]
+        selection = dispatch.select(problem, self.name)
+        selection.chosen  # noqa: B018 - raises before anything is brought to a missing device
+        native = [None if array is None else house.put(writeable(array)) for array in task.arrays]
         plan = dispatch.CallPlan(call_of(problem, native), self.name, tune=False)
         varying = [
             array for position, array in enumerate(native) if array is not None and position not in task.constants
@@ -62,6 +67,8 @@ class Ours:
             house.device(),
             lambda results: house.get(_all(results)[0]),
             cost_of(costs) if house.simulated else None,
+            tuple(varying) if all(isinstance(array, np.ndarray) for array in varying) else (),
+            chosen_of(selection, house.device()),
         )
 
     def _network(self, task: Task) -> Prepared | Reject:
@@ -71,7 +78,7 @@ class Ours:
         there = house.probe()
         if not there.ready:
             raise BackendUnavailable(there.detail)
-        model, feeds = load(task.model), task.feeds
+        model, feeds = load(task.model), {name: writeable(array) for name, array in task.feeds.items()}
         with collect_costs() as costs:
             model.run(feeds, backend=self.name)
         names = [value.name for value in model.outputs]
@@ -82,7 +89,21 @@ class Ours:
             house.device(),
             None,
             cost_of(costs) if house.simulated else None,
+            tuple(feeds.values()),
         )
+
+
+def writeable(array: np.ndarray) -> np.ndarray:
+    """A copy for this contender alone, into which fresh values can be written."""
+    return np.array(array)
+
+
+def chosen_of(selection: dispatch.Selection, device: str) -> Chosen:
+    """What a record says of the kernel that a selection chose."""
+    kernel = selection.chosen
+    layout = next((part for part in kernel.id.split("_") if part in LAYOUTS), "")
+    flags = {name: value for name, value in os.environ.items() if name.startswith("QUATREFOIL_")}
+    return Chosen(kernel.id, kernel.version, selection.reason, layout, device, kernel.beyond, flags)
 
 
 def call_of(problem: Problem, inputs: Sequence[Array | None]) -> dispatch.Call:

@@ -265,11 +265,11 @@ def _ratio(value: float | None) -> str:
     return "—" if value is None else f"{value:.2f}"
 
 
-def conditions(source: str, field: Field, ceilings: Ceilings) -> dict[str, Any]:
-    """What a comparison's report says beside its records, for ``document``."""
+def conditions(source: str | None, field: Field) -> dict[str, Any]:
+    """What a report says beside its records, for ``document``; ``source`` is a suite with goals."""
     return {
-        "suite": source,
-        "ceilings": ceilings.as_dict(),
+        **({} if source is None else {"suite": source}),
+        "ceilings": None if field.ceilings is None else field.ceilings.as_dict(),
         "probe": {"asked": field.probe.asked, "slow": field.probe.slow} if field.probe is not None else {},
         "peers": [
             {"name": name, "title": peers.get(name).title, "version": peers.get(name).probe().detail}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from quatrefoil import ops
 from quatrefoil.bench.page import write_text
 from quatrefoil.bench.timing import Timing
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,26 @@ class Simulated:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which kernel of ours ran, as dispatch says.
+
+    why              it comes first: its priority, a measured time, or force
+    instruction_set  the instruction set or device code in use
+    layout           nchw, nchwc (channels in blocks), tnc, as the kernel's name says
+    beyond           why it may take less time than a direct evaluation in float32 at the peak, as it declares
+    flags            settings that are not the usual ones, as they were set
+    """
+
+    kernel: str
+    version: int
+    why: str
+    layout: str
+    instruction_set: str
+    beyond: str
+    flags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One contender on one problem.
 
@@ -48,6 +68,11 @@ class Record:
     wrong      whether the result failed that comparison
     refused    why there is no figure, in a sentence; empty when there is one
     note       what the figure means, where that is not plain
+    cache      hot: calls follow each other; cold: caches are flushed before each
+    fresh      whether it was given fresh inputs before every round and held to the oracle on them afterwards
+    chosen     of ours: which kernel ran and why
+    limit_seconds, limit_by   the least time of a direct evaluation by the machine's ceilings, and what bounds it
+    beats_limit   measured below that limit by a kernel that does not declare why it may be: not to be believed
     """
 
     name: str
@@ -68,6 +93,19 @@ class Record:
     wrong: bool = False
     refused: str = ""
     note: str = ""
+    cache: str = "hot"
+    fresh: bool = False
+    chosen: Chosen | None = None
+    limit_seconds: float | None = None
+    limit_by: str = ""
+    beats_limit: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """The limit's share of the measured time: 1 is as fast as a direct evaluation can be."""
+        if self.measured is None or self.limit_seconds is None or not self.measured.median:
+            return None
+        return self.limit_seconds / self.measured.median
 
     @property
     def gmacs(self) -> float | None:
@@ -83,7 +121,23 @@ class Record:
             data["error"] = "infinite"
         if self.simulated is not None:
             data["simulated"]["microseconds"] = self.simulated.microseconds
+        data["share"] = self.share
         return data
+
+
+def flat(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """A row for each record with plain columns alone, as ``pandas.DataFrame`` reads them: fields of ``measured``,
+    ``simulated`` and ``chosen`` become columns like ``measured_median`` (seconds)."""
+    rows = []
+    for record in records:
+        row: dict[str, Any] = {}
+        for name, value in record.as_dict().items():
+            if isinstance(value, dict):
+                row |= {f"{name}_{inner}": each for inner, each in value.items() if not isinstance(each, (dict, tuple))}
+            elif value is not None or name not in ("measured", "simulated", "chosen"):
+                row[name] = value
+        rows.append(row)
+    return rows
 
 
 def document(

@@ -44,6 +44,10 @@ class Ceilings:
 
     def seconds(self, problem: Problem | None, work: Work, threads: int) -> float:
         """The least time that this much work can take; ``problem`` is None for a chain or a network."""
+        return self.limit(problem, work, threads)[0]
+
+    def limit(self, problem: Problem | None, work: Work, threads: int) -> tuple[float, str]:
+        """The same, and what bounds it: arithmetic, or the level of memory that holds the arrays."""
         moved = held = work.bytes
         if problem is None:
             moved = 0  # what layers hand on stays in the caches or not, as they are cut
@@ -53,7 +57,8 @@ class Ceilings:
         level = next(level for level in self.levels if level.kib is None or held <= level.kib * 1024)
         pool = problem is not None and problem.op in ops.FAMILIES["pool"]
         arithmetic = 0.0 if pool else work.flops / (self.gflop_s * 1e9)
-        return max(arithmetic, moved / (level.gbyte_s * 1e9)) / threads
+        memory = moved / (level.gbyte_s * 1e9)
+        return max(arithmetic, memory) / threads, "arithmetic" if arithmetic >= memory else level.name
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

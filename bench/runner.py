@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,13 +13,14 @@ import numpy as np
 from quatrefoil import backends, dispatch, settings
 from quatrefoil.bench import contenders as known
 from quatrefoil.bench.records import Record
+from quatrefoil.bench.roofline import Ceilings
 from quatrefoil.bench.suites import Entry
 from quatrefoil.bench.tasks import Task, read
-from quatrefoil.bench.timing import CoreProbe, interleaved
+from quatrefoil.bench.timing import MAX_CALLS, CoreProbe, interleaved
 from quatrefoil.bench.verify import Judge, judge_of
 from quatrefoil.bench.worker import Ready, Worker, ready
 from quatrefoil.errors import NoKernelError
-from quatrefoil.problem import Problem
+from quatrefoil.problem import Problem, Work
 from quatrefoil.registry import Reject
 
 QUANTISED_SLACK = 1
@@ -33,7 +35,16 @@ REST_SECONDS = 0.1
 ANOTHER = 0.5
 """A peer whose error is beyond this computes something else, and its time means nothing."""
 
+SUSPICIOUS, WORTH_SUSPICION = 4.0, 1e-4
+"""A call on fresh inputs that takes so many times as long as one of several in a row, and so many seconds at least, shows
+that they are not all done: what caches and a process that was asleep cost is less."""
+
+BEYOND = 0.95
+"""Times below this share of the limit are not explained by how exactly the ceilings are known."""
+
 Progress = Callable[[Record], None]
+Judging = Callable[[Task], Judge | None]
+"""Makes what knows the right outputs of a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +67,20 @@ def run(
     tune: bool = False,
     verify: bool = True,
     seed: int = 0,
+    cold: bool = False,
+    ceilings: Ceilings | None = None,
     begin: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
     """Benchmark problems (their text forms, or entries of suites) on backends (``on``) and peers.
 
-    Each contender's result is compared with the oracle. One of ours that fails is recorded and not timed; a peer's is
-    timed and marked as not accurate. ``verify=False`` leaves the oracle out, and the records say so. Simulated
-    backends run once and give cycles. ``begin`` is called with each entry's name before it, ``progress`` with each
-    record when it is complete.
+    Each contender's result is compared with the oracle, before it is timed and afterwards, then on inputs that were not
+    there before. One of ours that fails is recorded and not timed; a peer's is timed and marked as not accurate.
+    ``verify=False`` leaves the oracle out, and the records say so. Simulated backends run once and give cycles.
+    ``cold`` flushes the caches before each call. With the machine's ``ceilings`` (``roofline.measure()``) records tell
+    their limit. ``begin`` is called with each entry's name before it, ``progress`` with each record when it is complete.
     """
-    with Field([*on, *peers], threads) as field:
+    with Field([*on, *peers], threads, cold=cold, ceilings=ceilings) as field:
         return field.run(problems, effort, tune=tune, verify=verify, seed=seed, begin=begin, progress=progress)
 
 
@@ -105,14 +119,31 @@ def threads_set(count: int) -> Iterator[None]:
 class Field:
     """Contenders, each with its process, on the same cores; inside ``with`` this process is on them too."""
 
-    def __init__(self, names: Sequence[str], threads: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        threads: int,
+        *,
+        cold: bool = False,
+        ceilings: Ceilings | None = None,
+        checkouts: Mapping[str, str] | None = None,
+    ) -> None:
+        """checkouts: further contenders, the cpu backend of another quatrefoil each, and where that is imported from."""
         self.threads = threads
-        self.names = list(dict.fromkeys(names))
-        self._contenders = {name: known.get(name) for name in self.names}
+        self.cold = cold
+        self.ceilings = ceilings
+        self._checkouts = checkouts or {}
+        self.names = list(dict.fromkeys([*names, *self._checkouts]))
+        self._contenders = {name: known.get("cpu" if name in self._checkouts else name) for name in self.names}
         self._before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self.cores = sorted(self._before)[-threads:]
         """The last cores: the first ones serve more interrupts."""
-        self._workers = {name: Worker(name, threads, self.cores) for name in self._contenders}
+        self._workers = {
+            name: Worker("cpu", threads, self.cores, cold, self._checkouts[name])
+            if name in self._checkouts
+            else Worker(name, threads, self.cores, cold)
+            for name in self._contenders
+        }
         self.probe: CoreProbe | None = None
 
     def __enter__(self) -> Field:
@@ -147,21 +178,29 @@ class Field:
             task = replace(read(entry.text), seed=seed)
             if tune:
                 _tune(task, [name for name in self._workers if name in backends.names()])
-            for record in self.compare(entry.name, task, judge_of(task) if verify else None, effort):
+            for record in self.compare(entry.name, task, judge_of if verify else None, effort):
                 records.append(record)
                 tell(record)
         return records
 
-    def compare(self, name: str, task: Task, judge: Judge | None, effort: Effort) -> list[Record]:
-        """A record for each contender: verified first, then all that may be timed, in turn."""
-        records, works = [], {}
+    def compare(self, name: str, task: Task, judging: Judging | None, effort: Effort) -> list[Record]:
+        """A record for each contender: verified first, then all that may be timed, in turn; then verified again, on the
+        inputs of the last round and on others."""
+        own = judging(task) if judging is not None else None
+        records, works, refills = {}, {}, set()
         for contender, worker in self._workers.items():
-            record, answer = self._prepared(name, task, contender, worker)
+            records[contender], answer = self._prepared(name, task, contender, worker)
             if isinstance(answer, Ready):
-                record = judged(record, answer.outputs, judge)
-                if answer.simulated is None and not record.refused:
+                records[contender] = judged(records[contender], answer.outputs, own)
+                if answer.simulated is None and not records[contender].refused:
                     works[contender] = worker.time
-            records.append(record)
+                    if answer.refills:
+                        refills.add(contender)
+
+        def before(contender: str, number: int) -> None:
+            if contender in refills:
+                self._workers[contender].refill(number % 2 == 0)
+
         timings = interleaved(
             works,
             rounds=effort.rounds,
@@ -170,29 +209,90 @@ class Field:
             exclusive=frozenset(name for name in works if self.threads == 1 and name not in ELSEWHERE),
             probe=self.probe,
             rest=REST_SECONDS if self.threads > 1 else 0.0,
+            most_calls=1 if self.cold else MAX_CALLS,
+            before=before,
         )
-        lost = {contender: self._workers[contender].lost for contender in works if contender not in timings}
-        for contender in timings:
-            self._workers[contender].drop()
-        return [
-            replace(
-                record,
-                measured=timings.get(record.contender),
-                refused=str(lost[record.contender]) if record.contender in lost else record.refused,
+        other = judging(task.fresh()) if judging is not None and refills else None
+        for contender in works:
+            records[contender] = self._settled(
+                replace(records[contender], measured=timings.get(contender), cache="cold" if self.cold else "hot"),
+                self._workers[contender],
+                contender in refills and contender in timings,
+                own,
+                other,
             )
-            for record in records
-        ]
+        return [self._limited(record, task) for record in records.values()]
+
+    def _settled(self, record: Record, worker: Worker, refills: bool, own: Judge | None, other: Judge | None) -> Record:
+        """The record of a timed contender, without its figure where what it gave during or after the rounds is wrong or
+        was not computed anew."""
+        if record.measured is None:
+            return replace(record, refused=str(worker.lost))
+        if refills:
+            # The inputs of the rounds by turns: whoever remembers a result by where its inputs lie gives the wrong one.
+            anew = 0.0
+            for fresh, judge in ((False, own), (True, other)):
+                worker.refill(fresh)
+                stretch = worker.time(1)
+                outputs = worker.outputs() if stretch is not None else None
+                if stretch is None or outputs is None:
+                    return replace(record, measured=None, refused=str(worker.lost))
+                anew = stretch.seconds
+                again = judged(record, outputs, judge)
+                if again.wrong and not record.wrong:
+                    return replace(
+                        again,
+                        measured=None,
+                        refused=f"on fresh inputs it gives other than the right outputs ({again.refused or 'wrong'})",
+                    )
+            repeated = record.measured.least
+            least_suspicious = max(SUSPICIOUS * repeated, WORTH_SUSPICION)
+            if record.measured.calls > 1 and anew > least_suspicious:
+                anew = min(anew, self._alone(worker))
+                if anew > least_suspicious:
+                    refused = (
+                        f"calls in a row take {repeated * 1e6:.1f} us each, one on fresh inputs {anew * 1e6:.1f} us: it does "
+                        "not do the work each time"
+                    )
+                    return replace(record, measured=None, wrong=True, refused=refused)
+        worker.drop()
+        return replace(record, fresh=refills)
+
+    @staticmethod
+    def _alone(worker: Worker) -> float:
+        """The least time of a call on fresh inputs."""
+        least = math.inf
+        for number in range(9):
+            worker.refill(number % 2 == 1)  # other inputs each time; fresh ones were the last
+            stretch = worker.time(1)
+            least = min(least, math.inf if stretch is None else stretch.seconds)
+        return least
+
+    def _limited(self, record: Record, task: Task) -> Record:
+        """The record with its limit, where ceilings were measured; integer work is bounded by memory alone."""
+        if self.ceilings is None or record.measured is None or not task.work.bytes:
+            return record
+        integer = task.problem is not None and task.problem.dtype in ("int8", "uint8")
+        work = Work(0, task.work.bytes) if integer else task.work
+        least, by = self.ceilings.limit(task.problem, work, self.threads)
+        beyond = task.problem is None or integer or (record.chosen is not None and record.chosen.beyond)
+        beats = record.ours and not beyond and by == "arithmetic" and record.measured.median < BEYOND * least
+        note = (
+            f"{record.note}; faster than the machine's limit: not to be believed".lstrip("; ") if beats else record.note
+        )
+        return replace(record, limit_seconds=least, limit_by=by, beats_limit=beats, note=note)
 
     def _prepared(self, name: str, task: Task, contender: str, worker: Worker) -> tuple[Record, Ready | Reject | None]:
-        ours = contender in backends.names()
+        ours = contender in backends.names() or contender in self._checkouts
+        note = backends.get(contender).timing_note if contender in backends.names() else ""
         record = Record(
             name, task.text, task.op, contender, ours, threads=self.threads,
-            macs=task.work.macs, bytes=task.work.bytes, note=backends.get(contender).timing_note if ours else "",
+            macs=task.work.macs, bytes=task.work.bytes, note=note,
         )  # fmt: skip
         there = self._contenders[contender].probe()
         if not there.ready:
             return replace(record, refused=f"{there.detail}; to add it: {there.remedy}"), None
-        if ours and backends.get(contender).simulated:
+        if contender in backends.names() and backends.get(contender).simulated:
             # here, where a design may have been chosen; nothing of it is timed
             with threads_set(self.threads):
                 prepared = self._contenders[contender].prepare(task, self.threads)
@@ -201,7 +301,33 @@ class Field:
             answer = worker.prepare(task)
         if isinstance(answer, Reject):
             return replace(record, refused=str(answer)), None
-        return replace(record, kernel=answer.description, device=answer.device, simulated=answer.simulated), answer
+        return (
+            replace(
+                record,
+                kernel=answer.description,
+                device=answer.device,
+                simulated=answer.simulated,
+                chosen=answer.chosen,
+            ),
+            answer,
+        )
+
+
+def method(field: Field, effort: Effort) -> list[str]:
+    """How a field measures, in sentences with this run's parameters, for reports."""
+    threads = "one thread" if field.threads == 1 else f"{field.threads} threads"
+    return [
+        "Every contender runs in a process of its own on the same core or cores and is compared with the oracle before it is "
+        "timed, and again afterwards on inputs that it was not given before where fresh ones can be written into its arrays.",
+        f"Up to {effort.rounds} interleaved rounds of {effort.round_seconds * 1e3:g} ms, {threads}; a figure is the median over "
+        "the rounds, its interval the 95 % one of order statistics.",
+        "Contenders are called until two stretches in a row take as long within 5 %. Before each round a fixed loop waits until "
+        "the core runs at its usual speed, and a round of which another process took a part is measured again.",
+        "Caches are flushed before each call, by writing 64 MiB: a larger last-level cache keeps something."
+        if field.cold
+        else "Calls follow each other on warm caches.",
+        "Limits are those of a direct evaluation by ceilings measured in the same run.",
+    ]
 
 
 def judged(record: Record, outputs: Sequence[np.ndarray | None], judge: Judge | None) -> Record:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -30,6 +30,8 @@ from quatrefoil.registry import Reject
 
 CHAIN = re.compile(r"(?:(\d+) \* )?\((.+)\)")
 NETWORK = "network "
+FRESH = 7919
+"""From the seed of a task to that of its fresh inputs; further than from one layer of a chain to the next."""
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -62,6 +64,23 @@ class Task:
         """Those of a single problem's inputs that a model would keep constant."""
         assert self.problem is not None
         return made_up.parameters(self.problem, self.arrays)
+
+    def fresh(self) -> Task:
+        """The same task with the same constants on other inputs."""
+        other = replace(self, seed=self.seed + FRESH)
+        if self.problem is not None:
+            arrays = [self.arrays[i] if i in self.constants else array for i, array in enumerate(other.arrays)]
+            other.__dict__["arrays"] = arrays  # where cached_property keeps it
+        else:
+            other.__dict__["model"] = self.model
+        return other
+
+    @cached_property
+    def varying(self) -> list[np.ndarray]:
+        """The inputs that are not constant, in order."""
+        if self.problem is None:
+            return list(self.feeds.values())
+        return [array for i, array in enumerate(self.arrays) if array is not None and i not in self.constants]
 
     @cached_property
     def model(self) -> ModelProto | Reject:
@@ -124,6 +143,16 @@ class ModelTask(Task):
     @property
     def feeds(self) -> Feeds:
         return self.given
+
+    def fresh(self) -> ModelTask:
+        """The inputs backwards along their first axis that is longer than one: what a file's model takes is not known
+        well enough to be made up."""
+        return replace(self, given={name: _backwards(array) for name, array in self.given.items()})
+
+
+def _backwards(array: np.ndarray) -> np.ndarray:
+    axis = next((axis for axis, extent in enumerate(array.shape) if extent > 1), None)
+    return array if axis is None else np.ascontiguousarray(np.flip(array, axis))
 
 
 def chain(text: str) -> list[Problem]:

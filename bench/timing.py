@@ -1,8 +1,9 @@
-"""Fair timing of several ways to do one thing: warmed up, in interleaved rounds, the median with its spread.
+"""Fair timing of several ways to do one thing: warmed up until steady, in interleaved rounds, the median with its interval.
 
 Contenders run in turn (A B C, B C A, …), so that a slow moment of the machine falls on all alike. A round repeats a
-call until it lasts ``round_seconds``, so that the clock's own cost vanishes. The median over rounds is the result;
-the first and third quartiles are its spread, and the least is kept as what the machine can do undisturbed.
+call until it lasts ``round_seconds``, so that the clock's own cost vanishes. The median over rounds is the result, with
+a 95 % confidence interval that supposes nothing of how times are distributed; the quartiles are its spread, and the
+least is kept as what the machine can do undisturbed.
 
 Before each round a fixed loop tells whether the core runs at its usual speed, and a round of which another process
 took a part is measured again.
@@ -10,9 +11,10 @@ took a part is measured again.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 MAX_CALLS = 10_000
@@ -39,6 +41,10 @@ class Timing:
     rounds: int
     calls: int
     """Calls in each round."""
+    samples: tuple[float, ...] = ()
+    """Of each round, in their order."""
+    confidence: tuple[float, float] | None = None
+    """95 % interval of the median; with fewer than six rounds the least and the largest, which is less sure."""
 
     @property
     def spread(self) -> float:
@@ -48,7 +54,21 @@ class Timing:
     @classmethod
     def of(cls, seconds: list[float], calls: int) -> Timing:
         low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-        return cls(middle, min(seconds), low, high, len(seconds), calls)
+        return cls(middle, min(seconds), low, high, len(seconds), calls, tuple(seconds), median_interval(seconds))
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The narrowest pair of order statistics, as far from the one end as from the other, between which the median of
+    what the values are drawn from lies with this probability; the least and the largest where there are too few.
+
+    The median lies below the k-th of n values with the probability of fewer than k heads in n throws of a coin.
+    """
+    ordered, n = sorted(values), len(values)
+    cut, outside = 0, 2 * 0.5**n
+    while outside + 2 * math.comb(n, cut + 1) * 0.5**n <= 1 - confidence:
+        cut += 1
+        outside += 2 * math.comb(n, cut) * 0.5**n
+    return ordered[cut], ordered[n - 1 - cut]
 
 
 class CoreProbe:
@@ -114,6 +134,8 @@ def interleaved(
     exclusive: frozenset[str] = frozenset(),
     probe: CoreProbe | None = None,
     rest: float = 0.0,
+    most_calls: int = MAX_CALLS,
+    before: Callable[[str, int], object] | None = None,
 ) -> dict[str, Timing]:
     """Time every contender; one that cannot go on is left out.
 
@@ -123,13 +145,15 @@ def interleaved(
     probe: waits before each round until the core is quick.
     rest: seconds to sleep before each round, so that the threads of others, which go on spinning after their work, have
     come to rest.
+    most_calls: of a round.
+    before: called with a contender's name and the round's number before each of its rounds, which it is no part of.
     """
     calls: dict[str, int] = {}
     wanted: dict[str, int] = {}
     for name, work in contenders.items():
-        once = _once(work, round_seconds)
+        once = _once(work, round_seconds, most_calls)
         if once is not None:
-            calls[name] = max(1, min(MAX_CALLS, round(round_seconds / max(once, 1e-9))))
+            calls[name] = max(1, min(most_calls, round(round_seconds / max(once, 1e-9))))
             wanted[name] = max(least_rounds, min(rounds, int(seconds_each / max(once * calls[name], 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     again = dict.fromkeys(exclusive, rounds)
@@ -137,6 +161,8 @@ def interleaved(
     while order := [name for name in seconds if len(seconds[name]) < wanted[name]]:
         shift = number % len(order)
         for name in order[shift:] + order[:shift]:
+            if before is not None:
+                before(name, number)
             if rest:
                 time.sleep(rest)
             if probe is not None:
@@ -152,11 +178,27 @@ def interleaved(
     return {name: Timing.of(times, calls[name]) for name, times in seconds.items()}
 
 
-def _once(work: Work, round_seconds: float) -> float | None:
-    """Seconds for one call, with caches, page faults and lazy initialisation behind it."""
+STEADY = 0.05
+"""Warmed up is what repeats within this share of itself."""
+MOST_WARMING = 10
+"""Stretches after which a contender that does not become steady is measured as it is."""
+
+
+def _once(work: Work, round_seconds: float, most_calls: int) -> float | None:
+    """Seconds for one call when it has become steady, with caches, page faults, lazy initialisation and clocks that
+    rise behind it; None when it cannot go on."""
     first = work(1)
     if first is None or first.seconds > round_seconds:
         return None if first is None else first.seconds
-    calls = max(1, min(MAX_CALLS, int(round_seconds / 4 / max(first.seconds, 1e-9))))
-    tried = [work(calls), work(calls)]
-    return min((stretch.seconds / calls for stretch in tried if stretch is not None), default=None)
+    calls = max(1, min(most_calls, int(round_seconds / 4 / max(first.seconds, 1e-9))))
+    least = before = math.inf
+    for _ in range(MOST_WARMING):
+        stretch = work(calls)
+        if stretch is None:
+            return None
+        taken = stretch.seconds / calls
+        least = min(least, taken)
+        if abs(taken - before) <= STEADY * before:
+            break
+        before = taken
+    return least

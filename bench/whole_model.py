@@ -30,4 +30,4 @@ def run_model(
         begin(Path(path).name)
     task = ModelTask(f"model {Path(path).name}", path=str(path), given=feeds)
     with Field([*peers, *on], threads) as field:
-        return field.compare(Path(path).name, task, FirstSeen(TOLERANCE), effort)
+        return field.compare(Path(path).name, task, lambda task: FirstSeen(TOLERANCE), effort)

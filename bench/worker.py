@@ -1,4 +1,5 @@
-"""A contender in a process of its own, pinned to its cores: prepares a task, runs it so often, and says how long it took.
+"""A contender in a process of its own, pinned to its cores: prepares a task, runs it so often on the inputs that it is told
+to, and says how long it took and what came of the last call.
 
 A process of its own keeps the libraries' threads, allocators and crashes apart. The parent talks to it over a pipe;
 when it dies, that is a sentence, and the next task starts another.
@@ -13,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ import numpy as np
 
 from quatrefoil.bench import contenders
 from quatrefoil.bench.peers import SILENCED, Prepared
-from quatrefoil.bench.records import Simulated
+from quatrefoil.bench.records import Chosen, Simulated
 from quatrefoil.bench.tasks import Task
 from quatrefoil.bench.timing import Stretch, clocked
 from quatrefoil.registry import Reject
@@ -42,20 +43,30 @@ class Ready:
     device: str
     simulated: Simulated | None
     outputs: list[np.ndarray | None]
+    refills: bool
+    """Whether it can be given fresh inputs."""
+    chosen: Chosen | None
 
 
 def ready(prepared: Prepared) -> Ready:
     """Runs once, for the outputs."""
-    return Ready(prepared.description, prepared.device, prepared.simulated, prepared.outputs(prepared.run()))
+    outputs = prepared.outputs(prepared.run())
+    refills = bool(prepared.inputs) and all(array.flags.writeable for array in prepared.inputs)
+    return Ready(prepared.description, prepared.device, prepared.simulated, outputs, refills, prepared.chosen)
 
 
 class Worker:
     """The parent's end."""
 
-    def __init__(self, contender: str, threads: int, cores: Collection[int]) -> None:
+    def __init__(
+        self, contender: str, threads: int, cores: Collection[int], cold: bool = False, path: str | None = None
+    ) -> None:
+        """cold: caches are flushed before each timed call. path: where another quatrefoil is imported from."""
         self.contender = contender
         self.threads = threads
         self.cores = cores
+        self.cold = cold
+        self.path = path
         self.lost: Reject | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
@@ -74,6 +85,19 @@ class Worker:
             return answer
         self.lost = answer
         return None
+
+    def refill(self, fresh: bool) -> None:
+        """Writes the task's own inputs, or fresh ones, to where each run reads them."""
+        self._ask("refill", fresh)
+
+    def outputs(self) -> list[np.ndarray | None] | None:
+        """What came of the last call; None, with the reason in ``lost``, when the process died."""
+        answer = self._ask("outputs", None)
+        if isinstance(answer, Reject):
+            self.lost = answer
+            return None
+        outputs: list[np.ndarray | None] = answer
+        return outputs
 
     def drop(self) -> None:
         """Forget the task, with its memory."""
@@ -112,7 +136,9 @@ class Worker:
         self._pipe, theirs = Pipe()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self.threads))}
-        call = f"main({theirs.fileno()}, {self.contender!r}, {self.threads}, {list(self.cores)})"
+        if self.path is not None:
+            environment["PYTHONPATH"] = os.pathsep.join([self.path, *filter(None, [environment.get("PYTHONPATH")])])
+        call = f"main({theirs.fileno()}, {self.contender!r}, {self.threads}, {list(self.cores)}, {self.cold})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from quatrefoil.bench.worker import main; {call}"],
             pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -121,45 +147,73 @@ class Worker:
         theirs.close()
 
 
-def main(descriptor: int, name: str, threads: int, cores: Collection[int]) -> None:
+def main(descriptor: int, name: str, threads: int, cores: Collection[int], cold: bool = False) -> None:
     """The child's end: answers until the pipe closes."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     for module in SILENCED:
         sys.modules[module] = None  # type: ignore[assignment]  # an import of it fails
     contender = contenders.get(name)
-    prepared: Prepared | None = None
-    timed: Callable[[int], Stretch] | None = None
+    course: Course | None = None
     gc.disable()
     with Connection(descriptor) as pipe, contextlib.suppress(EOFError):
         while True:
             what, of = pipe.recv()
             if what == "prepare":
-                prepared = timed = None
+                course = None
                 gc.collect()
-                answer = contender.prepare(of, threads)
-                if isinstance(answer, Reject):
-                    pipe.send(answer)
+                prepared = contender.prepare(of, threads)
+                if isinstance(prepared, Reject):
+                    pipe.send(prepared)
                     continue
-                prepared = answer
-                timed = _repeated(prepared)
+                course = Course(of, prepared, cold)
                 pipe.send(ready(prepared))
-            elif what == "time":
-                assert timed is not None
-                pipe.send(timed(of))
-            else:
-                prepared = timed = None
+            elif what == "drop":
+                course = None
                 pipe.send(None)
+            else:
+                assert course is not None
+                pipe.send(getattr(course, what)(of))
 
 
-def _repeated(prepared: Prepared) -> Callable[[int], Stretch]:
-    """So many calls, timed together with the wait for a device that runs behind."""
-    run, wait = prepared.run, prepared.wait
+FLUSH_BYTES = 64 << 20
+"""Written before each call on cold caches: beyond the second-level cache of any processor, not beyond the last-level one
+of every server."""
 
-    def work(calls: int) -> None:
+
+class Course:
+    """A prepared task, its inputs by turns, and the last result."""
+
+    def __init__(self, task: Task, prepared: Prepared, cold: bool) -> None:
+        self._task, self._prepared = task, prepared
+        self._inputs: dict[bool, list[np.ndarray]] = {}
+        self._last: object = None
+        self._flush = np.zeros(FLUSH_BYTES // 8) if cold else None
+
+    def time(self, calls: int) -> Stretch:
+        """So many calls, timed together with the wait for a device that runs behind."""
+        if self._flush is None:
+            return clocked(self._work)(calls)
+        seconds = processor = 0.0
+        for _ in range(calls):
+            self._flush += 1.0
+            stretch = clocked(self._work)(1)
+            seconds, processor = seconds + stretch.seconds, processor + stretch.processor
+        return Stretch(seconds, processor)
+
+    def _work(self, calls: int) -> None:
+        run, wait = self._prepared.run, self._prepared.wait
         for _ in range(calls):
             last = run()
         if wait is not None:
             wait(last)
+        self._last = last
 
-    return clocked(work)
+    def refill(self, fresh: bool) -> None:
+        if fresh not in self._inputs:
+            self._inputs[fresh] = (self._task.fresh() if fresh else self._task).varying
+        for to, values in zip(self._prepared.inputs, self._inputs[fresh], strict=True):
+            np.copyto(to, values)
+
+    def outputs(self, _: None) -> list[np.ndarray | None]:
+        return self._prepared.outputs(self._last)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from quatrefoil.bench.against import Change
 from quatrefoil.bench.records import Record
 from quatrefoil.bench.suites import Suite
 from quatrefoil.cli.arguments import AsJson, Seed, Threads, backend_names, listed
@@ -45,6 +46,17 @@ Quick = Annotated[bool, typer.Option("--quick", help="Only the few tasks that st
 Tune = Annotated[bool, typer.Option("--tune", help="Measure every kernel first and take the fastest.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Leave the comparison with the oracle out (and say so).")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="A model's inputs, as for run.")]
+Cache = Annotated[str, typer.Option("--cache", help="hot, or cold: caches are flushed before each call.")]
+Against = Annotated[
+    Path | None,
+    typer.Option(
+        "--against",
+        help="An earlier report (.json), or another checkout with its compiled parts: tells for each task whether it is "
+        "faster or slower now, and exits with 1 where something is slower.",
+    ),
+]
+Relative = Annotated[float, typer.Option("--relative", min=0, help="--against: the least share that matters.")]
+Absolute = Annotated[float, typer.Option("--absolute", min=0, help="--against: the least microseconds that matter.")]
 Report = Annotated[
     Path | None,
     typer.Option("--report", help="Also write a report to this .html, .json or (of a suite with goals) .md file."),
@@ -63,38 +75,65 @@ def command(
     no_verify: NoVerify = False,
     seed: Seed = 0,
     input: Inputs = None,
+    cache: Cache = "hot",
+    against: Against = None,
+    relative: Relative = 0.03,
+    absolute: Absolute = 0.2,
     report: Report = None,
     as_json: AsJson = False,
 ) -> None:
-    """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong."""
+    """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong, or with --against slower."""
+    from quatrefoil.bench import against as comparison
     from quatrefoil.bench.machine import describe
     from quatrefoil.bench.records import document
 
+    if cache not in ("hot", "cold"):
+        raise QuatrefoilError(f"--cache is {cache!r}; write hot or cold")
+    thresholds = comparison.Thresholds(relative, absolute * 1e-6)
+    earlier = comparison.read(against) if against is not None and against.is_file() else None
+
     on = backend_names(backends)
+    changes: list[comparison.Change] | None = None
+    conditions: dict[str, Any] = {}
     if is_model(target):
-        title, conditions = target, None
+        if against is not None:
+            raise QuatrefoilError("--against compares suites and problems, not a model's file")
+        title = target
         records = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
     elif input:
         raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
     else:
         suite = _suite(target, match, quick)
-        names = [*on, *_peers(peers, bool(suite.families))]
+        names = [*on, *_peers(peers, bool(suite.families) and against is None)]
         title = suite.title
-        records, conditions = _measure(
-            suite, target, names, threads, rounds, not as_json, tune=tune, verify=not no_verify, seed=seed
-        )
+        with comparison.checkout(against) if against is not None and earlier is None else nullcontext() as folder:
+            checkouts = {comparison.BEFORE: folder} if folder is not None else {}
+            records, conditions = _measure(
+                suite, target, names, threads, rounds or (comparison.ROUNDS if against is not None else None), not as_json,
+                cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
+            )  # fmt: skip
+        if earlier is not None:
+            changes = comparison.with_report(records, conditions["ceilings"], earlier, thresholds)
+        elif against is not None:
+            changes = comparison.paired(records, thresholds)
     data = document(records, describe(), conditions)
+    if changes is not None:
+        data["against"] = [change.as_dict() for change in changes]
     if report is not None:
         _write(report, title, records, data)
         stderr().print(f"report written to {report}")
     if as_json:
         say_json(data)
-    elif conditions is None:
+    elif changes is not None:
+        stdout().print(changes_table(title, changes))
+        _remarks(records)
+    elif "suite" in data:
+        stdout().print(_standings(data))
+    else:
         stdout().print(records_table(title, records))
         _remarks(records)
-    else:
-        stdout().print(_standings(data))
-    if any(record.ours and record.wrong for record in records):
+    slower = any(change.verdict == comparison.SLOWER for change in changes or ())
+    if slower or any(record.ours and record.wrong for record in records):
         raise typer.Exit(FAILED)
 
 
@@ -156,19 +195,28 @@ def _suite(target: str, match: str, quick: bool) -> Suite:
 
 
 def _measure(
-    suite: Suite, source: str, names: list[str], threads: int, rounds: int | None, show: bool, **options: Any
-) -> tuple[list[Record], dict[str, Any] | None]:
-    """The records, and for a suite with goals the conditions that its report names. ``options`` are ``Field.run``'s."""
+    suite: Suite,
+    source: str,
+    names: list[str],
+    threads: int,
+    rounds: int | None,
+    show: bool,
+    *,
+    cold: bool,
+    checkouts: dict[str, str],
+    **options: Any,
+) -> tuple[list[Record], dict[str, Any]]:
+    """The records, and the conditions that a report names. ``options`` are ``Field.run``'s."""
     from quatrefoil.bench import goals, roofline
-    from quatrefoil.bench.runner import Effort, Field
+    from quatrefoil.bench.runner import Effort, Field, method
 
-    aims = bool(suite.families)
+    aims = bool(suite.families) and not checkouts
     effort = Effort(rounds or 5, seconds_each=0.5) if aims else Effort(rounds or 9)
-    with Field(names, threads) as field:
-        ceilings = roofline.measure() if aims else None
+    with Field(names, threads, cold=cold, checkouts=checkouts) as field:
+        field.ceilings = roofline.measure()
         with _watched(suite.title, len(suite.entries), aims and show) as (begin, tell):
             records = field.run(suite.entries, effort, begin=begin, progress=tell, **options)
-        return records, None if ceilings is None else goals.conditions(source, field, ceilings)
+        return records, goals.conditions(source if aims else None, field) | {"method": method(field, effort)}
 
 
 @contextmanager
@@ -273,6 +321,27 @@ def records_table(title: str, records: list[Record]) -> PlainTable:
         cells.append("" if record.error is None else f"{rough}{record.error:.1e}")
         rows.row(*cells)
         last = record.name
+    return rows
+
+
+def changes_table(title: str, changes: list[Change]) -> PlainTable:
+    """A row for each case; a verdict is coloured where it matters."""
+    columns = ("before us", "now us", "now / before", "interval", "would see")
+    rows = table(title, "task", "on", *columns, "verdict", right=columns)
+    colours = {"faster": "green", "slower": "red"}
+    for change in changes:
+        cells = [""] * len(columns)
+        if change.ratio is not None and change.interval is not None:
+            cells = [
+                microseconds(change.before or 0.0),
+                microseconds(change.now or 0.0),
+                f"{change.ratio:.3f}",
+                f"{change.interval[0]:.3f} to {change.interval[1]:.3f}",
+                f"{change.visible:.1%}",
+            ]
+        colour = colours.get(change.verdict)
+        said = f"{change.verdict}: {change.why}" if change.why else change.verdict
+        rows.row(change.name, change.contender, *cells, said, marks={7: colour} if colour else None)
     return rows
 
 

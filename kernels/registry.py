@@ -63,6 +63,7 @@ class Kernel:
     summary   the algorithm in a few words, for people
     blocked   prepares a run that can read and write channels in blocks, so that neighbours in a sequence need no change
               of layout; None where it cannot
+    beyond    why it may take less time than the operator's multiplications at the float32 peak; empty where it may not
     on_planes  it is so much faster than those on blocks that it comes before them although neighbours keep blocks
     """
 
@@ -73,6 +74,7 @@ class Kernel:
     version: int = 1
     summary: str = ""
     blocked: PrepareBlocked | None = None
+    beyond: str = ""
     on_planes: bool = False
 
 

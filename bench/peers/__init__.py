@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from quatrefoil.bench.records import Simulated
+from quatrefoil.bench.records import Chosen, Simulated
 from quatrefoil.bench.tasks import Task
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.registry import Availability, Reject
@@ -40,6 +40,9 @@ class Prepared:
     device       what it runs on, where that is not plain
     wait         waits for a device that runs behind, given what ``run`` returned
     simulated    what one run takes on a simulated chip; such a contender is not timed
+    inputs       the arrays that each run reads, in the task's order (``Task.varying``), so that fresh values can be
+                 written into them; empty where the contender keeps copies in a form of its own
+    chosen       of ours: which kernel, why it, its version, and the instruction set or device code that it runs as
     """
 
     description: str
@@ -48,6 +51,8 @@ class Prepared:
     device: str = ""
     wait: Callable[[object], object] | None = None
     simulated: Simulated | None = None
+    inputs: tuple[np.ndarray, ...] = ()
+    chosen: Chosen | None = None
 
 
 class Peer(Protocol):

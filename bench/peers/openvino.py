@@ -68,9 +68,8 @@ class OpenVino:
             model = core.read_model(model=unquantised(task.model).SerializeToString(), weights=b"")
             compiled = core.compile_model(model, "CPU", options)
             request = compiled.create_infer_request()
-            tensors = {
-                name: openvino.Tensor(contiguous(array), shared_memory=True) for name, array in task.feeds.items()
-            }
+            arrays = {name: contiguous(array) for name, array in task.feeds.items()}
+            tensors = {name: openvino.Tensor(array, shared_memory=True) for name, array in arrays.items()}
             for name, tensor in tensors.items():
                 request.set_tensor(name, tensor)
             request.infer(share_outputs=True)
@@ -80,7 +79,12 @@ class OpenVino:
         def outputs(_: object, kept: object = tensors) -> list[np.ndarray | None]:
             return [np.array(request.get_output_tensor(number).data) for number in range(len(compiled.outputs))]
 
-        return Prepared(self._package.probe().detail, lambda: request.infer(share_outputs=True), outputs)
+        return Prepared(
+            self._package.probe().detail,
+            lambda: request.infer(share_outputs=True),
+            outputs,
+            inputs=tuple(arrays.values()),
+        )
 
 
 PEERS = (OpenVino(),)

@@ -58,7 +58,12 @@ class OnnxRuntime:
         def outputs(_: object, kept: object = kept) -> list[np.ndarray | None]:
             return [np.array(buffer.numpy()) for buffer in buffers]
 
-        return Prepared(f"onnxruntime {onnxruntime.__version__}", lambda: session.run_with_iobinding(binding), outputs)
+        return Prepared(
+            f"onnxruntime {onnxruntime.__version__}",
+            lambda: session.run_with_iobinding(binding),
+            outputs,
+            inputs=tuple(kept.values()),
+        )
 
 
 PEERS = (OnnxRuntime(),)

@@ -1,0 +1,260 @@
+"""What the bench does not fall for: contenders that are wrong, that skip work or that remember results; and what it says
+of a change: nothing where there is none, and 5 % where there are 5 %."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quatrefoil import ops, reference
+from quatrefoil.bench import Effort, Record, Timing, against, flat
+from quatrefoil.bench.peers import Prepared
+from quatrefoil.bench.roofline import Ceilings, Level
+from quatrefoil.bench.runner import Field
+from quatrefoil.bench.tasks import Task, read
+from quatrefoil.bench.timing import Stretch, median_interval
+from quatrefoil.bench.verify import judge_of
+from quatrefoil.bench.worker import Course, Ready, ready
+from quatrefoil.errors import QuatrefoilError
+
+CONV = "conv float32[1x4x8x8],float32[6x4x3x3],float32[6] pads=1x1x1x1"
+QUICK = Effort(4, 0.002, 0.1)
+
+Run = Callable[[np.ndarray, Callable[[], np.ndarray]], np.ndarray]
+"""Gives y for x; the second argument computes it."""
+
+
+class Inside:
+    """A worker in this process, whose contender runs as told."""
+
+    lost = None
+
+    def __init__(self, run: Run, cold: bool = False) -> None:
+        self._run, self._cold = run, cold
+
+    def prepare(self, task: Task) -> Ready:
+        arrays = [None if array is None else np.array(array) for array in task.arrays]
+        x, problem = arrays[0], task.problem
+        assert x is not None
+        assert problem is not None
+        prepared = Prepared(
+            "fake",
+            lambda: self._run(x, lambda: reference.evaluate(problem, arrays)[0]),
+            lambda y: [np.array(y)],
+            inputs=(x,),
+        )
+        self._course = Course(task, prepared, self._cold)
+        return ready(prepared)
+
+    def time(self, calls: int) -> Stretch:
+        return self._course.time(calls)
+
+    def refill(self, fresh: bool) -> None:
+        self._course.refill(fresh)
+
+    def outputs(self) -> list[np.ndarray | None]:
+        return self._course.outputs(None)
+
+    def drop(self) -> None:
+        pass
+
+    close = drop
+
+
+def measured(run: Run, effort: Effort = QUICK, **options: object) -> Record:
+    with Field(["cpu"], 1, **options) as field:  # type: ignore[arg-type]
+        field._workers["cpu"] = Inside(run)  # type: ignore[assignment]
+        [record] = field.compare("fake", read(CONV), judge_of, effort)
+    return record
+
+
+def test_an_honest_contender_is_measured() -> None:
+    record = measured(lambda x, compute: compute())
+    assert record.measured is not None
+    assert record.fresh
+    assert not record.refused
+    low, high = record.measured.confidence or (math.nan, math.nan)
+    assert low <= record.measured.median <= high
+    assert len(record.measured.samples) == record.measured.rounds
+
+
+def test_wrong_values_are_not_timed() -> None:
+    record = measured(lambda x, compute: compute() + 1)
+    assert (record.measured, record.wrong) == (None, True)
+    assert "wrong in" in record.refused
+
+
+def test_a_result_remembered_by_where_its_input_lies_is_caught() -> None:
+    remembered: dict[int, np.ndarray] = {}
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        return remembered.setdefault(x.ctypes.data, compute())
+
+    record = measured(run)
+    assert (record.measured, record.wrong) == (None, True)
+    assert "fresh inputs" in record.refused
+
+
+def test_work_that_only_the_first_calls_do_is_caught() -> None:
+    done: list[np.ndarray] = []
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        if len(done) < 3:
+            done.append(compute())
+        return done[-1]
+
+    record = measured(run)
+    assert (record.measured, record.wrong) == (None, True)
+
+
+def test_work_that_is_skipped_while_the_input_stays_is_caught() -> None:
+    last: dict[bytes, np.ndarray] = {}
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        key = x.tobytes()
+        if key not in last:
+            last.clear()
+            time.sleep(0.002)
+            last[key] = compute()
+        return last[key]
+
+    record = measured(run, Effort(4, 0.01, 1.0))
+    assert (record.measured, record.wrong) == (None, True)
+    assert "does not do the work each time" in record.refused
+
+
+def test_what_is_faster_than_the_machine_is_flagged() -> None:
+    slow_machine = Ceilings("v3", 1e-6, (Level("memory", None, 1e-6),))
+    record = measured(lambda x, compute: compute(), ceilings=slow_machine)
+    assert record.beats_limit
+    assert "not to be believed" in record.note
+    fast_machine = Ceilings("v3", 1e6, (Level("memory", None, 1e6),))
+    record = measured(lambda x, compute: compute(), ceilings=fast_machine)
+    assert not record.beats_limit
+    assert record.share is not None
+    assert 0 < record.share < 1
+
+
+def test_cold_calls_are_timed_one_by_one() -> None:
+    with Field(["cpu"], 1, cold=True) as field:
+        field._workers["cpu"] = Inside(lambda x, compute: compute(), cold=True)  # type: ignore[assignment]
+        [record] = field.compare("fake", read(CONV), judge_of, QUICK)
+    assert record.cache == "cold"
+    assert record.measured is not None
+    assert record.measured.calls == 1
+
+
+def test_fresh_inputs_keep_the_constants() -> None:
+    task = read(CONV)
+    other = task.fresh()
+    assert not np.array_equal(task.varying[0], other.varying[0])
+    for position, constant in task.constants.items():
+        np.testing.assert_array_equal(constant, other.constants[position])
+    chained = read("2 * (conv float32[1x4x8x8],float32[4x4x3x3] pads=1x1x1x1)")
+    assert chained.fresh().model is chained.model
+    assert not np.array_equal(chained.varying[0], chained.fresh().varying[0])
+
+
+def test_the_interval_of_a_median_covers_it_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    for n in (7, 9, 21, 50):
+        drawn = rng.exponential(size=(4000, n))
+        intervals = np.array([median_interval(list(values)) for values in drawn])
+        inside = ((intervals[:, 0] <= math.log(2)) & (math.log(2) <= intervals[:, 1])).mean()
+        assert 0.94 < inside <= 1.0, n
+    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
+    assert median_interval(list(range(21)))[0] > 0
+
+
+def _timing(seconds: list[float]) -> Timing:
+    return Timing.of(seconds, 10)
+
+
+def _record(name: str, contender: str, seconds: list[float]) -> Record:
+    return Record(name, CONV, "conv", contender, True, measured=_timing(seconds))
+
+
+def _noisy(rng: np.random.Generator, seconds: float, rounds: int) -> np.ndarray:
+    """A neighbour slows a third of the rounds; the rest spreads by 1 %."""
+    return seconds * (1 + 0.01 * rng.standard_normal(rounds)) * np.where(rng.random(rounds) < 0.3, 1.5, 1.0)
+
+
+def test_five_per_cent_are_seen_and_nothing_else_is() -> None:
+    """Over 40 cases on a noisy machine; both of a pair share what was slow in a round."""
+    rng = np.random.default_rng(1)
+    records = []
+    for case in range(40):
+        slow = np.where(rng.random(against.ROUNDS) < 0.3, 1.5, 1.0)
+        for contender in (against.BEFORE, "cpu"):
+            factor = 1.06 if contender == "cpu" and case % 4 == 0 else 1.0
+            seconds = 1e-4 * factor * (1 + 0.01 * rng.standard_normal(against.ROUNDS)) * slow
+            records.append(_record(f"case {case}", contender, list(seconds)))
+    changes = against.paired(records, against.Thresholds(relative=0.02))
+    assert [change.verdict for change in changes] == [
+        against.SLOWER if case % 4 == 0 else against.SAME for case in range(40)
+    ]
+    assert all(change.visible is not None and change.visible < 0.1 for change in changes)
+
+
+def test_a_small_difference_does_not_matter() -> None:
+    pair = [_record("tiny", against.BEFORE, [1e-6] * 21), _record("tiny", "cpu", [1.1e-6] * 21)]
+    assert [change.verdict for change in against.paired(pair, against.Thresholds())] == [against.SAME]
+    [change] = against.paired(pair, against.Thresholds(absolute=5e-8))
+    assert change.verdict == against.SLOWER
+
+
+def test_an_earlier_report_is_brought_to_todays_clock() -> None:
+    rng = np.random.default_rng(2)
+    old = {
+        "ceilings": {"gflop_s": 50.0},
+        "records": [_record("one", "cpu", list(2e-4 * (1 + 0.005 * rng.standard_normal(15)))).as_dict()],
+    }
+    now = [_record("one", "cpu", list(1e-4 * (1 + 0.005 * rng.standard_normal(15)))), _record("new", "cpu", [1e-4] * 9)]
+    same, unknown = against.with_report(now, {"gflop_s": 100.0}, old, against.Thresholds())
+    assert same.verdict == against.SAME
+    assert (unknown.verdict, unknown.why) == (against.UNKNOWN, "the earlier report does not have it")
+    [faster, _] = against.with_report(now, {"gflop_s": 50.0}, old, against.Thresholds())
+    assert faster.verdict == against.FASTER
+
+
+def test_real_work_that_takes_longer_is_seen() -> None:
+    """Two contenders that spin, in the same rounds; the one for as long, then for a tenth longer."""
+
+    def spinning(seconds: float) -> Run:
+        def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+            end = time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                pass
+            return y
+
+        return run
+
+    task = read(CONV)
+    problem = ops.parse(task.text)
+    y = reference.evaluate(problem, task.arrays)[0]
+    for factor, verdict in ((1.0, against.SAME), (1.1, against.SLOWER)):
+        with Field(["cpu"], 1, checkouts={against.BEFORE: "nowhere"}) as field:
+            field._workers = {"cpu": Inside(spinning(2e-4 * factor)), against.BEFORE: Inside(spinning(2e-4))}  # type: ignore[dict-item]
+            records = field.compare("spin", task, None, Effort(against.ROUNDS, 0.004, 2.0))
+        [change] = against.paired(records, against.Thresholds())
+        assert change.verdict == verdict, change
+
+
+def test_what_is_no_report_and_no_checkout_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text("[]")
+    with pytest.raises(QuatrefoilError, match="no report of quatrefoil bench"):
+        against.read(file)
+    with pytest.raises(QuatrefoilError, match="neither a report in JSON nor a checkout"), against.checkout(tmp_path):
+        pass
+
+
+def test_flat_rows_hold_plain_columns_alone() -> None:
+    [row] = flat([_record("one", "cpu", [1e-4] * 7)])
+    assert row["measured_median"] == 1e-4
+    assert all(not isinstance(value, (dict, list, tuple)) for value in row.values())
