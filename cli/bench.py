@@ -27,8 +27,8 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="PROBLEM|SUITE|MODEL",
-        help="A problem's text form in quotes, a suite (conv, pool, recurrent, quick, peers, or a TOML file) or an ONNX "
-        "file.",
+        help="A problem's text form in quotes, a suite (audio, conv, int8, mobilenetv2, peers, pool, quick, recurrent, "
+        "resnet50, tiny, vgg16, volumes, or a TOML file) or an ONNX file.",
     ),
 ]
 Backends = Annotated[
