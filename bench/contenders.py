@@ -25,9 +25,6 @@ from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Reject, SimulatedCost, collect_costs
 
-LAYOUTS = ("nchw", "nchwc", "nhwc", "tnc", "any")
-"""Layouts that kernels' names tell."""
-
 
 @dataclass(frozen=True, slots=True)
 class Ours:
@@ -101,9 +98,8 @@ def writeable(array: np.ndarray) -> np.ndarray:
 def chosen_of(selection: dispatch.Selection, device: str) -> Chosen:
     """What a record says of the kernel that a selection chose."""
     kernel = selection.chosen
-    layout = next((part for part in kernel.id.split("_") if part in LAYOUTS), "")
     flags = {name: value for name, value in os.environ.items() if name.startswith("QUATREFOIL_")}
-    return Chosen(kernel.id, kernel.version, selection.reason, layout, device, kernel.beyond, flags)
+    return Chosen(kernel.id, kernel.version, selection.reason, kernel.layout, device, kernel.beyond, flags)
 
 
 def call_of(problem: Problem, inputs: Sequence[Array | None]) -> dispatch.Call:

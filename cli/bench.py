@@ -6,19 +6,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from quatrefoil.bench.against import Change
+from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.records import Record
 from quatrefoil.bench.suites import Suite
 from quatrefoil.cli.arguments import AsJson, Seed, Threads, backend_names, listed
 from quatrefoil.cli.explain import is_model
 from quatrefoil.cli.output import FAILED, PlainTable, microseconds, say_json, stderr, stdout, table
 from quatrefoil.cli.progress import steps
+from quatrefoil.cli.run import Trace, check_trace_name, profile_table, write_trace
 from quatrefoil.errors import QuatrefoilError
 
 ALL = "all"
@@ -80,6 +82,7 @@ def command(
     relative: Relative = 0.03,
     absolute: Absolute = 0.2,
     report: Report = None,
+    trace: Trace = None,
     as_json: AsJson = False,
 ) -> None:
     """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong, or with --against slower."""
@@ -95,11 +98,16 @@ def command(
     on = backend_names(backends)
     changes: list[comparison.Change] | None = None
     conditions: dict[str, Any] = {}
+    profiles: dict[str, list[LimitedNode]] = {}
+    if trace is not None:
+        check_trace_name(trace)
+        if not is_model(target):
+            raise QuatrefoilError("--trace is for models: it shows a run node by node")
     if is_model(target):
         if against is not None:
             raise QuatrefoilError("--against compares suites and problems, not a model's file")
         title = target
-        records = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
+        records, profiles = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
     elif input:
         raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
     else:
@@ -119,6 +127,10 @@ def command(
     data = document(records, describe(), conditions)
     if changes is not None:
         data["against"] = [change.as_dict() for change in changes]
+    if profiles:
+        data["nodes"] = {name: [asdict(node) for node in nodes] for name, nodes in profiles.items()}
+    if trace is not None:
+        write_trace(trace, profiles, target)
     if report is not None:
         _write(report, title, records, data)
         stderr().print(f"report written to {report}")
@@ -131,6 +143,8 @@ def command(
         stdout().print(_standings(data))
     else:
         stdout().print(records_table(title, records))
+        for name, nodes in profiles.items():
+            stdout().print(profile_table(f"{title} on {name}, node by node", nodes))
         _remarks(records)
     slower = any(change.verdict == comparison.SLOWER for change in changes or ())
     if slower or any(record.ours and record.wrong for record in records):
@@ -165,15 +179,22 @@ def _peers(text: str | None, goals: bool) -> list[str]:
 
 def _measure_model(
     target: str, on: list[str], peers: list[str], threads: int, rounds: int | None, seed: int, given: list[str]
-) -> list[Record]:
-    from quatrefoil.bench.runner import Effort
+) -> tuple[list[Record], dict[str, list[LimitedNode]]]:
+    """The whole model's records, and node by node what each backend of ours took that ran it."""
+    from quatrefoil.bench import nodes
+    from quatrefoil.bench.runner import Effort, threads_set
     from quatrefoil.bench.whole_model import run_model
     from quatrefoil.cli.inputs import gather
     from quatrefoil.models import load
 
-    feeds = gather(load(target).inputs, given, seed)
-    with steps("bench", 1) as advance:
-        return run_model(target, feeds, on, peers, threads=threads, effort=Effort(rounds or 9), begin=advance)
+    model = load(target)
+    feeds = gather(model.inputs, given, seed)
+    with steps("bench", 2) as advance:
+        records = run_model(target, feeds, on, peers, threads=threads, effort=Effort(rounds or 9), begin=advance)
+        advance("node by node")
+        ran = [record.contender for record in records if record.ours and not record.refused]
+        with threads_set(threads):
+            return records, {name: nodes.profile(model, feeds, name, threads) for name in ran}
 
 
 def _suite(target: str, match: str, quick: bool) -> Suite:

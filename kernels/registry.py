@@ -77,6 +77,12 @@ class Kernel:
     beyond: str = ""
     on_planes: bool = False
 
+    @property
+    def layout(self) -> str:
+        """How its arrays lie, as its id says it: nchw, nchwc, nhwc, tnc or any; empty where the id is of another form."""
+        parts = self.id.rsplit("_", 3)
+        return parts[1] if len(parts) == 4 else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Availability:

@@ -39,6 +39,11 @@ class NodeProfile:
     seconds     measured: the least of the repeats. On simulated backends it is None for operators of the house
     cycles      simulated: cycles of the design's clock, and ``microseconds`` of it; None where nothing was simulated
     share       of the total: of simulated time on simulated backends, of measured time elsewhere
+    layout      of the kernel's values, as its id says it; empty for what is no kernel of the house
+    problem     the operator call in its text form; empty for what is no operator of the house
+    device      what it ran on; for a simulated node its design
+    span        begin and end in the quickest of the repeats, in seconds since that run began; None where ``seconds`` is,
+                and for what no run computes
     """
 
     name: str
@@ -50,6 +55,10 @@ class NodeProfile:
     cycles: int | None = None
     microseconds: float | None = None
     share: float = 0.0
+    layout: str = ""
+    problem: str = ""
+    device: str = ""
+    span: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,29 +161,32 @@ class Model:
         placements: Placements = {}
         program.trace(feeds, placements)
         house = backends.get(chosen)
-        seconds: dict[str, float] = {}
+        runs: list[dict[str, tuple[float, float]]] = []
         costs: dict[str, list[SimulatedCost]] = {}
 
         def measure(operation: Operation, inputs: list[Any]) -> Sequence[Any]:
             name = operation.node.name
-            took: Mapping[str, float]
+            start = time.perf_counter()
             with collect_costs() as collected:
                 if isinstance(operation, SequenceOperation):
                     results, took = operation.timed(inputs)
                 else:
-                    start = time.perf_counter()
                     results = operation.run(inputs)
                     program.wait(results)
                     took = {name: time.perf_counter() - start}
+            start -= began
             for node, elapsed in took.items():
-                seconds[node] = min(seconds.get(node, float("inf")), elapsed)
+                runs[-1][node] = start, start + elapsed
+                start += elapsed
             costs[name] = collected
             return results
 
         program.run(feeds)
         for _ in range(1 if house.simulated else repeats):
+            runs.append({})
+            began = time.perf_counter()
             program.run(feeds, measure)
-        return _profiles(placements, seconds, costs, chosen, house.simulated)
+        return _profiles(placements, runs, costs, chosen)
 
     def explain(self, inputs: Mapping[str, Any] | Any | None = None, backend: str = "cpu") -> Explanation:
         """Where each node would run: backend, kernel, reason. Operators of the house are chosen, not computed.
@@ -358,33 +370,40 @@ def _zeros(value: Value) -> Any:
 
 def _profiles(
     placements: Placements,
-    seconds: Mapping[str, float],
+    runs: Sequence[Mapping[str, tuple[float, float]]],
     costs: Mapping[str, list[SimulatedCost]],
     backend: str,
-    simulated: bool,
 ) -> list[NodeProfile]:
+    """``runs``: begin and end of each node that ran, run by run."""
+    house = backends.get(backend)
+    device = house.device()
+    quickest = min(runs, key=lambda run: sum(end - begin for begin, end in run.values()))
+    least = {name: min(end - begin for begin, end in (run[name] for run in runs if name in run)) for name in quickest}
     records = []
     for name, placement in placements.items():
-        if name not in seconds and placement.where != KNOWN:
+        if name not in quickest and placement.where != KNOWN:
             continue  # inside a body: its node is counted as a whole
-        measured = seconds.get(name, 0.0)
         reported = costs.get(name, [])
-        house = placement.selection is not None
+        selection = placement.selection
         records.append(
             NodeProfile(
                 name=name,
                 op=placement.node.title,
-                backend=backend if house else "host",
-                kernel=placement.selection.chosen.id if placement.selection is not None else placement.where,
+                backend="host" if selection is None else backend,
+                kernel=placement.where if selection is None else selection.chosen.id,
                 why=placement.why,
-                seconds=None if reported else measured,
+                seconds=None if reported else least.get(name, 0.0),
                 cycles=sum(cost.cycles for cost in reported) if reported else None,
                 microseconds=sum(cost.microseconds for cost in reported) if reported else None,
+                layout="" if selection is None else selection.chosen.layout,
+                problem="" if selection is None else selection.problem.text,
+                device=reported[0].design if reported else "" if selection is None else device,
+                span=None if reported else quickest.get(name),
             )
         )
 
     def weight(record: NodeProfile) -> float:
-        if simulated:
+        if house.simulated:
             return record.microseconds or 0.0
         return record.seconds or 0.0
 

@@ -41,7 +41,7 @@ def test_a_faulty_suite_names_its_problem(tmp_path: Path) -> None:
     file.write_text("title = ")
     with pytest.raises(QuatrefoilError, match="no TOML"):
         suites.load(file)
-    with pytest.raises(QuatrefoilError, match="known are conv, "):
+    with pytest.raises(QuatrefoilError, match="known are audio, "):
         suites.load("convolutions")
 
 
