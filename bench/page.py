@@ -1,4 +1,4 @@
-"""A self-contained HTML page of headings, sentences, tables and bars: no scripts, nothing loaded from elsewhere."""
+"""A self-contained HTML page of headings, sentences, tables, bars and charts: nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -18,12 +18,55 @@ p { max-width: 60rem; } .quiet { color: var(--quiet); }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; }
 caption { text-align: left; color: var(--quiet); padding-bottom: .3rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-th { font-weight: 600; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+th { font-weight: 600; } td:first-child, .sortable td { white-space: nowrap; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.simulated, th.simulated { background: #e9a23b22; } td.bad { color: #c0392b; font-weight: 600; }
 code { font-size: .88em; } .wide { overflow-x: auto; } figure { margin: .8rem 0; }
 figcaption { font-size: .9rem; padding-bottom: .3rem; }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor; }
+.answer { font-size: 1.15rem; line-height: 1.45; } .answer b { font-variant-numeric: tabular-nums; }
+th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--bar); }
+th[aria-sort=ascending] button::after { content: " \\2191"; } th[aria-sort=descending] button::after { content: " \\2193"; }
+label.filter { display: block; margin: .8rem 0 0; }
+label.filter input { font: inherit; padding: .15rem .4rem; width: 18rem; max-width: 100%; }
+.chart { margin: .8rem 0; overflow-x: auto; }
+@media print {
+  body { max-width: none; margin: 0; font-size: 11px; } h2 { break-after: avoid; } tr, .chart { break-inside: avoid; }
+  .sortable td { white-space: normal; } table { font-size: 8px; }
+  label.filter { display: none; } .wide, .chart { overflow: visible; }
+}
 """.strip()
+
+SORTING = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+    const descending = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const key = row => {
+      const text = row.cells[column].textContent.trim();
+      const number = parseFloat(text.replaceAll(",", ""));
+      return isNaN(number) ? text : number;
+    };
+    const order = (a, b) => {
+      const [x, y] = [key(a), key(b)];
+      if (typeof x === typeof y) return x < y ? -1 : x > y ? 1 : 0;
+      return typeof x === "number" ? -1 : 1;
+    };
+    const rows = [...body.rows].sort(order);
+    body.append(...(descending ? rows.reverse() : rows));
+  }));
+}
+for (const input of document.querySelectorAll("label.filter input"))
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\\s+/);
+    for (const row of document.getElementById(input.dataset.table).tBodies[0].rows)
+      row.hidden = !words.every(word => row.textContent.toLowerCase().includes(word));
+  });
+""".strip()
+"""Sorts a table by the column whose head is clicked (again: backwards), and hides the rows that lack a word of a filter."""
 
 Cell = str | int | float | None
 
@@ -33,6 +76,8 @@ class Page:
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self._title = title
+        self._scripts: dict[str, None] = {}
+        self._libraries: dict[str, None] = {}
         self._parts = [f"<h1>{escape(title)}</h1>"]
         if subtitle:
             self._parts.append(f'<p class="quiet">{escape(subtitle)}</p>')
@@ -44,6 +89,16 @@ class Page:
         style = "quiet" if quiet else ""
         self._parts.append(f'<p class="{style}">{escape(text)}</p>')
 
+    def answer(self, sentences: Iterable[tuple[str, str]]) -> None:
+        """What the page is about, at its top: each sentence with the figure that it begins with."""
+        for number, rest in sentences:
+            self._parts.append(f'<p class="answer"><b>{escape(number)}</b> {escape(rest)}</p>')
+
+    def chart(self, caption: str, html: str, library: str) -> None:
+        """A chart as a library made it, in HTML; ``library`` is the script that it needs, which the page holds once."""
+        self._libraries.setdefault(library)
+        self._parts.append(f'<div class="chart"><p class="quiet">{escape(caption)}</p>{html}</div>')
+
     def table(
         self,
         columns: Sequence[str],
@@ -52,21 +107,31 @@ class Page:
         caption: str = "",
         numbers: Iterable[str] = (),
         simulated: Iterable[str] = (),
+        sortable: str = "",
     ) -> None:
         """``numbers`` names the columns that are aligned right, ``simulated`` those whose figures were not measured:
-        they stand on a background of their own."""
+        they stand on a background of their own. ``sortable``: a name of its own, for a table that can be sorted by its
+        heads and filtered."""
         classes = [
             " ".join(kind for kind, names in (("number", set(numbers)), ("simulated", set(simulated))) if name in names)
             for name in columns
         ]
-        head = "".join(f'<th class="{kind}">{escape(name)}</th>' for name, kind in zip(columns, classes))
+        heads = [f"<button>{escape(name)}</button>" if sortable else escape(name) for name in columns]
+        head = "".join(f'<th class="{kind}">{text}</th>' for text, kind in zip(heads, classes))
         body = "".join(
             "<tr>" + "".join(f'<td class="{kind}">{_text(cell)}</td>' for cell, kind in zip(row, classes)) + "</tr>\n"
             for row in rows
         )
         said = f"<caption>{escape(caption)}</caption>" if caption else ""
+        kind = f' class="sortable" id="{escape(sortable)}"' if sortable else ""
+        if sortable:
+            self._scripts.setdefault(SORTING)
+            self._parts.append(
+                f'<label class="filter">Only rows with <input data-table="{escape(sortable)}" type="search" '
+                f'placeholder="words, such as a kernel or a task"></label>'
+            )
         self._parts.append(
-            f'<div class="wide"><table>{said}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+            f'<div class="wide"><table{kind}>{said}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
         )
 
     def bars(self, caption: str, values: Sequence[tuple[str, float, bool]], unit: str) -> None:
@@ -116,8 +181,11 @@ class Page:
         """Raises QuatrefoilError where the file cannot be written."""
         text = (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>\n'
-            f'<meta name="viewport" content="width=device-width">\n<style>\n{STYLE}\n</style></head>\n<body>\n'
+            f'<meta name="viewport" content="width=device-width">\n<style>\n{STYLE}\n</style>'
+            + "".join(f"<script>{library}</script>\n" for library in self._libraries)
+            + "</head>\n<body>\n"
             + "\n".join(self._parts)
+            + "".join(f"\n<script>\n{script}\n</script>" for script in self._scripts)
             + "\n</body></html>\n"
         )
         write_text(path, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,25 @@ class Record:
             data["simulated"]["microseconds"] = self.simulated.microseconds
         data["share"] = self.share
         return data
+
+
+def restored(row: Mapping[str, Any]) -> Record:
+    """The inverse of ``Record.as_dict``."""
+    data = {each.name: row[each.name] for each in fields(Record) if each.name in row}
+    if data.get("error") == "infinite":
+        data["error"] = math.inf
+    if data.get("measured"):
+        timing = dict(data["measured"])
+        timing["samples"] = tuple(timing["samples"])
+        timing["confidence"] = timing["confidence"] and tuple(timing["confidence"])
+        data["measured"] = Timing(**timing)
+    if data.get("simulated"):
+        cost = dict(data["simulated"])
+        cost.pop("microseconds")
+        data["simulated"] = Simulated(**cost)
+    if data.get("chosen"):
+        data["chosen"] = Chosen(**data["chosen"])
+    return Record(**data)
 
 
 def flat(records: Iterable[Record]) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ class Ceilings:
         return max(arithmetic, memory) / threads, "arithmetic" if arithmetic >= memory else level.name
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "levels": [asdict(level) for level in self.levels]}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Ceilings:

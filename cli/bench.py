@@ -48,6 +48,13 @@ Quick = Annotated[bool, typer.Option("--quick", help="Only the few tasks that st
 Tune = Annotated[bool, typer.Option("--tune", help="Measure every kernel first and take the fastest.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Leave the comparison with the oracle out (and say so).")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="A model's inputs, as for run.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option("--scheduler", help="Spread tasks over the workers of this Dask scheduler (tcp://…), or local ones."),
+]
+Keep = Annotated[
+    Path | None, typer.Option("--keep", help="--scheduler: keep what is done in this file, and go on from it.")
+]
 Cache = Annotated[str, typer.Option("--cache", help="hot, or cold: caches are flushed before each call.")]
 Against = Annotated[
     Path | None,
@@ -81,6 +88,8 @@ def command(
     against: Against = None,
     relative: Relative = 0.03,
     absolute: Absolute = 0.2,
+    scheduler: Scheduler = None,
+    keep: Keep = None,
     report: Report = None,
     trace: Trace = None,
     as_json: AsJson = False,
@@ -114,6 +123,11 @@ def command(
         suite = _suite(target, match, quick)
         names = [*on, *_peers(peers, bool(suite.families) and against is None)]
         title = suite.title
+        if scheduler is not None:
+            if against is not None or tune or no_verify or cache == "cold":
+                raise QuatrefoilError("--scheduler goes without --against, --tune, --no-verify and --cache cold")
+            _spread(suite, on, names[len(on) :], scheduler, keep, threads, rounds, seed, report, as_json)
+            return
         with comparison.checkout(against) if against is not None and earlier is None else nullcontext() as folder:
             checkouts = {comparison.BEFORE: folder} if folder is not None else {}
             records, conditions = _measure(
@@ -151,6 +165,51 @@ def command(
         raise typer.Exit(FAILED)
 
 
+def _spread(
+    suite: Suite,
+    on: list[str],
+    peers: list[str],
+    scheduler: str,
+    keep: Path | None,
+    threads: int,
+    rounds: int | None,
+    seed: int,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Measures on the workers of a cluster, and shows each machine's figures in a table of its own."""
+    from quatrefoil.bench import spread
+    from quatrefoil.bench.records import document
+    from quatrefoil.bench.runner import Effort
+
+    with steps("bench", len(suite.entries)) as advance:
+        done = spread.measure(
+            suite.entries, on, peers, scheduler=scheduler, keep=keep, threads=threads, effort=Effort(rounds or 9), seed=seed,
+            begin=advance,
+        )  # fmt: skip
+    machines: dict[str, list[spread.Done]] = {}
+    for one in done:
+        machines.setdefault(one.worker, []).append(one)
+    shown = []
+    for worker, theirs in machines.items():
+        records = [record for one in theirs for record in one.records]
+        ceilings = next((one.ceilings for one in theirs if one.ceilings is not None), None)
+        data = document(records, {**theirs[0].machine, "worker": worker}, {"ceilings": ceilings})
+        shown.append(data)
+        title = suite.title if len(machines) == 1 else f"{suite.title}, on worker {worker}"
+        if report is not None:
+            place = report if len(machines) == 1 else report.with_stem(f"{report.stem}-{worker}")
+            _write(place, title, records, data)
+            stderr().print(f"report written to {place}")
+        if not as_json:
+            stdout().print(records_table(title, records))
+            _remarks(records)
+    if as_json:
+        say_json(shown)
+    if any(record.ours and record.wrong for one in done for record in one.records):
+        raise typer.Exit(FAILED)
+
+
 def _write(report: Path, title: str, records: list[Record], data: dict[str, Any]) -> None:
     from quatrefoil.bench import goals
     from quatrefoil.bench.page import write_text
@@ -162,7 +221,7 @@ def _write(report: Path, title: str, records: list[Record], data: dict[str, Any]
     elif report.suffix == ".md" and "suite" in data:
         write_text(report, goals.markdown([data]) + "\n")
     else:
-        write_html(report, title, records, data["machine"])
+        write_html(report, title, records, data)
 
 
 def _peers(text: str | None, goals: bool) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -187,8 +190,108 @@ def test_records_survive_json_and_reports_keep_simulated_apart(tmp_path: Path) -
     assert "1,234" not in page[measured:simulated]
     assert 'class="number simulated">1,234' in page[simulated:]
     assert "no card" in page
+    assert "://" not in re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL).replace("http://www.w3.org", "")
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
 
 
 def test_problem_text_errors_reach_the_caller() -> None:
     with pytest.raises(OperatorError, match="known are conv"):
         bench.run(["nothing float32[1]"])
+
+
+def _sample(folder: Path) -> Path:
+    """A report of measured, rough, simulated and refused records with names that HTML would trip over."""
+    base = bench.Record(
+        "</script><b>first", SMALL_CONV, "conv", "cpu", True, "k_nchw", "d", macs=4000, bytes=9000, error=1e-7, accurate=True,
+        measured=Timing.of([2e-6, 2.1e-6, 2.2e-6], 10), limit_seconds=1e-6, limit_by="arithmetic",
+    )  # fmt: skip
+    found = []
+    for number in range(30):
+        name = base.name if number == 0 else f"task {number:02d}"
+        found += [
+            replace(
+                base,
+                name=name,
+                measured=Timing.of([seconds * 1e-6 for seconds in (number + 1, number + 2, number + 3)], 10),
+            ),
+            replace(base, name=name, contender="ort", ours=False, accurate=number % 3 > 0, error=1e-4),
+        ]
+    found.append(replace(base, contender="asic", measured=None, simulated=bench.Simulated("edge", 1234, 800.0, 99)))
+    ceilings = {
+        "instruction_set": "v3",
+        "gflop_s": 100.0,
+        "levels": [{"name": "L1", "kib": 32.0, "gbyte_s": 100.0}, {"name": "memory", "kib": None, "gbyte_s": 10.0}],
+    }
+    changes = [
+        {
+            "name": "task 01",
+            "contender": "cpu",
+            "verdict": "slower",
+            "before": 1e-6,
+            "now": 2e-6,
+            "ratio": 2.0,
+            "interval": (1.9, 2.1),
+            "visible": 0.08,
+            "why": "",
+        }
+    ]
+    path = folder / "sample.html"
+    report.write_html(path, "Sample", found, {"machine": {"processor": "p"}, "ceilings": ceilings, "against": changes})
+    return path
+
+
+def test_the_report_opens_with_the_answer_and_keeps_simulated_time_apart(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="charts need plotly")
+    page = _sample(tmp_path).read_text()
+    body = page[page.index("<body>") :]
+    assert body.index("tasks are fastest on cpu of ours") < body.index("<h2>")
+    assert "1 slower, 0 faster" in body
+    for heading in (
+        "Families",
+        "Under the roofline",
+        "Every task by every contender",
+        "Error against time",
+        "Simulated",
+    ):
+        assert f"<h2>{heading}" in body
+    assert "</script><b>first" not in body
+    assert body.index("simulated us, of the design") > body.index("<h2>Simulated")
+    assert len(page) < 8_000_000
+
+
+def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    pytest.importorskip("plotly", reason="charts need plotly")
+    path = _sample(tmp_path)
+    script = """
+    <script>
+    addEventListener("error", event => document.body.dataset.errors = event.message);
+    addEventListener("load", () => {
+      const table = document.getElementById("measured"), heads = table.tHead.rows[0].cells;
+      const filter = document.querySelector("input[data-table=measured]");
+      heads[3].firstElementChild.click(); heads[3].firstElementChild.click();
+      filter.value = "cpu k_nchw"; filter.dispatchEvent(new Event("input"));
+      const seen = [...table.tBodies[0].rows].filter(row => !row.hidden);
+      document.body.dataset.seen = seen.length;
+      document.body.dataset.largest = seen[0].cells[0].textContent;
+      document.body.dataset.charts = document.querySelectorAll(".chart .main-svg").length;
+    });
+    </script>"""
+    path.write_text(path.read_text().replace("</head>", script + "</head>", 1))
+    run = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        path.as_uri(),
+    ]
+    shown = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
+    told = dict(re.findall(r'data-(errors|seen|largest|charts)="([^"]*)"', shown))
+    assert "errors" not in told, told
+    assert told["seen"] == "30"
+    assert told["largest"] == "task 29"
+    assert int(told["charts"]) >= 4

@@ -1,0 +1,218 @@
+"""A bench's tasks spread over the workers of a Dask cluster, on this machine or on others.
+
+Each task is measured by one worker, all its contenders side by side, as ``run`` does it; each worker measures its own
+ceilings once and says what machine it is. Workers hold one task at a time: they offer the resource MEASURE, of which a task
+takes one. A task whose worker is lost goes to another one. Results are kept in a file as they come, a line of JSON for each
+task, from which a later run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+from quatrefoil import backends
+from quatrefoil.bench import roofline
+from quatrefoil.bench.machine import describe
+from quatrefoil.bench.records import Record, restored
+from quatrefoil.bench.roofline import Ceilings
+from quatrefoil.bench.runner import Effort, run
+from quatrefoil.bench.suites import Entry
+from quatrefoil.errors import QuatrefoilError
+
+LOCAL = "local"
+RESOURCE = "MEASURE"
+INSTALL = "pip install 'quatrefoil[spread]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task's records, and who measured them.
+
+    worker    a label of the machine that is the same in every run, and is not its name
+    machine   as ``machine.describe`` says
+    ceilings  of that machine, or None where all was simulated
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    worker: str
+    machine: Mapping[str, str]
+    ceilings: Mapping[str, Any] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "worker": self.worker,
+            "machine": dict(self.machine),
+            "ceilings": self.ceilings,
+            "records": [record.as_dict() for record in self.records],
+        }
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Done:
+        """The inverse of ``as_dict``."""
+        records = tuple(restored(row) for row in data["records"])
+        return cls(data["name"], records, data["worker"], data["machine"], data["ceilings"])
+
+
+def measure(
+    entries: Sequence[Entry],
+    on: Sequence[str] = ("cpu",),
+    peers: Sequence[str] = (),
+    *,
+    scheduler: str = LOCAL,
+    keep: Path | None = None,
+    threads: int = 1,
+    effort: Effort = Effort(),  # noqa: B008 - frozen
+    seed: int = 0,
+    begin: Callable[[str], None] | None = None,
+) -> list[Done]:
+    """Every entry once, in their order. ``scheduler``: "local", or a Dask scheduler's address. ``keep``: the file for what is
+    done, whose tasks are not measured again. ``begin`` is called with the name of each task that is done.
+
+    Raises QuatrefoilError where Dask is not installed, nobody answers, or tasks failed; what is done is kept.
+    """
+    done = {one.name: one for one in (read(keep) if keep is not None and keep.exists() else [])}
+    left = [entry for entry in entries if entry.name not in done]
+    failed: dict[str, str] = {}
+    if left:
+        simulated = all(backends.get(name).simulated for name in on) and not peers
+        with _client(scheduler, simulated) as client:
+            for name, outcome in _outcomes(client, left, tuple(on), tuple(peers), threads, effort, seed):
+                if isinstance(outcome, Done):
+                    done[name] = outcome
+                    if keep is not None:
+                        _append(keep, outcome)
+                else:
+                    failed[name] = str(outcome)
+                if begin is not None:
+                    begin(name)
+    if failed:
+        said = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise QuatrefoilError(f"{len(failed)} of {len(entries)} tasks failed ({said}); the others are {_kept(keep)}")
+    return [done[entry.name] for entry in entries]
+
+
+def read(path: Path) -> list[Done]:
+    """What a file of results holds; a last line that was cut off is left out. Raises QuatrefoilError for other files."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise QuatrefoilError(f"the results {path} cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(Done.of(json.loads(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                continue  # written while the process was ended
+            raise QuatrefoilError(f"line {number} of {path} is no result of a spread bench: {error}") from None
+    return found
+
+
+def _append(path: Path, done: Done) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
+        text = file.read() if file.mode == "r+" else ""
+        file.seek(len(text[: text.rfind("\n") + 1].encode()))  # over a line that was cut off
+        file.truncate()
+        file.write(json.dumps(done.as_dict()) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _kept(keep: Path | None) -> str:
+    return (
+        "not kept: give a file to keep them in"
+        if keep is None
+        else f"kept in {keep}, from which the same command goes on"
+    )
+
+
+@contextmanager
+def _client(scheduler: str, simulated: bool) -> Iterator[Any]:
+    """A client of the cluster; a local one has one worker, since two would disturb each other's timing, unless all is
+    simulated."""
+    if util.find_spec("distributed") is None:
+        raise QuatrefoilError(f"spreading a bench needs Dask's distributed; to add it: {INSTALL}")
+    distributed: Any = import_module("distributed")  # which has no types
+    if scheduler == LOCAL:
+        workers = (os.cpu_count() or 1) if simulated else 1
+        with (
+            distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                resources={RESOURCE: 1},
+                scheduler_kwargs={"dashboard": False},
+                silence_logs=logging.CRITICAL,  # what goes wrong is said in our own words
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
+        return
+    try:
+        client = distributed.Client(scheduler, timeout=5)
+    except (OSError, ValueError) as error:
+        raise QuatrefoilError(f"no Dask scheduler answers at {scheduler!r}: {error}") from None
+    with client:
+        offered = [info["resources"] for info in client.scheduler_info(n_workers=-1)["workers"].values()]
+        if not any(RESOURCE in resources for resources in offered):
+            raise QuatrefoilError(
+                f"none of the {len(offered)} workers of {scheduler} offers {RESOURCE}; start them so: "
+                f"dask worker {scheduler} --nthreads 1 --resources {RESOURCE}=1"
+            )
+        yield client
+
+
+def _outcomes(
+    client: Any,
+    entries: Sequence[Entry],
+    on: tuple[str, ...],
+    peers: tuple[str, ...],
+    threads: int,
+    effort: Effort,
+    seed: int,
+) -> Iterator[tuple[str, Done | BaseException]]:
+    """Each task with what came of it, as they come."""
+    distributed: Any = import_module("distributed")
+    futures = {
+        client.submit(
+            task, entry, on, peers, threads, effort, seed, pure=False, retries=0, resources={RESOURCE: 1}
+        ): entry.name
+        for entry in entries
+    }
+    for future in distributed.as_completed(futures):
+        yield futures[future], future.exception() or future.result()
+        future.release()
+
+
+def task(entry: Entry, on: Sequence[str], peers: Sequence[str], threads: int, effort: Effort, seed: int) -> Done:
+    """One task, in a worker."""
+    measured = any(not backends.get(name).simulated for name in on) or bool(peers)
+    ceilings = _ceilings() if measured else None
+    records = run([entry], on, peers, threads=threads, effort=effort, seed=seed, ceilings=ceilings)
+    return Done(entry.name, tuple(records), label(), describe(), None if ceilings is None else ceilings.as_dict())
+
+
+@cache
+def _ceilings() -> Ceilings:
+    return roofline.measure()
+
+
+def label() -> str:
+    """Tells machines apart without naming them."""
+    return hashlib.sha256(f"quatrefoil {platform.node()}".encode()).hexdigest()[:8]

@@ -1,0 +1,102 @@
+"""A bench spread over workers: nothing is lost when a worker is, or when the run is ended in its middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quatrefoil.bench import Effort, records, spread
+from quatrefoil.bench.suites import Entry
+from quatrefoil.errors import QuatrefoilError
+
+pytest.importorskip("distributed", reason="spreading needs distributed")
+
+ENTRIES = [
+    Entry(f"case {n}", f"conv float32[1x{n}x20x20],float32[8x{n}x3x3] pads=1x1x1x1 strides=1x1 dilations=1x1 group=1")
+    for n in range(1, 13)
+]
+QUICK = Effort(3, 0.002, 0.1)
+
+
+def test_killing_a_worker_in_mid_sweep_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    clusters: list[Any] = []
+
+    class Cluster(distributed.LocalCluster):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "n_workers": 2})
+            clusters.append(self)
+
+    monkeypatch.setattr(distributed, "LocalCluster", Cluster)
+    killed = threading.Event()
+
+    def kill_one(name: str) -> None:
+        if not killed.is_set():
+            killed.set()
+            os.kill(next(iter(clusters[0].workers.values())).pid, signal.SIGKILL)
+
+    keep = tmp_path / "results.jsonl"
+    done = spread.measure(ENTRIES, ("asic",), keep=keep, effort=QUICK, begin=kill_one)
+    assert killed.is_set()
+    assert [one.name for one in done] == [entry.name for entry in ENTRIES]
+    assert all(one.records[0].simulated and not one.records[0].refused for one in done)
+    kept = Counter(json.loads(line)["name"] for line in keep.read_text().splitlines())
+    assert kept == Counter(entry.name for entry in ENTRIES), "each task is kept exactly once"
+
+
+def test_a_run_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = tmp_path / "results.jsonl"
+
+    def end(name: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        spread.measure(ENTRIES[:3], ("asic",), keep=keep, effort=QUICK, begin=end)
+    [first] = spread.read(keep)
+    with keep.open("a") as file:
+        file.write('{"name": "case 9", "wor')  # what a process leaves that is ended while it writes
+    asked: list[str] = []
+    original = spread._outcomes
+
+    def watched(client: object, entries: list[Entry], *rest: Any) -> Any:
+        asked.extend(entry.name for entry in entries)
+        return original(client, entries, *rest)
+
+    monkeypatch.setattr(spread, "_outcomes", watched)
+    done = spread.measure(ENTRIES[:3], ("asic",), keep=keep, effort=QUICK)
+    assert sorted(asked) == sorted({entry.name for entry in ENTRIES[:3]} - {first.name})
+    assert [one.name for one in done] == [entry.name for entry in ENTRIES[:3]]
+    assert len(spread.read(keep)) == 3
+
+
+def test_each_worker_says_who_it_is_and_what_it_can() -> None:
+    [done] = spread.measure(ENTRIES[:1], ("cpu",), effort=QUICK)
+    assert done.worker == spread.label()
+    assert done.ceilings is not None
+    assert done.ceilings["gflop_s"] > 0
+    assert done.machine["cores"]
+    [record] = done.records
+    assert record.measured is not None
+    assert record.limit_seconds
+    assert spread.Done.of(json.loads(json.dumps(done.as_dict()))) == done
+    assert records.restored(json.loads(json.dumps(record.as_dict()))) == record
+
+
+def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(QuatrefoilError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:9'"):
+        spread.measure(ENTRIES[:1], scheduler="tcp://127.0.0.1:9")
+    assert time.monotonic() - started < 30
+    file = tmp_path / "other.txt"
+    file.write_text("hello\nworld\n")
+    with pytest.raises(QuatrefoilError, match="line 1 of"):
+        spread.read(file)
