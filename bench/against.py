@@ -1,9 +1,13 @@
 """Whether this is faster or slower than before: records against an earlier report, or against another checkout.
 
-Another checkout's cpu backend is a contender in the same rounds. The ratio of the two times of a round is free of what
-was slow in that round; its median over the rounds, with an interval that supposes nothing of how times are distributed,
-decides. An earlier report was measured at another time: the interval is then that of the one median over the other, at
-their far ends, after the earlier times are brought to today's clock by the arithmetic ceilings of both runs.
+Another checkout's cpu backend is a contender in the same interleaved rounds, so that slow moments fall on both alike; the ratio of
+the two medians is what a lap gives. Two processes of one and the same program differ
+by some per cent, by where their memory happens to lie (Mytkowicz et al., "Producing wrong data without doing anything
+obviously wrong!", 2009): so there are LAPS laps with processes of their own, and Student's interval of the mean of their
+logarithms decides.
+
+An earlier report was measured at another time: the interval is then that of the one median over the other, at their far
+ends, after the earlier times are brought to today's clock by the arithmetic ceilings of both runs.
 
 A case is slower or faster where the whole interval is beyond the relative threshold and the medians differ by more than
 the absolute one. Of many cases some would seem so by chance: each interval has the confidence 1 - 0.05 / cases, so that
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,8 +35,10 @@ from quatrefoil.errors import QuatrefoilError
 BEFORE = "before"
 """The contender that is another checkout's cpu backend."""
 ALPHA = 0.05
-ROUNDS = 21
-"""Rounds of a comparison that has none given: an interval of the wanted confidence needs more than a mere median."""
+LAPS = 7
+PAIRED_ROUNDS, ROUNDS = 7, 15
+"""Rounds of a lap, and of a run against an earlier report, where none are given: an interval of the wanted confidence needs
+more than a mere median."""
 
 FASTER, SLOWER, SAME, UNKNOWN = "faster", "slower", "no difference", "not compared"
 
@@ -82,29 +89,56 @@ def judged(
         verdict = SLOWER
     elif matters and high < 1 / (1 + thresholds.relative):
         verdict = FASTER
-    visible = max(high / ratio, ratio / low) * (1 + thresholds.relative) - 1
+    visible = max(high / ratio, ratio / low) * (1 + thresholds.relative) - 1 if low else math.inf
     return Change(name, contender, verdict, before, now, ratio, interval, visible)
 
 
-def paired(records: Sequence[Record], thresholds: Thresholds) -> list[Change]:
-    """Each case of a run in which another checkout was the contender ``before``, our cpu backend against it."""
-    cases: dict[str, dict[str, Record]] = {}
-    for record in records:
-        cases.setdefault(record.name, {})[record.contender] = record
+def paired(laps: Sequence[Sequence[Record]], thresholds: Thresholds) -> list[Change]:
+    """Each case of runs in which another checkout was the contender ``before``, our cpu backend against it."""
+    cases: dict[str, list[dict[str, Record]]] = {}
+    for records in laps:
+        lap: dict[str, dict[str, Record]] = {}
+        for record in records:
+            lap.setdefault(record.name, {})[record.contender] = record
+        for name, case in lap.items():
+            cases.setdefault(name, []).append(case)
     confidence = 1 - ALPHA / max(1, len(cases))
     found = []
-    for name, case in cases.items():
-        old, new = case[BEFORE], case["cpu"]
-        if old.measured is None or new.measured is None:
-            found.append(Change(name, "cpu", UNKNOWN, why=old.refused or new.refused))
+    for name, pairs in cases.items():
+        refused = next((r.refused for pair in pairs for r in pair.values() if r.measured is None), None)
+        if refused is not None:
+            found.append(Change(name, "cpu", UNKNOWN, why=refused))
             continue
-        ratios = sorted(b / a for a, b in zip(old.measured.samples, new.measured.samples))
-        ratio = (
-            ratios[len(ratios) // 2] if len(ratios) % 2 else math.sqrt(math.prod(ratios[len(ratios) // 2 - 1 :][:2]))
-        )
-        interval = median_interval(ratios, confidence)
-        found.append(judged(name, "cpu", old.measured.median, new.measured.median, ratio, interval, thresholds))
+        logarithms: list[float] = []
+        times: dict[str, list[float]] = {BEFORE: [], "cpu": []}
+        for pair in pairs:
+            old, new = pair[BEFORE].measured, pair["cpu"].measured
+            assert old is not None
+            assert new is not None
+            logarithms.append(math.log(new.median / old.median))
+            times[BEFORE].append(old.median)
+            times["cpu"].append(new.median)
+        mean, half = statistics.mean(logarithms), half_width(logarithms, confidence)
+        before, now = (statistics.median(times[who]) for who in (BEFORE, "cpu"))
+        interval = (math.exp(mean - half), math.exp(mean + half))
+        found.append(judged(name, "cpu", before, now, math.exp(mean), interval, thresholds))
     return found
+
+
+def half_width(values: Sequence[float], confidence: float) -> float:
+    """Half of Student's interval of a mean; infinite for fewer than three values. The quantile is Cornish and Fisher's
+    expansion (Abramowitz and Stegun, 26.7.5), within 2 % from four degrees of freedom on."""
+    free = len(values) - 1
+    if free < 2:
+        return math.inf
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    quantile = (
+        z
+        + (z**3 + z) / (4 * free)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    )
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def with_report(
@@ -114,6 +148,7 @@ def with_report(
     rows = {_key(row): row for row in old["records"] if row["ours"]}
     ours = [record for record in records if record.ours]
     confidence = 1 - ALPHA / max(1, len(ours))
+    fewest = math.ceil(1 - math.log2(1 - confidence))  # whose least and largest hold the median so surely
     drift = 1.0
     if ceilings is not None and old.get("ceilings"):
         drift = old["ceilings"]["gflop_s"] / ceilings["gflop_s"]
@@ -125,10 +160,10 @@ def with_report(
             found.append(Change(record.name, record.contender, UNKNOWN, why=why))
             continue
         samples = row["measured"].get("samples") or []
-        if len(samples) < 3:
-            found.append(
-                Change(record.name, record.contender, UNKNOWN, why="the earlier report has no rounds to compare")
-            )
+        if min(len(samples), record.measured.rounds) < fewest:
+            counts = f"{len(samples)} and {record.measured.rounds}"
+            why = f"an interval that is sure enough takes {fewest} rounds, and there were {counts}"
+            found.append(Change(record.name, record.contender, UNKNOWN, why=why))
             continue
         before = row["measured"]["median"] * drift
         old_low, old_high = (value * drift for value in median_interval(samples, confidence))

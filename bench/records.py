@@ -146,7 +146,8 @@ def restored(row: Mapping[str, Any]) -> Record:
 
 def flat(records: Iterable[Record]) -> list[dict[str, Any]]:
     """A row for each record with plain columns alone, as ``pandas.DataFrame`` reads them: fields of ``measured``,
-    ``simulated`` and ``chosen`` become columns like ``measured_median`` (seconds)."""
+    ``simulated`` and ``chosen`` become columns like ``measured_median`` (seconds), the interval ``measured_from`` and
+    ``measured_to``."""
     rows = []
     for record in records:
         row: dict[str, Any] = {}
@@ -155,6 +156,8 @@ def flat(records: Iterable[Record]) -> list[dict[str, Any]]:
                 row |= {f"{name}_{inner}": each for inner, each in value.items() if not isinstance(each, (dict, tuple))}
             elif value is not None or name not in ("measured", "simulated", "chosen"):
                 row[name] = value
+        if record.measured is not None and record.measured.confidence is not None:
+            row["measured_from"], row["measured_to"] = record.measured.confidence
         rows.append(row)
     return rows
 

@@ -18,7 +18,7 @@ from quatrefoil.bench.suites import Entry
 from quatrefoil.bench.tasks import Task, read
 from quatrefoil.bench.timing import MAX_CALLS, CoreProbe, interleaved
 from quatrefoil.bench.verify import Judge, judge_of
-from quatrefoil.bench.worker import Ready, Worker, ready
+from quatrefoil.bench.worker import TURNS, Ready, Worker, ready
 from quatrefoil.errors import NoKernelError
 from quatrefoil.problem import Problem, Work
 from quatrefoil.registry import Reject
@@ -35,7 +35,9 @@ REST_SECONDS = 0.1
 ANOTHER = 0.5
 """A peer whose error is beyond this computes something else, and its time means nothing."""
 
-SUSPICIOUS, WORTH_SUSPICION = 4.0, 1e-4
+UNSEEN = 2
+"""From this number on, fresh inputs were in no round."""
+SUSPICIOUS, WORTH_SUSPICION = 4.0, 3e-5
 """A call on fresh inputs that takes so many times as long as one of several in a row, and so many seconds at least, shows
 that they are not all done: what caches and a process that was asleep cost is less."""
 
@@ -199,7 +201,7 @@ class Field:
 
         def before(contender: str, number: int) -> None:
             if contender in refills:
-                self._workers[contender].refill(number % 2 == 0)
+                self._workers[contender].refill(TURNS[number % len(TURNS)])
 
         timings = interleaved(
             works,
@@ -212,7 +214,7 @@ class Field:
             most_calls=1 if self.cold else MAX_CALLS,
             before=before,
         )
-        other = judging(task.fresh()) if judging is not None and refills else None
+        other = judging(task.fresh(UNSEEN)) if judging is not None and refills else None
         for contender in works:
             records[contender] = self._settled(
                 replace(records[contender], measured=timings.get(contender), cache="cold" if self.cold else "hot"),
@@ -229,10 +231,11 @@ class Field:
         if record.measured is None:
             return replace(record, refused=str(worker.lost))
         if refills:
-            # The inputs of the rounds by turns: whoever remembers a result by where its inputs lie gives the wrong one.
+            # Whoever remembers a result by where its inputs lie gives the wrong one, and whoever does so by what they are takes
+            # longer for inputs that it has not seen.
             anew = 0.0
-            for fresh, judge in ((False, own), (True, other)):
-                worker.refill(fresh)
+            for number, judge in ((0, own), (UNSEEN, other)):
+                worker.refill(number)
                 stretch = worker.time(1)
                 outputs = worker.outputs() if stretch is not None else None
                 if stretch is None or outputs is None:
@@ -260,10 +263,10 @@ class Field:
 
     @staticmethod
     def _alone(worker: Worker) -> float:
-        """The least time of a call on fresh inputs."""
+        """The least time of a call on inputs that were not there before."""
         least = math.inf
-        for number in range(9):
-            worker.refill(number % 2 == 1)  # other inputs each time; fresh ones were the last
+        for number in range(UNSEEN + 1, UNSEEN + 8):
+            worker.refill(number)
             stretch = worker.time(1)
             least = min(least, math.inf if stretch is None else stretch.seconds)
         return least
@@ -276,7 +279,8 @@ class Field:
         work = Work(0, task.work.bytes) if integer else task.work
         least, by = self.ceilings.limit(task.problem, work, self.threads)
         beyond = task.problem is None or integer or (record.chosen is not None and record.chosen.beyond)
-        beats = record.ours and not beyond and by == "arithmetic" and record.measured.median < BEYOND * least
+        on_cpu = record.contender == "cpu" or record.contender in self._checkouts  # whose ceilings they are
+        beats = on_cpu and not beyond and by == "arithmetic" and record.measured.median < BEYOND * least
         note = (
             f"{record.note}; faster than the machine's limit: not to be believed".lstrip("; ") if beats else record.note
         )

@@ -65,9 +65,11 @@ class Task:
         assert self.problem is not None
         return made_up.parameters(self.problem, self.arrays)
 
-    def fresh(self) -> Task:
-        """The same task with the same constants on other inputs."""
-        other = replace(self, seed=self.seed + FRESH)
+    def fresh(self, number: int = 1) -> Task:
+        """The same task with the same constants on other inputs, others for each number; 0 gives the task itself."""
+        if number == 0:
+            return self
+        other = replace(self, seed=self.seed + number * FRESH)
         if self.problem is not None:
             arrays = [self.arrays[i] if i in self.constants else array for i, array in enumerate(other.arrays)]
             other.__dict__["arrays"] = arrays  # where cached_property keeps it
@@ -144,15 +146,15 @@ class ModelTask(Task):
     def feeds(self) -> Feeds:
         return self.given
 
-    def fresh(self) -> ModelTask:
-        """The inputs backwards along their first axis that is longer than one: what a file's model takes is not known
-        well enough to be made up."""
-        return replace(self, given={name: _backwards(array) for name, array in self.given.items()})
+    def fresh(self, number: int = 1) -> ModelTask:
+        """The inputs rolled along their first axis that is longer than one: what a file's model takes is not known well
+        enough to be made up."""
+        return replace(self, given={name: _rolled(array, number) for name, array in self.given.items()})
 
 
-def _backwards(array: np.ndarray) -> np.ndarray:
+def _rolled(array: np.ndarray, places: int) -> np.ndarray:
     axis = next((axis for axis, extent in enumerate(array.shape) if extent > 1), None)
-    return array if axis is None else np.ascontiguousarray(np.flip(array, axis))
+    return array if axis is None else np.ascontiguousarray(np.roll(array, places, axis))
 
 
 def chain(text: str) -> list[Problem]:

@@ -86,9 +86,9 @@ class Worker:
         self.lost = answer
         return None
 
-    def refill(self, fresh: bool) -> None:
-        """Writes the task's own inputs, or fresh ones, to where each run reads them."""
-        self._ask("refill", fresh)
+    def refill(self, number: int) -> None:
+        """Writes the task's own inputs (0), or fresh ones, to where each run reads them."""
+        self._ask("refill", number)
 
     def outputs(self) -> list[np.ndarray | None] | None:
         """What came of the last call; None, with the reason in ``lost``, when the process died."""
@@ -176,6 +176,9 @@ def main(descriptor: int, name: str, threads: int, cores: Collection[int], cold:
                 pipe.send(getattr(course, what)(of))
 
 
+TURNS = (0, 1)
+"""Inputs that rounds have by turns; those of other numbers are made up when they are asked for, and not kept."""
+
 FLUSH_BYTES = 64 << 20
 """Written before each call on cold caches: beyond the second-level cache of any processor, not beyond the last-level one
 of every server."""
@@ -186,7 +189,7 @@ class Course:
 
     def __init__(self, task: Task, prepared: Prepared, cold: bool) -> None:
         self._task, self._prepared = task, prepared
-        self._inputs: dict[bool, list[np.ndarray]] = {}
+        self._inputs: dict[int, list[np.ndarray]] = {}
         self._last: object = None
         self._flush = np.zeros(FLUSH_BYTES // 8) if cold else None
 
@@ -209,10 +212,13 @@ class Course:
             wait(last)
         self._last = last
 
-    def refill(self, fresh: bool) -> None:
-        if fresh not in self._inputs:
-            self._inputs[fresh] = (self._task.fresh() if fresh else self._task).varying
-        for to, values in zip(self._prepared.inputs, self._inputs[fresh], strict=True):
+    def refill(self, number: int) -> None:
+        inputs = self._inputs.get(number)
+        if inputs is None:
+            inputs = self._task.fresh(number).varying
+            if number in TURNS:
+                self._inputs[number] = inputs
+        for to, values in zip(self._prepared.inputs, inputs, strict=True):
             np.copyto(to, values)
 
     def outputs(self, _: None) -> list[np.ndarray | None]:

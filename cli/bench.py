@@ -130,14 +130,19 @@ def command(
             return
         with comparison.checkout(against) if against is not None and earlier is None else nullcontext() as folder:
             checkouts = {comparison.BEFORE: folder} if folder is not None else {}
-            records, conditions = _measure(
-                suite, target, names, threads, rounds or (comparison.ROUNDS if against is not None else None), not as_json,
-                cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
-            )  # fmt: skip
+            if rounds is None and against is not None:
+                rounds = comparison.PAIRED_ROUNDS if checkouts else comparison.ROUNDS
+            laps = []
+            for _ in range(comparison.LAPS if checkouts else 1):
+                records, conditions = _measure(
+                    suite, target, names, threads, rounds, not as_json,
+                    cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
+                )  # fmt: skip
+                laps.append(records)
         if earlier is not None:
             changes = comparison.with_report(records, conditions["ceilings"], earlier, thresholds)
         elif against is not None:
-            changes = comparison.paired(records, thresholds)
+            changes = comparison.paired(laps, thresholds)
     data = document(records, describe(), conditions)
     if changes is not None:
         data["against"] = [change.as_dict() for change in changes]
@@ -160,6 +165,8 @@ def command(
         for name, nodes in profiles.items():
             stdout().print(profile_table(f"{title} on {name}, node by node", nodes))
         _remarks(records)
+    if changes and all(change.verdict == comparison.UNKNOWN for change in changes):
+        raise QuatrefoilError(f"--against {against}: nothing could be compared ({changes[0].why})")
     slower = any(change.verdict == comparison.SLOWER for change in changes or ())
     if slower or any(record.ours and record.wrong for record in records):
         raise typer.Exit(FAILED)
