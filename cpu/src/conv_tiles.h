@@ -268,7 +268,7 @@ void share(const ConvShape& s, const ConvCall& call, const Format& format) {
   const int64_t bands = divide_up(s.output[1], rows);
 #pragma omp parallel num_threads(call.threads) if (call.threads > 1)
   {
-    const TileRegisters registers;
+    [[maybe_unused]] const TileRegisters registers;
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < all; i++) {
       const int64_t split = i % splits, band = i / splits % bands, group = i / splits / bands % s.groups;
