@@ -186,6 +186,10 @@ def _saves(
     return None
 
 
+ENOUGH_TILES = 12  # fewer wait for weights
+WORTH_WIDE = 1.5  # on vectors of 16, whose direct products are nearer to the peak
+
+
 def _winograd_cover(window: Window) -> tuple[int, int, int]:
     """How src/conv_winograd.cpp covers a window: points of a tile, sets of taps, and tiles."""
     (points_high, sources_high, high), (points_wide, sources_wide, wide) = (
@@ -208,34 +212,18 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     points, sources, tiles = _winograd_cover(window)
     if geometry.groups > 1 and (sources > 1 or max(window.dilations) > 1) and any(size % 16 for size in channels):
         return Reject("groups of channels that are not whole vectors cannot be brought into blocks")
+    if instruction_set.lanes() == 16:
+        gain = window.taps * window.output_size / max(1, points * sources * tiles)
+        if gain * min(1.0, geometry.batch * tiles / ENOUGH_TILES) < WORTH_WIDE:
+            return Reject(
+                f"{gain:.1f} times fewer multiplications, or few tiles, do not pay on vectors of 16 (measured)"
+            )
     return _saves(problem, points, sources, tiles, 1, window.taps * window.output_size)
 
 
-# Of src/conv_tiles.cpp: multiply-adds a cycle where tiles are full, as multiples of what vectors do (measured).
-TILES_SPEED = 2.3
-WINOGRAD_SPEED = 0.67  # of src/conv_winograd.cpp: the same, for each time that it saves multiplications
-ENOUGH_TILES = 12  # of minimal filters: fewer wait for weights
-NARROW_TILES = 0.75  # of it with one tile of output channels, whose weights are used half as often
-WORTH_TILES = 1.2  # laying out for tiles pays from this speed on
-TILE = 16  # channels, and places, of a tile; the depth of a step is twice that
-LEAST_BOUND = 4.0  # of Clip: errors come with the sums, which are larger than what is left of them
-FEW_FOR_TILES = 64  # channels of a 1x1 convolution, which is bound by moving x and y
-
-
-def _tiles_speed(geometry: semantics.ConvGeometry) -> float:
-    """How fast tiles are, as a multiple of vectors, from how full they are."""
-    window = geometry.window
-    inputs, outputs = geometry.in_per_group, geometry.out_per_group
-    full = inputs / (-(-inputs // (2 * TILE)) * 2 * TILE) * outputs / (-(-outputs // TILE) * TILE)
-    if window.taps == 1:
-        places = line = geometry.batch * window.output_size
-    else:
-        places = window.output[1] * window.output[2]
-        # what a row reads beyond its places
-        gap = -(-(window.kernel[2] - 1) * window.dilations[2] // window.strides[2])
-        line = (window.output[1] - 1) * (window.output[2] + gap) + window.output[2]
-    full *= places / max(TILE, -(-line // TILE) * TILE)
-    return TILES_SPEED * full * (NARROW_TILES if outputs <= TILE else 1.0)
+TILE = 16  # channels, and places, of a tile of src/conv_tiles.cpp; the depth of a step is twice that
+FULL_TILES = 0.85  # emptier ones are no faster than vectors (measured)
+FEW_FOR_TILES, FEW_PAIRS = 64, 8192  # channels, and pairs of them, below which moving x and y takes as long
 
 
 def _accepts_tiles(problem: Problem) -> Reject | None:
@@ -244,21 +232,17 @@ def _accepts_tiles(problem: Problem) -> Reject | None:
     if (lack := _without_tiles()) is not None:
         return lack
     geometry = semantics.geometry(problem)
-    channels = min(geometry.in_per_group, geometry.out_per_group)
-    if geometry.window.taps == 1 and channels < FEW_FOR_TILES:
-        return Reject(f"a kernel of one tap over {channels} channels is bound by moving x and y")
-    activation = semantics.fused_activation(problem)
-    if activation.name == "Clip" and max(abs(activation.alpha), abs(activation.beta)) < LEAST_BOUND:
-        return Reject(f"errors of its sums, 4e-6 of what is usual among them, weigh more after {activation.text}")
-    speed = _tiles_speed(geometry)
-    if speed < WORTH_TILES:
-        return Reject("tiles would stay too empty")
-    if _accepts_winograd(problem) is None:
-        window = geometry.window
-        points, sources, tiles = _winograd_cover(window)
-        gain = window.taps * window.output_size / (points * sources * tiles)
-        if WINOGRAD_SPEED * gain * min(1.0, geometry.batch * tiles / ENOUGH_TILES) > speed:
-            return Reject(f"minimal filters save {gain:.1f} times the multiplications, are as fast, and err less")
+    inputs, outputs = geometry.in_per_group, geometry.out_per_group
+    if geometry.window.taps > 1:
+        return Reject("taps beside each other are read across cache lines, so that vectors are as fast")
+    if min(inputs, outputs) < FEW_FOR_TILES or inputs * outputs < FEW_PAIRS:
+        return Reject(f"{inputs} and {outputs} channels are so few that moving x and y takes as long as the products")
+    places = geometry.batch * geometry.window.output_size
+    full = 1.0
+    for size, unit in ((inputs, 2 * TILE), (outputs, TILE), (places, TILE)):
+        full *= size / max(unit, -(-size // unit) * unit)
+    if full < FULL_TILES:
+        return Reject(f"{full:.0%} of tiles would be filled, so that vectors are as fast")
     return None
 
 
@@ -488,7 +472,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_tiles,
         _float("conv_tiles_f32", "conv_direct_f32", _splits),
-        summary="products of bfloat16 parts on tile registers, three for one of float32; direct taps for infinite or tiny "
+        summary="products of bfloat16 parts on tile registers, six for one of float32; direct taps for infinite or tiny "
         "weights and outputs that are not finite",
         on_planes=True,
         beyond="tile registers multiply bfloat16 values sixteen times as fast",
