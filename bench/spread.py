@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import platform
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module, util
 from pathlib import Path
@@ -42,6 +44,7 @@ class Done:
     worker    a label of the machine that is the same in every run, and is not its name
     machine   as ``machine.describe`` says
     ceilings  of that machine, or None where all was simulated
+    asked     what was measured and how, in plain data: the problem, contenders, threads, effort, seed
     """
 
     name: str
@@ -49,6 +52,12 @@ class Done:
     worker: str
     machine: Mapping[str, str]
     ceilings: Mapping[str, Any] | None
+    asked: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The entry that this is of: its name and its text."""
+        return self.name, self.asked["problem"]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -56,6 +65,7 @@ class Done:
             "worker": self.worker,
             "machine": dict(self.machine),
             "ceilings": self.ceilings,
+            "asked": dict(self.asked),
             "records": [record.as_dict() for record in self.records],
         }
 
@@ -63,7 +73,7 @@ class Done:
     def of(cls, data: Mapping[str, Any]) -> Done:
         """The inverse of ``as_dict``."""
         records = tuple(restored(row) for row in data["records"])
-        return cls(data["name"], records, data["worker"], data["machine"], data["ceilings"])
+        return cls(data["name"], records, data["worker"], data["machine"], data["ceilings"], data["asked"])
 
 
 def measure(
@@ -79,29 +89,54 @@ def measure(
     begin: Callable[[str], None] | None = None,
 ) -> list[Done]:
     """Every entry once, in their order. ``scheduler``: "local", or a Dask scheduler's address. ``keep``: the file for what is
-    done, whose tasks are not measured again. ``begin`` is called with the name of each task that is done.
+    done, whose tasks are not measured again; they have to be of the same contenders, threads, effort and seed. ``begin`` is
+    called with the name of each task that is done.
 
-    Raises QuatrefoilError where Dask is not installed, nobody answers, or tasks failed; what is done is kept.
+    Raises QuatrefoilError where Dask is not installed, nobody answers, tasks failed, or the file is of another run; what is
+    done is kept.
     """
-    done = {one.name: one for one in (read(keep) if keep is not None and keep.exists() else [])}
-    left = [entry for entry in entries if entry.name not in done]
+    asked = {_key(entry): _asked(entry, on, peers, threads, effort, seed) for entry in entries}
+    done = {one.key: one for one in (read(keep) if keep is not None and keep.exists() else [])}
+    for key in asked.keys() & done.keys():
+        apart = [name for name, value in asked[key].items() if done[key].asked.get(name) != value]
+        if apart:
+            said = ", ".join(f"{name} {done[key].asked.get(name)} and not {asked[key][name]}" for name in apart)
+            raise QuatrefoilError(f"{keep} holds {key[0]!r} of another run ({said}); give another file")
+    left = [entry for entry in entries if _key(entry) not in done]
     failed: dict[str, str] = {}
     if left:
         simulated = all(backends.get(name).simulated for name in on) and not peers
         with _client(scheduler, simulated) as client:
-            for name, outcome in _outcomes(client, left, tuple(on), tuple(peers), threads, effort, seed):
+            for entry, outcome in _outcomes(client, left, tuple(on), tuple(peers), threads, effort, seed):
                 if isinstance(outcome, Done):
-                    done[name] = outcome
+                    done[outcome.key] = outcome
                     if keep is not None:
                         _append(keep, outcome)
                 else:
-                    failed[name] = str(outcome)
+                    failed[entry.name] = str(outcome)
                 if begin is not None:
-                    begin(name)
+                    begin(entry.name)
     if failed:
         said = "; ".join(f"{name}: {why}" for name, why in failed.items())
         raise QuatrefoilError(f"{len(failed)} of {len(entries)} tasks failed ({said}); the others are {_kept(keep)}")
-    return [done[entry.name] for entry in entries]
+    return [done[_key(entry)] for entry in entries]
+
+
+def _key(entry: Entry) -> tuple[str, str]:
+    return entry.name, entry.text
+
+
+def _asked(
+    entry: Entry, on: Sequence[str], peers: Sequence[str], threads: int, effort: Effort, seed: int
+) -> dict[str, Any]:
+    return {
+        "problem": entry.text,
+        "on": list(on),
+        "peers": list(peers),
+        "threads": threads,
+        "effort": asdict(effort),
+        "seed": seed,
+    }
 
 
 def read(path: Path) -> list[Done]:
@@ -151,17 +186,16 @@ def _client(scheduler: str, simulated: bool) -> Iterator[Any]:
     distributed: Any = import_module("distributed")  # which has no types
     if scheduler == LOCAL:
         workers = (os.cpu_count() or 1) if simulated else 1
-        with (
-            distributed.LocalCluster(
+        with _deaf_to_interrupts():
+            cluster = distributed.LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
                 resources={RESOURCE: 1},
                 scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,  # what goes wrong is said in our own words
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
+            )
+        with cluster, distributed.Client(cluster) as client:
             yield client
         return
     try:
@@ -178,6 +212,19 @@ def _client(scheduler: str, simulated: bool) -> Iterator[Any]:
         yield client
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that begin inside ignore Ctrl-C, which a terminal sends to them too: this one ends them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set this
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _outcomes(
     client: Any,
     entries: Sequence[Entry],
@@ -186,13 +233,13 @@ def _outcomes(
     threads: int,
     effort: Effort,
     seed: int,
-) -> Iterator[tuple[str, Done | BaseException]]:
+) -> Iterator[tuple[Entry, Done | BaseException]]:
     """Each task with what came of it, as they come."""
     distributed: Any = import_module("distributed")
     futures = {
         client.submit(
             task, entry, on, peers, threads, effort, seed, pure=False, retries=0, resources={RESOURCE: 1}
-        ): entry.name
+        ): entry
         for entry in entries
     }
     for future in distributed.as_completed(futures):
@@ -205,7 +252,14 @@ def task(entry: Entry, on: Sequence[str], peers: Sequence[str], threads: int, ef
     measured = any(not backends.get(name).simulated for name in on) or bool(peers)
     ceilings = _ceilings() if measured else None
     records = run([entry], on, peers, threads=threads, effort=effort, seed=seed, ceilings=ceilings)
-    return Done(entry.name, tuple(records), label(), describe(), None if ceilings is None else ceilings.as_dict())
+    return Done(
+        entry.name,
+        tuple(records),
+        label(),
+        describe(),
+        None if ceilings is None else ceilings.as_dict(),
+        _asked(entry, on, peers, threads, effort, seed),
+    )
 
 
 @cache

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,8 @@ Scheduler = Annotated[
     typer.Option("--scheduler", help="Spread tasks over the workers of this Dask scheduler (tcp://…), or local ones."),
 ]
 Keep = Annotated[
-    Path | None, typer.Option("--keep", help="--scheduler: keep what is done in this file, and go on from it.")
+    Path | None,
+    typer.Option("--keep", help="--scheduler: keep what is done in this file, and go on from it; else in a new one."),
 ]
 Cache = Annotated[str, typer.Option("--cache", help="hot, or cold: caches are flushed before each call.")]
 Against = Annotated[
@@ -189,11 +191,18 @@ def _spread(
     from quatrefoil.bench.records import document
     from quatrefoil.bench.runner import Effort
 
-    with steps("bench", len(suite.entries)) as advance:
-        done = spread.measure(
-            suite.entries, on, peers, scheduler=scheduler, keep=keep, threads=threads, effort=Effort(rounds or 9), seed=seed,
-            begin=advance,
-        )  # fmt: skip
+    if keep is None:
+        keep = Path("reports", f"bench-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl")
+    try:
+        with steps("bench", len(suite.entries)) as advance:
+            done = spread.measure(
+                suite.entries, on, peers, scheduler=scheduler, keep=keep, threads=threads, effort=Effort(rounds or 9),
+                seed=seed, begin=advance,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        kept = len(spread.read(keep)) if keep.exists() else 0
+        stderr().print(f"{kept} tasks are kept in {keep}; to go on, give the same command with --keep {keep}")
+        raise
     machines: dict[str, list[spread.Done]] = {}
     for one in done:
         machines.setdefault(one.worker, []).append(one)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -76,6 +78,49 @@ def test_a_run_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted(asked) == sorted({entry.name for entry in ENTRIES[:3]} - {first.name})
     assert [one.name for one in done] == [entry.name for entry in ENTRIES[:3]]
     assert len(spread.read(keep)) == 3
+
+
+def test_results_of_another_run_are_not_taken_for_this_ones(tmp_path: Path) -> None:
+    keep = tmp_path / "results.jsonl"
+    [one] = spread.measure(ENTRIES[:1], ("asic",), keep=keep, effort=QUICK)
+    for options, said in (
+        ({"on": ("cpu",)}, r"on \['asic'\] and not \['cpu'\]"),
+        ({"on": ("asic",), "threads": 2}, "threads 1 and not 2"),
+        ({"on": ("asic",), "seed": 5}, "seed 0 and not 5"),
+    ):
+        with pytest.raises(QuatrefoilError, match=said):
+            spread.measure(ENTRIES[:1], keep=keep, **{"effort": QUICK, **options})  # type: ignore[arg-type]
+    assert spread.read(keep) == [one]
+    renamed = Entry(ENTRIES[0].name, ENTRIES[1].text)
+    [other] = spread.measure([renamed], ("asic",), keep=keep, effort=QUICK)
+    assert "1x2x20x20" in other.records[0].problem, "a name alone does not say what was measured"
+
+
+def test_an_interrupted_command_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
+    suite = tmp_path / "many.toml"
+    suite.write_text("".join(f'[[problem]]\nname = "{n}"\ntext = "{ENTRIES[n % 12].text}"\n' for n in range(200)))
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from quatrefoil.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, "bench", str(suite), "--scheduler", "local"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    try:
+        assert "bench 1/200" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        _, told = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert "Traceback" not in told, told
+    [file] = (tmp_path / "reports").glob("bench-*.jsonl")
+    done = spread.read(file)
+    assert 1 <= len(done) < 200
+    assert f"{len(done)} tasks are kept in reports/{file.name}; to go on" in " ".join(told.split())
 
 
 def test_each_worker_says_who_it_is_and_what_it_can() -> None:
