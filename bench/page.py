@@ -32,7 +32,7 @@ label.filter input { font: inherit; padding: .15rem .4rem; width: 18rem; max-wid
 .chart { margin: .8rem 0; overflow-x: auto; }
 @media print {
   body { max-width: none; margin: 0; font-size: 11px; } h2 { break-after: avoid; } tr, .chart { break-inside: avoid; }
-  .sortable td { white-space: normal; } table { font-size: 8px; }
+  .sortable td:not(.number) { white-space: normal; } table { font-size: 8px; }
   label.filter { display: none; } .wide, .chart { overflow: visible; }
 }
 """.strip()
@@ -47,7 +47,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     head.setAttribute("aria-sort", descending ? "descending" : "ascending");
     const key = row => {
       const text = row.cells[column].textContent.trim();
-      const number = parseFloat(text.replaceAll(",", ""));
+      const number = head.classList.contains("number") ? parseFloat(text.replace(/[~,]/g, "")) : NaN;
       return isNaN(number) ? text : number;
     };
     const order = (a, b) => {

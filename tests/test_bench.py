@@ -214,7 +214,7 @@ def _sample(folder: Path) -> Path:
                 name=name,
                 measured=Timing.of([seconds * 1e-6 for seconds in (number + 1, number + 2, number + 3)], 10),
             ),
-            replace(base, name=name, contender="ort", ours=False, accurate=number % 3 > 0, error=1e-4),
+            replace(base, name=name, contender="ort", ours=False, accurate=number % 3 > 0, error=number * 1e-5),
         ]
     found.append(replace(base, contender="asic", measured=None, simulated=bench.Simulated("edge", 1234, 800.0, 99)))
     ceilings = {
@@ -276,6 +276,11 @@ def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
       const seen = [...table.tBodies[0].rows].filter(row => !row.hidden);
       document.body.dataset.seen = seen.length;
       document.body.dataset.largest = seen[0].cells[0].textContent;
+      const errors = [...heads].findIndex(head => head.textContent === "error");
+      filter.value = ""; filter.dispatchEvent(new Event("input"));
+      heads[errors].firstElementChild.click();
+      const order = [...table.tBodies[0].rows].map(row => parseFloat(row.cells[errors].textContent.replace("~", "")));
+      document.body.dataset.sorted = order.every((error, i) => i === 0 || order[i - 1] <= error);
       document.body.dataset.charts = document.querySelectorAll(".chart .main-svg").length;
     });
     </script>"""
@@ -290,8 +295,9 @@ def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
         path.as_uri(),
     ]
     shown = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
-    told = dict(re.findall(r'data-(errors|seen|largest|charts)="([^"]*)"', shown))
+    told = dict(re.findall(r'data-(errors|seen|largest|sorted|charts)="([^"]*)"', shown))
     assert "errors" not in told, told
     assert told["seen"] == "30"
     assert told["largest"] == "task 29"
+    assert told["sorted"] == "true", "errors that are marked ~ stand among the others"
     assert int(told["charts"]) >= 4
