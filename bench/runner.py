@@ -37,7 +37,7 @@ ANOTHER = 0.5
 
 UNSEEN = 2
 """From this number on, fresh inputs were in no round."""
-SUSPICIOUS, WORTH_SUSPICION = 4.0, 3e-5
+SUSPICIOUS, WORTH_SUSPICION = 4.0, 1e-4
 """A call on fresh inputs that takes so many times as long as one of several in a row, and so many seconds at least, shows
 that they are not all done: what caches and a process that was asleep cost is less."""
 

@@ -121,7 +121,7 @@ def test_results_remembered_by_what_their_inputs_are_are_caught(all_of_them: boo
         if key not in seen:
             if not all_of_them:
                 seen.clear()
-            time.sleep(0.0002)
+            time.sleep(0.0005)
             seen[key] = compute()
         return seen[key]
 
