@@ -1,10 +1,9 @@
 """Whether this is faster or slower than before: records against an earlier report, or against another checkout.
 
-Another checkout's cpu backend is a contender in the same interleaved rounds, so that slow moments fall on both alike; the ratio of
-the two medians is what a lap gives. Two processes of one and the same program differ
-by some per cent, by where their memory happens to lie (Mytkowicz et al., "Producing wrong data without doing anything
-obviously wrong!", 2009): so there are LAPS laps with processes of their own, and Student's interval of the mean of their
-logarithms decides.
+Another checkout's cpu backend is a contender in the same interleaved rounds, so that slow moments fall on both alike; the
+ratio of the two medians is what a lap gives. Two processes of one and the same program differ by some per cent, by where
+their memory happens to lie (Mytkowicz et al., "Producing wrong data without doing anything obviously wrong!", 2009): so
+there are LAPS laps with processes of their own, and Student's interval of the mean of their logarithms decides.
 
 An earlier report was measured at another time: the interval is then that of the one median over the other, at their far
 ends, after the earlier times are brought to today's clock by the arithmetic ceilings of both runs.
@@ -185,7 +184,7 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise QuatrefoilError(f"--against {path} cannot be read: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("records"), list):
-        raise QuatrefoilError(f"--against {path} is no report of quatrefoil bench; make one with --json")
+        raise QuatrefoilError(f"--against {path} is no report of quatrefoil bench; make one with --report before.json")
     return document
 
 

@@ -455,8 +455,9 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32", along_rows=True),
-        version=3,
-        summary="3x3 down the rows of x itself, others in tiles of padded rows; direct taps for infinite weights",
+        version=4,
+        summary="3x3 down the rows of x itself, others in tiles of padded rows, short rows in short vectors; direct taps for "
+        "infinite weights",
     ),
     Kernel(
         "conv_depthwise_nchwc_f32_simd",
@@ -482,7 +483,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_winograd,
         _WINOGRAD,
-        version=2,
+        version=3,
         summary="minimal filtering on six points along rows and columns, longer, strided and dilated kernels as sums of "
         "it; direct taps for outputs that are not finite",
         blocked=_WINOGRAD,
@@ -560,7 +561,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _depthwise_integer,
         _integer("conv_depthwise_integer"),
-        version=3,
+        version=4,
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
     ),
     Kernel(
@@ -584,7 +585,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         only_dtypes("uint8", "int8"),
         _integer("conv_gemm_integer"),
-        version=2,
+        version=3,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact",
     ),
     Kernel(
@@ -599,7 +600,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _depthwise_integer,
         _quantized("conv_depthwise_integer"),
-        version=3,
+        version=4,
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
     ),
     Kernel(
@@ -623,7 +624,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         only_dtypes("uint8", "int8"),
         _quantized("conv_gemm_integer"),
-        version=2,
+        version=3,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact, requantised at once",
     ),
     Kernel(

@@ -45,12 +45,13 @@ struct ConvAlgorithm {
   ConvRunFunction run;
 };
 
-// The functions of an algorithm for one instruction set; false where no algorithm has the name. (To ask whether the set is
+// The functions of an algorithm for one instruction set; false where no algorithm has the name or it has no instance for the
+// set. (To ask whether the set is
 // supported is also what lets this process use tile registers.)
 static inline bool find_conv_algorithm(const char* name, int isa, ConvAlgorithm* found) {
   if (!isa_supported(isa)) return false;
 #define QF_FIND_PACKED(id) \
-  if (!strcmp(name, #id)) return *found = {id##_needs(isa), id##_pack(isa), id(isa)}, true;
+  if (!strcmp(name, #id)) return *found = {id##_needs(isa), id##_pack(isa), id(isa)}, found->run != nullptr;
 #define QF_FIND_PLAIN(id) \
   if (!strcmp(name, #id)) return *found = {nullptr, nullptr, id(isa)}, true;
   QF_CONV_ALGORITHMS(QF_FIND_PACKED, QF_FIND_PLAIN, QF_FIND_PACKED)

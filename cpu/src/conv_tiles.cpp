@@ -5,8 +5,8 @@
 //
 // (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations",
 // 2019). The parts hold all 24 bits of a value and the products that are left out are below 2^-24: errors are those of
-// float32 sums. Two parts and three products would be half as fast again, with errors of 4e-6 that add up over the layers
-// of a network. Six products of 512 multiply-adds a cycle are 2.7 times the peak of vectors.
+// float32 sums. Two parts and three products were up to twice as fast, with errors of 4e-6 that add up over the layers of a
+// network. Six products of 512 multiply-adds a cycle are 2.7 times the peak of vectors.
 //
 // Tiles take denormal values for zero. So where all of a slab's x are below 2^-40, as well as where an output is not
 // finite, outputs are computed by their taps; weights are not as small (cpu/conv.py).
