@@ -170,7 +170,7 @@ def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]
             with np.errstate(invalid="ignore", over="ignore"):
                 y = np.ascontiguousarray(activation(y), np.float32)
         for convolution, weights in convolutions:
-            native().convolve_float(convolution, design.array_rows, inputs[ops.X], weights, bias, residual, function, y)
+            native().convolve_float(convolution, design.rows_summed, inputs[ops.X], weights, bias, residual, function, y)
         return (y,)
 
     return run_simulated(kernel, problem, lower, compute)
@@ -193,7 +193,7 @@ def prepare_integer(kernel: str, problem: Problem, parameters: Mapping[int, Arra
 
     def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
         y = np.zeros(problem.outputs[0].shape, np.int32)
-        native().convolve_integer(convolution, design.array_rows, _centred(inputs[ops.X], zero_point), weights, y)
+        native().convolve_integer(convolution, design.rows_summed, _centred(inputs[ops.X], zero_point), weights, y)
         return (y,)
 
     return run_simulated(kernel, problem, lower, compute)
@@ -211,7 +211,7 @@ def prepare_quantized(kernel: str, problem: Problem, parameters: Mapping[int, Ar
     def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
         y = np.zeros(problem.outputs[0].shape, problem.outputs[0].numpy_dtype)
         native().convolve_requantized(
-            convolution, design.array_rows, _centred(inputs[ops.Q_X], x_zero_point), weights, bias, multiplier,
+            convolution, design.rows_summed, _centred(inputs[ops.Q_X], x_zero_point), weights, bias, multiplier,
             zero_point, y,
         )  # fmt: skip
         return (y,)

@@ -30,8 +30,10 @@ class DesignError(QuatrefoilError, ValueError):
 
 @dataclass(frozen=True)
 class Hardware:
-    """A weight-stationary systolic array with its memories and its vector unit (docs/asic.md says how they work).
+    """A systolic array with its memories and its vector unit (docs/asic.md says how they work).
 
+    dataflow                      what rests in the array: weight, output (the sums) or input (the activations)
+    weight_load                   how a resting tile comes into it: double_buffered, skewed, serial or broadcast
     array_rows, array_columns     processing elements; a multiply-accumulate each in every cycle
     weight_fifo_tiles             weight tiles (rows x columns) requested ahead of the array
     accumulator_entries           32-bit sums below each column, in two banks
@@ -41,10 +43,14 @@ class Hardware:
     dram_latency_cycles           from the end of a transfer on the port until its data can be used
     vector_lanes                  elements that the vector unit works on at once
     vector_function_cycles        cycles of a lane for an exponential, a hyperbolic tangent, a power or a root
+    technology_nm                 of the process, for energy and area
+    dram                          kind of memory off the chip, for its energy: ddr, hbm2 or gddr6
     """
 
     name: str
     clock_mhz: float
+    dataflow: str
+    weight_load: str
     array_rows: int
     array_columns: int
     weight_fifo_tiles: int
@@ -55,17 +61,23 @@ class Hardware:
     dram_latency_cycles: int
     vector_lanes: int
     vector_function_cycles: int
+    technology_nm: float
+    dram: str
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise DesignError(f"design: name is {self.name!r}; give a text that is not empty")
         for key, kind in _KINDS.items():
             value = getattr(self, key)
+            if key in CHOICES and (not isinstance(value, str) or value not in CHOICES[key]):
+                raise self._error(key, f"{value!r}", f"write one of {', '.join(CHOICES[key])}")
             if kind == "float":
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     raise self._error(key, f"{value!r}", "give a number")
                 if not (value > 0 and math.isfinite(value)):
                     raise self._error(key, value, "it has to be positive and finite")
+                if key == "technology_nm" and not 5 <= value <= 180:
+                    raise self._error(key, value, "energy and area are scaled between 5 and 180 nm")
                 object.__setattr__(self, key, float(value))
             elif kind == "int":
                 if isinstance(value, bool) or not isinstance(value, int):
@@ -81,8 +93,22 @@ class Hardware:
                 f"it has to hold two buffers of at least one 4-byte activation for each of the {self.array_rows} rows",
             )
 
+        if self.dataflow == "output" and self.accumulator_entries < 2 * self.array_rows:
+            raise self._error(
+                "accumulator_entries",
+                self.accumulator_entries,
+                f"with dataflow output its two banks have to take the sums of all {self.array_rows} rows, so at least "
+                f"{2 * self.array_rows}",
+            )
+
     def _error(self, key: str, value: object, wanted: str) -> DesignError:
         return DesignError(f"design {self.name}: {key} is {value}; {wanted}")
+
+    @property
+    def rows_summed(self) -> int:
+        """How many products a column adds up before the sum goes to the accumulator below: the array's height, or
+        any number where sums rest in the array."""
+        return 2**62 if self.dataflow == "output" else self.array_rows
 
     @cached_property
     def digest(self) -> str:
@@ -91,10 +117,17 @@ class Hardware:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.array_rows}x{self.array_columns} at {self.clock_mhz:g} MHz, {self.digest})"
+        array = f"{self.array_rows}x{self.array_columns} {self.dataflow} stationary"
+        return f"{self.name} ({array} at {self.clock_mhz:g} MHz, {self.digest})"
 
 
 _KINDS = {field.name: str(field.type) for field in fields(Hardware)}
+
+CHOICES = {
+    "dataflow": ("weight", "output", "input"),
+    "weight_load": ("double_buffered", "skewed", "serial", "broadcast"),
+    "dram": ("ddr", "hbm2", "gddr6"),
+}
 
 MOST = 2**20
 LIMITS = {

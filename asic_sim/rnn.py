@@ -116,7 +116,7 @@ def prepare(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> R
         h = state(ops.INITIAL_H)
         c = state(ops.INITIAL_C) if problem.op == "lstm" else None
         lengths = inputs[ops.LENGTHS] if problem.has(ops.LENGTHS) else None
-        native().recurrent(layer, design.array_rows, inputs[ops.X], w, r, bias, lengths, peepholes, h, c, y)
+        native().recurrent(layer, design.rows_summed, inputs[ops.X], w, r, bias, lengths, peepholes, h, c, y)
         return (y, h) if c is None else (y, h, c)
 
     return run_simulated(kernel, problem, lower, compute)

@@ -90,6 +90,8 @@ def native_design(design: Hardware) -> Any:
         dram_bytes_per_cycle=design.dram_bytes_per_cycle,
         dram_latency_cycles=design.dram_latency_cycles,
         vector_lanes=design.vector_lanes,
+        dataflow=native().Dataflow.__members__[design.dataflow],
+        weight_load=native().WeightLoad.__members__[design.weight_load],
     )
 
 
@@ -105,7 +107,8 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
         for part in parts:
             if isinstance(part, ArrayPart):
                 stages = [list(stages) for stages, _ in part.sections]
-                cost = native().time_fastest(chip, native().Sections(stages, [repeats for _, repeats in part.sections]))
+                sections = native().Sections(stages, [repeats for _, repeats in part.sections])
+                cost, _ = native().time_fastest(chip, sections)
             else:
                 cost = native().time_vector(chip, part.stage)
             for name in COUNTERS:
@@ -118,7 +121,8 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
 
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
-    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs",
+    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs", "weight_reads",
+    "activation_reads", "accumulator_accesses", "lane_operations",
 )  # fmt: skip
 """The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
 

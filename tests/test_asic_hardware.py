@@ -12,7 +12,7 @@ from quatrefoil.asic_sim import hardware
 
 EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
 KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
-WHOLE = [key for key in KEYS if key not in ("name", "clock_mhz")]
+WHOLE = [key for key in KEYS if key not in ("name", "clock_mhz", "technology_nm", *hardware.CHOICES)]
 
 
 def with_line(key: str, text: str | None) -> str:
@@ -50,6 +50,24 @@ def test_an_unknown_key_is_named() -> None:
 def test_a_wrong_type_is_named(key: str, value: str) -> None:
     with pytest.raises(asic_sim.DesignError, match=f"design edge: {key} is .*; give a whole number"):
         hardware.parse(with_line(key, value), "here")
+
+
+@pytest.mark.parametrize("key", hardware.CHOICES)
+@pytest.mark.parametrize("value", ['"fast"', "1", "true", '["weight"]'])
+def test_a_choice_that_is_none(key: str, value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=rf"design edge: {key} is .*; write one of {hardware.CHOICES[key][0]}"):
+        hardware.parse(with_line(key, value), "here")
+
+
+@pytest.mark.parametrize("value", [4.9, 181, float("nan")])
+def test_a_process_that_nothing_is_known_of(value: float) -> None:
+    with pytest.raises(asic_sim.DesignError, match="technology_nm is .*; "):
+        dataclasses.replace(asic_sim.load("edge"), technology_nm=value)
+
+
+def test_banks_have_to_take_the_sums_that_rest_in_the_array() -> None:
+    with pytest.raises(asic_sim.DesignError, match="accumulator_entries is 31; with dataflow output .* at least 32"):
+        dataclasses.replace(asic_sim.load("edge"), dataflow="output", accumulator_entries=31)
 
 
 @pytest.mark.parametrize("value", ['"fast"', "true", "[]"])
@@ -108,7 +126,10 @@ def test_every_figure_is_in_the_digest() -> None:
     digests = {edge.digest}
     for key in WHOLE:
         digests.add(dataclasses.replace(edge, **{key: getattr(edge, key) + 1}).digest)
+    for key, choices in hardware.CHOICES.items():
+        digests.add(dataclasses.replace(edge, **{key: choices[-1]}).digest)
     digests.add(dataclasses.replace(edge, clock_mhz=401.0).digest)
+    digests.add(dataclasses.replace(edge, technology_nm=7.0).digest)
     digests.add(dataclasses.replace(edge, name="other").digest)
     assert len(digests) == len(KEYS) + 1
 

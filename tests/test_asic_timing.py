@@ -16,7 +16,10 @@ from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops import rnn
 from quatrefoil.problem import Problem, Tensor
 
+RESIDENT, STREAMED = native.Mapping(True), native.Mapping(False)
 SUMMANDS = ("fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain")
+DATAFLOWS = list(native.Dataflow.__members__.values())
+LOADS = list(native.WeightLoad.__members__.values())
 FRESH_SEED = time.time_ns() % 2**31
 
 
@@ -47,11 +50,17 @@ def random_design(rng: random.Random):
         accumulator_entries=rng.choice([2, 4, 8, 16, 40, 100]),
         weight_fifo_tiles=rng.randint(1, 4),
         activation_sram_bytes=rng.choice([200, 400, 800, 2000, 8000]),
-        weight_sram_bytes=0,
+        weight_sram_bytes=rng.choice([0, 100, 1000, 10_000]),
         dram_bytes_per_cycle=rng.randint(1, 40),
         dram_latency_cycles=rng.randint(0, 50),
         vector_lanes=rng.choice([1, 2, 4, 8, 16]),
+        dataflow=rng.choice(DATAFLOWS),
+        weight_load=rng.choice(LOADS),
     )
+
+
+def random_mapping(rng: random.Random):
+    return native.Mapping(rng.random() < 0.5, rng.choice([1, 3, 10, 2**30]))
 
 
 def random_axis(rng: random.Random, longest: int):
@@ -87,14 +96,14 @@ def test_fast_equals_reference_numbers_included(seed: int) -> None:
     for trial in range(400):
         rows, depth, columns = rng.randint(1, 40), rng.randint(1, 30), rng.randint(1, 30)
         stage = product(rows, depth, columns, lane_cycles=rng.randint(1, 4), weights_kept=rng.random() < 0.5)
-        design, resident = random_design(rng), rng.random() < 0.5
+        design, mapping = random_design(rng), random_mapping(rng)
         a = values.integers(-255, 256, (rows, depth)).astype(np.int16)
         w = values.integers(-255, 256, (depth, columns)).astype(np.int16)
-        stepped, sums = native.step_program(design, alone(stage), resident, a, w)
+        stepped, sums = native.step_program(design, alone(stage), mapping, a, w)
         np.testing.assert_array_equal(
             sums, a.astype(np.int32) @ w.astype(np.int32), err_msg=f"seed {seed}, trial {trial}"
         )
-        fast = native.time_program(design, alone(stage), resident)
+        fast = native.time_program(design, alone(stage), mapping)
         assert fast == stepped, f"seed {seed}, trial {trial}"
 
 
@@ -105,11 +114,11 @@ def test_fast_equals_reference_on_programs(seed: int) -> None:
     rng = random.Random(seed)
     met = dict.fromkeys(SUMMANDS, 0)
     for trial in range(600):
-        design, resident = random_design(rng), rng.random() < 0.5
+        design, mapping = random_design(rng), random_mapping(rng)
         steps = [random_stage(rng, True) for _ in range(rng.randint(1, 2))]
         sections = native.Sections([[random_stage(rng, False)], steps], [1, rng.randint(0, 3)])
-        fast = native.time_program(design, sections, resident)
-        assert fast == native.step_program(design, sections, resident)[0], f"seed {seed}, trial {trial}"
+        fast = native.time_program(design, sections, mapping)
+        assert fast == native.step_program(design, sections, mapping)[0], f"seed {seed}, trial {trial}"
         assert fast["cycles"] == sum(fast[name] for name in SUMMANDS), f"seed {seed}, trial {trial}"
         for name in SUMMANDS:
             met[name] += fast[name] > 0
@@ -138,7 +147,7 @@ def test_one_fold_by_hand() -> None:
     """4 rows through a 2x3 array: 6 bytes of weights on the port from 0 to 2, there at 7, laid in at 9; 8 bytes of
     activations on the port from 2 to 4, there at 9; streaming until 13; out of the array 2 + 3 - 1 cycles later, at
     17; 12 elements on 3 lanes until 21; 48 bytes until 33, complete at 38."""
-    cost = native.time_program(small_design(), alone(product(4, 2, 3)), True)
+    cost = native.time_program(small_design(), alone(product(4, 2, 3)), RESIDENT)
     assert {name: cost[name] for name in SUMMANDS if cost[name]} == {"fill": 9, "busy": 4, "drain": 38 - 13}
     assert cost["cycles"] == 38
     assert (cost["weight_bytes"], cost["activation_bytes"], cost["output_bytes"]) == (6, 8, 48)
@@ -153,7 +162,7 @@ def test_folds_follow_each_other(rows: int, spacing: int) -> None:
     """With memory out of the way a fold starts max(rows, R + C - 1 + R) after the one before: the next tile shifts
     in behind the switch. Here R = 2, C = 3."""
     ten, eleven = (
-        native.time_program(small_design(**FAST_MEMORY), alone(product(rows, 2 * slices, 3)), True)
+        native.time_program(small_design(**FAST_MEMORY), alone(product(rows, 2 * slices, 3)), RESIDENT)
         for slices in (10, 11)
     )
     assert eleven["cycles"] - ten["cycles"] == spacing
@@ -165,7 +174,7 @@ def test_weights_from_dram_set_the_pace() -> None:
     it is 12."""
     design = small_design(dram_bytes_per_cycle=1, dram_latency_cycles=0, activation_sram_bytes=10**6)
     cycles = [
-        native.time_program(design, alone(product(1, 2 * slices, 3, weight_bytes=2)), True)["cycles"]
+        native.time_program(design, alone(product(1, 2 * slices, 3, weight_bytes=2)), RESIDENT)["cycles"]
         for slices in (50, 60, 70)
     ]
     # and 2 bytes of activations for each slice, which come first here
@@ -174,14 +183,14 @@ def test_weights_from_dram_set_the_pace() -> None:
 
 def test_kept_weights_are_fetched_once() -> None:
     design = small_design(accumulator_entries=8)  # blocks of 4 rows
-    fetched = native.time_program(design, alone(product(40, 10, 7)), True)
-    kept = native.time_program(design, alone(product(40, 10, 7, weights_kept=True)), True)
+    fetched = native.time_program(design, alone(product(40, 10, 7)), RESIDENT)
+    kept = native.time_program(design, alone(product(40, 10, 7, weights_kept=True)), RESIDENT)
     assert fetched["weight_bytes"] == 10 * kept["weight_bytes"] == 10 * 70
     assert kept["cycles"] < fetched["cycles"]
 
 
 def test_a_tile_in_the_array_is_not_loaded_again() -> None:
-    cost = native.time_program(small_design(accumulator_entries=8), alone(product(40, 2, 3)), True)
+    cost = native.time_program(small_design(accumulator_entries=8), alone(product(40, 2, 3)), RESIDENT)
     assert (cost["folds"], cost["weight_bytes"], cost["stall_weights"]) == (10, 6, 0)
 
 
@@ -192,15 +201,15 @@ def test_resident_activations_are_the_box_of_the_windows() -> None:
         axes=[native.Axis(), native.Axis(), native.Axis(), native.Axis(10, 10, 3, 1, -1, 1)],
     )  # fmt: skip
     design = small_design(accumulator_entries=8)
-    assert native.time_program(design, alone(stage), True)["activation_bytes"] == (5 + 6 + 3) * 2
-    assert native.time_program(design, alone(stage), False)["activation_bytes"] == 10 * 6
+    assert native.time_program(design, alone(stage), RESIDENT)["activation_bytes"] == (5 + 6 + 3) * 2
+    assert native.time_program(design, alone(stage), STREAMED)["activation_bytes"] == 10 * 6
 
 
 def test_dependent_steps_wait_for_the_vector_unit() -> None:
     """A step's chain: R + C - 1 behind its last row, the vector unit, then the next step's rows."""
     design = small_design(**FAST_MEMORY)
     step = product(1, 2, 3, activation_bytes=0, output_bytes=0, dependent=True)
-    costs = [native.time_program(design, native.Sections([[step]], [count]), True) for count in (10, 11)]
+    costs = [native.time_program(design, native.Sections([[step]], [count]), RESIDENT) for count in (10, 11)]
     assert costs[1]["cycles"] - costs[0]["cycles"] == 1 + (2 + 3 - 1) + 1
     assert costs[0]["stall_steps"] == 9 * 5
 

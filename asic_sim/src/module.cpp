@@ -62,6 +62,10 @@ py::dict as_dict(const Counters& c) {
   d["output_bytes"] = c.output_bytes;
   d["folds"] = c.folds;
   d["macs"] = c.macs;
+  d["weight_reads"] = c.weight_reads;
+  d["activation_reads"] = c.activation_reads;
+  d["accumulator_accesses"] = c.accumulator_accesses;
+  d["lane_operations"] = c.lane_operations;
   return d;
 }
 
@@ -200,9 +204,9 @@ void recurrent(const Recurrent& layer, int64_t array_rows, const Array<float>& x
 }
 
 /* The reference, with the numbers of a plain product where a and w are given. */
-py::tuple step(const Design& design, const Sections& sections, bool resident, const Maybe<int16_t>& a,
+py::tuple step(const Design& design, const Sections& sections, const Mapping& mapping, const Maybe<int16_t>& a,
                const Maybe<int16_t>& w) {
-  const Program program = lower(design, sections, resident);
+  const Program program = lower(design, sections, mapping);
   Product product;
   py::object out = py::none();
   if (a && w) {
@@ -227,14 +231,36 @@ py::tuple step(const Design& design, const Sections& sections, bool resident, co
 PYBIND11_MODULE(_native, m) {
   m.doc() = "The systolic array's timing and numbers. Used through quatrefoil.asic_sim.";
 
+  py::enum_<Dataflow>(m, "Dataflow")
+      .value("weight", Dataflow::weight)
+      .value("output", Dataflow::output)
+      .value("input", Dataflow::input);
+  py::enum_<WeightLoad>(m, "WeightLoad")
+      .value("double_buffered", WeightLoad::double_buffered)
+      .value("skewed", WeightLoad::skewed)
+      .value("serial", WeightLoad::serial)
+      .value("broadcast", WeightLoad::broadcast);
+
   py::class_<Design>(m, "Design")
       .def(py::init([](int64_t rows, int64_t columns, int64_t accumulators, int64_t fifo, int64_t activation_sram,
-                       int64_t weight_sram, int64_t bandwidth, int64_t latency, int64_t lanes) {
-             return Design{rows, columns, accumulators, fifo, activation_sram, weight_sram, bandwidth, latency, lanes};
+                       int64_t weight_sram, int64_t bandwidth, int64_t latency, int64_t lanes, Dataflow dataflow,
+                       WeightLoad load) {
+             return Design{rows,      columns, accumulators, fifo,     activation_sram, weight_sram,
+                           bandwidth, latency, lanes,        dataflow, load};
            }),
            py::kw_only(), py::arg("array_rows"), py::arg("array_columns"), py::arg("accumulator_entries"),
            py::arg("weight_fifo_tiles"), py::arg("activation_sram_bytes"), py::arg("weight_sram_bytes"),
-           py::arg("dram_bytes_per_cycle"), py::arg("dram_latency_cycles"), py::arg("vector_lanes"));
+           py::arg("dram_bytes_per_cycle"), py::arg("dram_latency_cycles"), py::arg("vector_lanes"),
+           py::arg("dataflow") = Dataflow::weight, py::arg("weight_load") = WeightLoad::double_buffered);
+
+  py::class_<Mapping>(m, "Mapping")
+      .def(py::init([](bool resident, int64_t most_places) {
+             require(most_places > 0, "most_places out of range");
+             return Mapping{resident, most_places};
+           }),
+           py::arg("resident") = true, py::arg("most_places") = Mapping{}.most_places)
+      .def_readonly("resident", &Mapping::resident)
+      .def_readonly("most_places", &Mapping::most_places);
 
   py::class_<Axis>(m, "Axis")
       .def(py::init([](int64_t input, int64_t outputs, int64_t taps, int64_t stride, int64_t offset, int64_t tap_step,
@@ -303,14 +329,20 @@ PYBIND11_MODULE(_native, m) {
            py::arg("linear_before_reset"), py::arg("input_forget"), py::arg("clip"), py::arg("reverse"),
            py::arg("functions"));
 
-  m.def("time_fastest",
-        [](const Design& d, const Sections& s) { return unlocked([&] { return time_fastest(d, s); }); });
-  m.def("time_program", [](const Design& d, const Sections& s, bool resident) {
-    return unlocked([&] { return time_program(lower(d, s, resident)); });
+  m.def("time_fastest", [](const Design& d, const Sections& s) {
+    Found found;
+    {
+      const py::gil_scoped_release release;
+      found = time_fastest(d, s);
+    }
+    return py::make_tuple(as_dict(found.counters), found.mapping);
+  });
+  m.def("time_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
+    return unlocked([&] { return time_program(lower(d, s, mapping)); });
   });
   m.def("time_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
-  m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("resident"), py::arg("a") = py::none(),
+  m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("mapping"), py::arg("a") = py::none(),
         py::arg("w") = py::none());
   m.def("step_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });

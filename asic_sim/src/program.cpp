@@ -4,39 +4,31 @@
 #include <utility>
 
 namespace asic {
+
+int64_t places_of(const std::array<int64_t, 4>& block) {
+  return times(times(block[0], block[1]), times(block[2], block[3]));
+}
+
 namespace {
 
-/* Bytes in the activation memory of a block; 4 bytes an element that was made on the chip. */
+/* Bytes of an activation on the chip; 4 of one that was made there. */
+int64_t activation_width(const Stage& stage) { return stage.activation_bytes ? stage.activation_bytes : 4; }
+
+/* Bytes in the activation memory of a block. */
 int64_t box_bytes(const Stage& stage, const std::array<int64_t, 4>& block) {
-  int64_t bytes = times(stage.channels, stage.activation_bytes ? stage.activation_bytes : 4);
+  int64_t bytes = times(stage.channels, activation_width(stage));
   for (int axis = 0; axis < 4; axis++) bytes = times(bytes, stage.axes[axis].touched_at_most(block[axis]));
   return bytes;
 }
 
-int64_t rows_of(const std::array<int64_t, 4>& block) {
-  return times(times(block[0], block[1]), times(block[2], block[3]));
-}
-
-}  // namespace
-
-Tiling tile_stage(const Design& design, const Stage& stage, bool resident) {
-  Tiling tiling;
-  tiling.resident = resident;
-  tiling.strips = ceil_div(stage.columns, design.array_columns);
-  tiling.slices = ceil_div(stage.depth(), design.array_rows);
-  const int64_t half = design.activation_sram_bytes / 2;
-  int64_t most_rows = design.accumulator_entries / 2;
-  if (!resident) {
-    const int64_t height = std::clamp<int64_t>(stage.depth(), 1, design.array_rows);
-    const int64_t row = height * (stage.activation_bytes ? stage.activation_bytes : 4);
-    most_rows = std::max<int64_t>(1, std::min(most_rows, half / row));
-  }
+/* The largest box of at most most_places that fits; innermost axis first, a further one is cut only where the inner
+ * ones are whole. */
+void cut_blocks(const Stage& stage, int64_t most_places, int64_t most_bytes, Tiling& tiling) {
   const auto fits = [&](const std::array<int64_t, 4>& block) {
-    return rows_of(block) <= most_rows && (!resident || box_bytes(stage, block) <= half);
+    return places_of(block) <= most_places && (!tiling.resident || box_bytes(stage, block) <= most_bytes);
   };
-  /* innermost axis first; a further one is cut only where the inner ones are whole */
   for (int axis = 3; axis >= 0; axis--) {
-    int64_t low = 1, high = std::min(stage.axes[axis].outputs, most_rows);
+    int64_t low = 1, high = std::min(stage.axes[axis].outputs, most_places);
     while (low < high) {
       const int64_t middle = low + (high - low + 1) / 2;
       tiling.block[axis] = middle;
@@ -54,26 +46,96 @@ Tiling tile_stage(const Design& design, const Stage& stage, bool resident) {
     tiling.blocks[axis] = ceil_div(stage.axes[axis].outputs, tiling.block[axis]);
     tiling.block_count = times(tiling.block_count, tiling.blocks[axis]);
   }
+}
+
+/* All blocks' patches together: a block is whole or what is left along each axis, so there are 16 kinds of them. */
+int64_t count_patches(const Stage& stage, const Tiling& tiling) {
+  if (!tiling.patch) return tiling.block_count;
+  int64_t total = 0;
+  for (int kind = 0; kind < 16; kind++) {
+    int64_t places = 1, count = 1;
+    for (int axis = 0; axis < 4; axis++) {
+      const int64_t outputs = stage.axes[axis].outputs, block = tiling.block[axis];
+      const bool rest = kind >> axis & 1;
+      places = times(places, rest ? outputs % block : block);
+      count = times(count, rest ? outputs % block != 0 : outputs / block);
+    }
+    total = plus(total, times(count, tiling.patches(places)));
+  }
+  return total;
+}
+
+/* Counts `index` up to `count`; true where it begins again. */
+bool wraps(int64_t& index, int64_t count) {
+  if (++index < count) return false;
+  index = 0;
+  return true;
+}
+
+}  // namespace
+
+Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mapping) {
+  Tiling tiling;
+  const int64_t half = design.activation_sram_bytes / 2, bank = design.accumulator_entries / 2;
+  const int64_t depth = stage.depth(), width = activation_width(stage);
+  const int64_t fifo_depth = std::max<int64_t>(1, times(design.weight_fifo_tiles, design.array_rows) / 2);
+  tiling.resident = mapping.resident && box_bytes(stage, {1, 1, 1, 1}) <= half;
+  tiling.strip = design.array_columns;
+  tiling.slice = design.array_rows;
+  int64_t most_places = mapping.most_places;
+  switch (design.dataflow) {
+    case Dataflow::weight: {
+      most_places = std::min(most_places, bank);
+      const int64_t row = std::clamp<int64_t>(depth, 1, tiling.slice) * width;
+      if (!tiling.resident) most_places = std::min(most_places, half / row);
+      break;
+    }
+    case Dataflow::input: {
+      most_places = std::min(most_places, design.array_columns);
+      tiling.strip = std::min(bank, std::max<int64_t>(stage.columns, 1));
+      const int64_t column = times(std::max<int64_t>(depth, 1), stage.weight_bytes);
+      tiling.strip_resident = column <= design.weight_sram_bytes / 2;
+      const int64_t room = tiling.strip_resident
+                               ? design.weight_sram_bytes / 2 / column
+                               : std::max<int64_t>(1, design.weight_fifo_tiles * design.array_columns / 2);
+      tiling.strip = std::min(tiling.strip, room);
+      break;
+    }
+    case Dataflow::output: {
+      tiling.slice = fifo_depth;
+      tiling.patch = design.array_rows;
+      const int64_t row = std::clamp<int64_t>(depth, 1, tiling.slice) * width;
+      if (!tiling.resident) {
+        /* halves of the memory hold the slice of a patch */
+        tiling.slice = std::max<int64_t>(1, std::min(tiling.slice, half / (width * design.array_rows)));
+        most_places = std::min(most_places, std::max<int64_t>(design.array_rows, half / row));
+      }
+      break;
+    }
+  }
+  cut_blocks(stage, std::max<int64_t>(1, most_places), half, tiling);
+  tiling.strips = ceil_div(stage.columns, tiling.strip);
+  tiling.slices = ceil_div(depth, tiling.slice);
+  tiling.folds = times(times(count_patches(stage, tiling), tiling.strips), tiling.slices);
   return tiling;
 }
 
-void Program::add(const std::vector<Stage>& stages, int64_t repeats, bool resident) {
+void Program::add(const std::vector<Stage>& stages, int64_t repeats, const Mapping& mapping) {
   Section section{stages, {}, repeats};
   for (const Stage& stage : stages) {
-    const bool fits = box_bytes(stage, {1, 1, 1, 1}) <= design_.activation_sram_bytes / 2;
-    section.tilings.push_back(tile_stage(design_, stage, resident && fits));
+    section.tilings.push_back(tile_stage(design_, stage, mapping));
     const int64_t groups = times(stage.groups, repeats);
-    folds_ = plus(folds_, times(groups, section.tilings.back().folds()));
+    folds_ = plus(folds_, times(groups, section.tilings.back().folds));
     macs_ = plus(macs_, times(groups, times(stage.places(), times(stage.columns, stage.depth()))));
   }
   sections_.push_back(std::move(section));
 }
 
-Cursor::Cursor(const Program& program) : program_(program) {
+Cursor::Cursor(const Program& program, Operand operand) : program_(program), operand_(operand) {
   skip_empty();
   if (!done()) {
     enter_block();
-    describe(false);
+    describe(false, false);
   }
 }
 
@@ -89,9 +151,11 @@ void Cursor::skip_empty() {
         repeat_ = 0;
         section_++;
       }
-    } else if (tiling().folds() == 0) {
+    } else if (tiling().folds == 0 || stage().groups == 0) {
       bool any = false;
-      for (const Tiling& each : section.tilings) any = any || each.folds() > 0;
+      for (size_t i = 0; i < section.stages.size(); i++) {
+        any = any || (section.tilings[i].folds > 0 && section.stages[i].groups > 0);
+      }
       if (any) {
         stage_++;
       } else { /* repeated or not, there is nothing in it */
@@ -107,75 +171,149 @@ void Cursor::skip_empty() {
 void Cursor::enter_block() {
   const Stage& s = stage();
   int64_t rest = block_;
-  block_rows_ = 1;
+  block_places_ = 1;
   block_bytes_ = s.channels * s.activation_bytes;
   for (int axis = 3; axis >= 0; axis--) {
     const int64_t first = rest % tiling().blocks[axis] * tiling().block[axis];
     const int64_t count = std::min(tiling().block[axis], s.axes[axis].outputs - first);
     rest /= tiling().blocks[axis];
-    block_rows_ *= count;
+    block_places_ *= count;
     block_bytes_ = times(block_bytes_, s.axes[axis].touched(first, count));
   }
 }
 
-void Cursor::describe(bool same_weights) {
+void Cursor::describe(bool same_weights, bool same_activations) {
   const Stage& s = stage();
   const Tiling& t = tiling();
   const Design& design = program_.design();
-  const bool opens_block = strip_ == 0 && slice_ == 0;
-  const bool opens_stage = opens_block && group_ == 0 && block_ == 0;
-  const bool last_slice = slice_ == t.slices - 1;
-  const bool ends_stage = last_slice && strip_ == t.strips - 1 && block_ == t.block_count - 1 && group_ == s.groups - 1;
+  const bool opens_stage = group_ == 0 && block_ == 0 && strip_ == 0 && patch_ == 0 && slice_ == 0;
+  const int64_t depth = std::min(t.slice, s.depth() - slice_ * t.slice);
+  const int64_t columns = std::min(t.strip, s.columns - strip_ * t.strip);
+  const int64_t places = t.patch ? std::min(t.patch, block_places_ - patch_ * t.patch) : block_places_;
+  const int64_t weights = depth * columns, activations = places * depth;
+  const bool again = s.weights_kept && repeat_ > 0; /* every weight has been used before */
+  bool on_chip = false;
   fold_.block = block_;
+  fold_.patch = patch_;
   fold_.strip = strip_;
   fold_.slice = slice_;
-  fold_.rows = block_rows_;
-  fold_.slice_height = std::min(design.array_rows, s.depth() - slice_ * design.array_rows);
-  fold_.strip_width = std::min(design.array_columns, s.columns - strip_ * design.array_columns);
-  fold_.new_weights = !same_weights;
-  fold_.weight_bytes =
-      s.weights_kept && (repeat_ > 0 || block_ > 0) ? 0 : fold_.slice_height * fold_.strip_width * s.weight_bytes;
-  fold_.new_activations = t.resident ? opens_block : true;
-  fold_.activation_bytes = t.resident ? block_bytes_ : block_rows_ * fold_.slice_height * s.activation_bytes;
-  if (opens_stage) fold_.activation_bytes += s.opening_bytes;
-  fold_.waits = s.dependent && opens_stage;
-  fold_.first_slice = slice_ == 0;
-  fold_.last_slice = last_slice;
-  fold_.vector_cycles = 0;
-  fold_.output_bytes = 0;
-  if (last_slice) {
-    const int64_t elements = block_rows_ * fold_.strip_width;
-    fold_.vector_cycles = ceil_div(elements, design.vector_lanes) * s.lane_cycles;
-    fold_.output_bytes = elements * s.output_bytes;
+  fold_.fresh = {!same_weights, !same_activations};
+  fold_.bytes = {weights * s.weight_bytes, activations * s.activation_bytes};
+  fold_.reads = {weights * s.weight_bytes, activations * activation_width(s)};
+  switch (design.dataflow) {
+    case Dataflow::weight:
+      fold_.cycles = places;
+      fold_.height = depth;
+      fold_.width = columns;
+      on_chip = again || (s.weights_kept && block_ > 0);
+      if (same_weights) fold_.reads[WEIGHTS] = 0;
+      if (t.resident) {
+        fold_.fresh[ACTIVATIONS] = strip_ == 0 && slice_ == 0;
+        fold_.bytes[ACTIVATIONS] = block_bytes_;
+      } else {
+        fold_.fresh[ACTIVATIONS] = true;
+      }
+      break;
+    case Dataflow::input:
+      fold_.cycles = columns;
+      fold_.height = depth;
+      fold_.width = places;
+      on_chip = again || (s.weights_kept && block_ > 0);
+      if (t.strip_resident) {
+        fold_.fresh[WEIGHTS] = block_ == 0 && slice_ == 0;
+        fold_.bytes[WEIGHTS] = s.depth() * columns * s.weight_bytes;
+      } else {
+        fold_.fresh[WEIGHTS] = true;
+      }
+      if (same_activations) fold_.reads[ACTIVATIONS] = 0;
+      if (t.resident) fold_.bytes[ACTIVATIONS] = slice_ == 0 ? block_bytes_ : 0;
+      break;
+    case Dataflow::output:
+      fold_.cycles = depth;
+      fold_.height = places;
+      fold_.width = columns;
+      fold_.fresh[WEIGHTS] = true;
+      on_chip = again || (s.weights_kept && block_ > 0) ||
+                (patch_ > 0 && times(s.depth() * columns, s.weight_bytes) <= design.weight_sram_bytes);
+      if (t.resident) {
+        fold_.fresh[ACTIVATIONS] = strip_ == 0 && patch_ == 0 && slice_ == 0;
+        fold_.bytes[ACTIVATIONS] = block_bytes_;
+      } else {
+        fold_.fresh[ACTIVATIONS] = true;
+      }
+      break;
   }
+  if (on_chip) fold_.bytes[WEIGHTS] = 0;
+  if (opens_stage) fold_.bytes[ACTIVATIONS] += s.opening_bytes;
+  fold_.waits = s.dependent && opens_stage;
+  if (operand_ == OPERANDS) describe_results(places, columns);
+}
+
+void Cursor::describe_results(int64_t places, int64_t columns) {
+  const Stage& s = stage();
+  const Tiling& t = tiling();
+  const Design& design = program_.design();
+  const int64_t elements = places * columns;
+  fold_.first_slice = slice_ == 0;
+  fold_.last_slice = slice_ == t.slices - 1;
+  /* in the array: written when finished; else written for each slice and read to be added to; read by the lanes */
+  const int64_t writes = design.dataflow == Dataflow::output ? fold_.last_slice : 1 + !fold_.first_slice;
+  fold_.accumulator_accesses = times(elements, writes + fold_.last_slice);
+  fold_.vector_cycles = fold_.lane_operations = fold_.output_bytes = 0;
+  if (!fold_.last_slice) return;
+  fold_.vector_cycles = ceil_div(elements, design.vector_lanes) * s.lane_cycles;
+  fold_.lane_operations = times(elements, s.lane_cycles);
+  fold_.output_bytes = elements * s.output_bytes;
+  const bool ends_stage = patch_ == t.patches(block_places_) - 1 && strip_ == t.strips - 1 &&
+                          block_ == t.block_count - 1 && group_ == s.groups - 1;
   if (ends_stage) {
     fold_.vector_cycles += ceil_div(s.closing_elements, design.vector_lanes) * s.closing_lane_cycles;
+    fold_.lane_operations = plus(fold_.lane_operations, times(s.closing_elements, s.closing_lane_cycles));
     fold_.output_bytes += s.closing_bytes;
+  }
+}
+
+/* One fold on; true where it belongs to another block, stage or section. */
+bool Cursor::step() {
+  const Tiling& t = tiling();
+  if (!wraps(slice_, t.slices)) return false;
+  if (program_.design().dataflow == Dataflow::input) {
+    if (!wraps(block_, t.block_count) || !wraps(strip_, t.strips)) return true;
+  } else {
+    if (!wraps(patch_, t.patches(block_places_)) || !wraps(strip_, t.strips)) return false;
+    if (!wraps(block_, t.block_count)) return true;
+  }
+  if (wraps(group_, stage().groups)) {
+    stage_++;
+    skip_empty();
+  }
+  return true;
+}
+
+/* To the last fold of those that share the tile, where they are known to share it. */
+void Cursor::skip_within_block() {
+  const Tiling& t = tiling();
+  if (program_.design().dataflow == Dataflow::input) {
+    if (operand_ == WEIGHTS && t.strip_resident) {
+      slice_ = t.slices - 1;
+      block_ = t.block_count - 1;
+    }
+  } else if (operand_ == ACTIVATIONS && t.resident) {
+    slice_ = t.slices - 1;
+    strip_ = t.strips - 1;
+    patch_ = t.patches(block_places_) - 1;
   }
 }
 
 void Cursor::next() {
   const size_t section = section_, stage_before = stage_;
-  const int64_t group = group_, strip = strip_, slice = slice_;
-  bool moved = false; /* to another block, stage or section */
-  if (++slice_ == tiling().slices) {
-    slice_ = 0;
-    if (++strip_ == tiling().strips) {
-      strip_ = 0;
-      moved = true;
-      if (++block_ == tiling().block_count) {
-        block_ = 0;
-        if (++group_ == stage().groups) {
-          group_ = 0;
-          stage_++;
-          skip_empty();
-        }
-      }
-    }
-  }
+  const int64_t repeat = repeat_, group = group_, block = block_, strip = strip_, slice = slice_;
+  const bool moved = step();
   if (done()) return;
   if (moved) enter_block();
-  describe(section == section_ && stage_before == stage_ && group == group_ && strip == strip_ && slice == slice_);
+  const bool same = section == section_ && stage_before == stage_ && group == group_ && slice == slice_;
+  /* a repeat's weights are those of the one before, its activations are not */
+  describe(same && strip == strip_, same && block == block_ && repeat == repeat_);
 }
 
 }  // namespace asic

@@ -2,18 +2,22 @@
  *
  * A stage is a matrix product: for each group, M = output places (four axes: batch and three of space), K = taps *
  * channels, N = columns. It is cut into blocks of output places (boxes, so that what a block reads is a box too),
- * strips of array_columns columns and slices of array_rows of K. A fold is one slice of one strip for one block:
+ * strips of columns and slices of K. A fold is what streams through the array at once. With R rows, C columns:
  *
- *     for group { for block { for strip { for slice { lay the weights in, stream the block's rows } } } }
+ *     weight stationary   for group, block, strip of C, slice of R:             weights rest, the block's places stream
+ *     input stationary    for group, strip, block of at most C, slice of R:     activations rest, the strip's columns
+ *                                                                               stream
+ *     output stationary   for group, block, strip of C, patch of R places, slice:   sums rest, K streams
  *
- * The slices of a strip add up in one accumulator bank; after the last one the strip's tile passes the vector unit
- * and leaves for DRAM.
+ * The slices of a tile of results add up in one accumulator bank (output stationary: in the array); after the last
+ * one the tile passes the vector unit and leaves for DRAM.
  *
  * Activations come from DRAM either once for a block, as the box of positions that its windows touch, from which
- * every fold of the block is addressed (resident), or slice by slice, already gathered (streamed), where such a box
- * does not fit into half of the activation memory. Weights come tile by tile into a FIFO; a tile that is the one
- * already in the array is not loaded again, and weights that are kept on the chip cost no DRAM traffic after their
- * first use.
+ * every fold of the block is addressed (resident), or fold by fold, already gathered (streamed), where such a box
+ * does not fit into half of the activation memory. Weights come tile by tile into a FIFO; a resting tile that is the
+ * one already in the array is not loaded again, and weights that are kept on the chip cost no DRAM traffic after
+ * their first use. Weights that stream (input stationary) come once for a strip where half of the weight memory holds
+ * the strip, else slice by slice through halves of the FIFO.
  *
  * A section repeats its stages (the steps of a recurrent layer). A dependent stage cannot begin before the stage
  * before it has left the vector unit.
@@ -52,31 +56,46 @@ struct Stage {
   }
 };
 
+/* How to cut, where there is a choice. */
+struct Mapping {
+  bool resident = true;         /* activations come as boxes wherever a box fits, else fold by fold */
+  int64_t most_places = 1 << 30; /* of a block */
+};
+
 /* How a stage is cut. */
 struct Tiling {
   bool resident = true;
+  bool strip_resident = false;               /* input stationary: a strip's weights come at once */
   std::array<int64_t, 4> block{1, 1, 1, 1};  /* output places of a block along each axis */
   std::array<int64_t, 4> blocks{1, 1, 1, 1}; /* how many along each axis */
-  int64_t block_count = 0, strips = 1, slices = 1;
+  int64_t block_count = 0;
+  int64_t strip = 1, strips = 1; /* columns of a strip; how many */
+  int64_t slice = 1, slices = 1; /* depth of a slice; how many */
+  int64_t patch = 0;             /* places of a patch; 0: a block is one patch */
+  int64_t folds = 0;             /* of a group */
 
-  int64_t folds() const { return times(times(block_count, strips), slices); } /* of a group */
+  int64_t patches(int64_t places) const { return patch ? ceil_div(places, patch) : 1; }
 };
 
-/* The largest blocks that the accumulators and the activation memory hold, for either way to bring activations. */
-Tiling tile_stage(const Design& design, const Stage& stage, bool resident);
+int64_t places_of(const std::array<int64_t, 4>& block);
+
+Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mapping);
+
+enum Operand { WEIGHTS, ACTIVATIONS, OPERANDS };
 
 struct Fold {
-  int64_t block = 0, strip = 0, slice = 0; /* where it is in its group */
-  int64_t rows = 0;           /* activations that stream through: one for each output place of the block */
-  int64_t slice_height = 0;   /* rows of the array in use */
-  int64_t strip_width = 0;    /* columns of the array in use */
-  bool new_weights = false;   /* a tile that is not in the array already */
-  int64_t weight_bytes = 0;   /* 0: the tile is on the chip */
-  bool new_activations = false;
-  int64_t activation_bytes = 0; /* 0: they are on the chip */
-  bool waits = false;           /* for the vector unit to end the tile before */
+  int64_t block = 0, patch = 0, strip = 0, slice = 0; /* where it is in its group */
+  int64_t cycles = 0; /* that it streams: one for each place (weight), column (input) or step of K (output stationary) */
+  int64_t height = 0; /* rows of the array in use */
+  int64_t width = 0;  /* columns of the array in use */
+  std::array<bool, OPERANDS> fresh{};    /* it needs a tile that the fold before did not */
+  std::array<int64_t, OPERANDS> bytes{}; /* of a fresh tile from DRAM; 0: it is on the chip */
+  std::array<int64_t, OPERANDS> reads{}; /* bytes from the memories on the chip into the array */
+  bool waits = false;                    /* for the vector unit to end the tile before */
   bool first_slice = false, last_slice = false;
+  int64_t accumulator_accesses = 0; /* sums that the memory below the columns reads or writes for it */
   int64_t vector_cycles = 0; /* with last_slice */
+  int64_t lane_operations = 0; /* with last_slice: cycles of a lane, all elements together */
   int64_t output_bytes = 0;  /* with last_slice; 0: stays on the chip */
 };
 
@@ -92,8 +111,7 @@ class Program {
 
   explicit Program(const Design& design) : design_(design) {}
 
-  /* `resident`: activations come as boxes wherever a box fits, else as slices. */
-  void add(const std::vector<Stage>& stages, int64_t repeats, bool resident);
+  void add(const std::vector<Stage>& stages, int64_t repeats, const Mapping& mapping);
 
   const Design& design() const { return design_; }
   const std::vector<Section>& sections() const { return sections_; }
@@ -111,31 +129,52 @@ class Program {
 /* Walks the folds of a program in order. */
 class Cursor {
  public:
-  explicit Cursor(const Program& program);
+  explicit Cursor(const Program& program) : Cursor(program, OPERANDS) {}
 
   bool done() const { return section_ == program_.sections().size(); }
   const Fold& operator*() const { return fold_; }
   const Fold* operator->() const { return &fold_; }
   void next();
-  /* On to the next fold, this one included, that brings new weights or activations; done() when there is none. */
-  void seek(bool Fold::* flag) {
-    while (!done() && !(fold_.*flag)) next();
-  }
+
+ protected:
+  /* `operand`: what is wanted of the folds; OPERANDS: everything. */
+  Cursor(const Program& program, Operand operand);
+  void skip_within_block();
 
  private:
   const Stage& stage() const { return program_.sections()[section_].stages[stage_]; }
   const Tiling& tiling() const { return program_.sections()[section_].tilings[stage_]; }
   void skip_empty();
   void enter_block();
-  void describe(bool same_weights);
+  bool step();
+  void describe(bool same_weights, bool same_activations);
+  void describe_results(int64_t places, int64_t columns);
 
   const Program& program_;
+  const Operand operand_;
   size_t section_ = 0;
   int64_t repeat_ = 0;
   size_t stage_ = 0;
-  int64_t group_ = 0, block_ = 0, strip_ = 0, slice_ = 0;
-  int64_t block_rows_ = 0, block_bytes_ = 0;
+  int64_t group_ = 0, block_ = 0, strip_ = 0, patch_ = 0, slice_ = 0;
+  int64_t block_places_ = 0, block_bytes_ = 0;
   Fold fold_;
+};
+
+/* Walks the folds that need a fresh tile of one operand: their `bytes` of it and `waits` alone are set. */
+class TileCursor : public Cursor {
+ public:
+  TileCursor(const Program& program, Operand operand) : Cursor(program, operand), operand_(operand) { seek(); }
+  void next() {
+    skip_within_block();
+    Cursor::next();
+    seek();
+  }
+
+ private:
+  void seek() {
+    while (!done() && !(**this).fresh[operand_]) Cursor::next();
+  }
+  const Operand operand_;
 };
 
 }  // namespace asic

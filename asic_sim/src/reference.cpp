@@ -8,7 +8,7 @@
 namespace asic {
 namespace {
 
-enum Class { WEIGHTS, ACTIVATIONS, OUTPUTS, CLASSES };
+enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CLASSES };
 
 /* The port to DRAM, polled. */
 class ClockedPort {
@@ -81,28 +81,142 @@ class ClockedPort {
   int64_t bytes_[CLASSES] = {};
 };
 
-/* The array: a grid of processing elements, each with the activation and the sum that it passes on, the weight in use
- * and the one that is shifting in behind it. */
-class Grid {
+/* Tiles of one operand: asked for ahead, arriving, taken in the order of the folds. */
+class Tiles {
  public:
-  struct Stream { /* a fold on its way through */
-    const Fold* fold;
-    int64_t entered; /* cycles since its first activation entered at the top left */
-  };
+  Tiles(ClockedPort& port, Class kind, const std::vector<Fold>& folds) : port_(port), kind_(kind) {
+    for (const Fold& fold : folds) {
+      if (fold.fresh[kind]) tiles_.push_back(&fold);
+      of_fold_.push_back(static_cast<int64_t>(tiles_.size()) - 1);
+    }
+  }
+  /* Those below `count`, if they have not been asked for. */
+  void request(int64_t now, int64_t count) {
+    while (port_.requested(kind_) < std::min<int64_t>(count, static_cast<int64_t>(tiles_.size()))) {
+      port_.request(kind_, now, (*this)[port_.requested(kind_)].bytes[kind_]);
+    }
+  }
+  bool arrived(int64_t tile) const { return tile < port_.requested(kind_) && port_.arrived(kind_, tile); }
+  int64_t of_fold(size_t fold) const { return of_fold_[fold]; }
+  const Fold& operator[](int64_t tile) const { return *tiles_[static_cast<size_t>(tile)]; } /* the first with it */
 
-  Grid(const Program& program, const Product& product)
-      : product_(product),
-        rows_(program.design().array_rows),
-        columns_(program.design().array_columns),
-        cells_(static_cast<size_t>(rows_ * columns_)) {
-    const Stage& stage = program.sections().front().stages.front();
-    depth_ = stage.depth();
-    width_ = stage.columns;
-    block_ = program.sections().front().tilings.front().block[0];
+ private:
+  ClockedPort& port_;
+  Class kind_;
+  std::vector<const Fold*> tiles_;
+  std::vector<int64_t> of_fold_;
+};
+
+/* The vector unit, polled. */
+class ClockedVector {
+ public:
+  ClockedVector(ClockedPort& port, Counters& counters) : port_(port), counters_(counters) {}
+
+  void take(const Fold* tile) { waiting_.push_back(tile); }
+  int64_t passed() const { return passed_; } /* tiles that have left it */
+
+  void complete(int64_t now) {
+    if (!working_ || left_ > 0) return;
+    working_ = false;
+    port_.request(OUTPUTS, now, waiting_.front()->output_bytes);
+    waiting_.pop_front();
+    passed_++;
+  }
+  void start() {
+    if (working_ || waiting_.empty() || (passed_ >= 2 && !port_.arrived(OUTPUTS, passed_ - 2))) return;
+    working_ = true;
+    left_ = waiting_.front()->vector_cycles;
+  }
+  void tick() {
+    if (!working_) return;
+    left_--;
+    counters_.vector_busy++;
   }
 
-  /* One clock. `loading`: the fold whose weights shift in, of which row `loaded` (from the bottom) enters now. */
-  void clock(const std::deque<Stream>& streams, const Fold* loading, int64_t loaded) {
+ private:
+  ClockedPort& port_;
+  Counters& counters_;
+  std::deque<const Fold*> waiting_;
+  bool working_ = false;
+  int64_t left_ = 0, passed_ = 0;
+};
+
+/* Puts the cycles in which a fold could have started down to what it lacked in the last of them. */
+class Gap {
+ public:
+  explicit Gap(Counters& counters) : counters_(counters) {}
+
+  bool closes(bool weights, bool activations, bool step, bool room) {
+    if (weights && activations && step && room) {
+      (first_ ? counters_.fill : counters_.*lacking_) += cycles_;
+      cycles_ = 0;
+      first_ = false;
+      return true;
+    }
+    cycles_++;
+    lacking_ = !weights       ? &Counters::stall_weights
+               : !activations ? &Counters::stall_activations
+               : !step        ? &Counters::stall_steps
+                              : &Counters::stall_outputs;
+    return false;
+  }
+
+ private:
+  Counters& counters_;
+  bool first_ = true;
+  int64_t cycles_ = 0;
+  int64_t Counters::* lacking_ = &Counters::fill;
+};
+
+/* A fold on its way through the array; `entered` counts the cycles since its first operands were at the corner. */
+struct Stream {
+  const Fold* fold;
+  int64_t entered;
+};
+
+/* The operands of a plain product, by their places in it, and what leaves the array. */
+struct Figures {
+  Figures(const Program& program, const Product& product)
+      : product_(product),
+        tiling_(program.sections().front().tilings.front()),
+        depth_(program.sections().front().stages.front().depth()),
+        columns_(program.sections().front().stages.front().columns) {}
+
+  int32_t activation(const Fold& fold, int64_t place, int64_t k) const {
+    return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
+  }
+  int32_t weight(const Fold& fold, int64_t k, int64_t column) const {
+    return product_.w[(fold.slice * tiling_.slice + k) * columns_ + fold.strip * tiling_.strip + column];
+  }
+  void add(const Fold& fold, int64_t place, int64_t column, int32_t sum) const {
+    product_.out[row(fold, place) * columns_ + fold.strip * tiling_.strip + column] += sum;
+  }
+
+ private:
+  int64_t row(const Fold& fold, int64_t place) const {
+    return fold.block * tiling_.block[0] + fold.patch * tiling_.patch + place;
+  }
+
+  const Product product_;
+  const Tiling tiling_;
+  const int64_t depth_, columns_;
+};
+
+/* The array in which an operand rests: a grid of processing elements, each with the operand and the sum that it passes
+ * on, the resting operand in use and, with shadow registers, the one that is shifting in behind it. */
+class RestingGrid {
+ public:
+  RestingGrid(const Program& program, const Product& product)
+      : figures_(program, product),
+        rows_(program.design().array_rows),
+        columns_(program.design().array_columns),
+        inputs_rest_(program.design().dataflow == Dataflow::input),
+        scheme_(program.design().weight_load),
+        shadowed_(program.design().shadowed()),
+        cells_(static_cast<size_t>(rows_ * columns_)) {}
+
+  /* One clock. `loads`: tiles on their way in. */
+  void clock(const std::deque<Stream>& streams, const std::deque<Stream>& loads) {
     std::vector<Cell> next = cells_;
     for (int64_t r = 0; r < rows_; r++) {
       for (int64_t c = 0; c < columns_; c++) {
@@ -111,12 +225,12 @@ class Grid {
         if (c == 0) {
           enter(streams, r, cell);
         } else {
-          cell.activation = cells_[at(r, c - 1)].activation;
+          cell.passing = cells_[at(r, c - 1)].passing;
           cell.changes = cells_[at(r, c - 1)].changes;
         }
-        cell.weight = cell.changes ? old.shadow : old.weight;
-        cell.sum = (r ? cells_[at(r - 1, c)].sum : 0) + cell.activation * cell.weight;
-        if (loading) cell.shadow = r ? cells_[at(r - 1, c)].shadow : weight(*loading, rows_ - 1 - loaded, c);
+        if (shadowed_ && cell.changes) cell.resting = old.shadow;
+        cell.sum = (r ? cells_[at(r - 1, c)].sum : 0) + cell.passing * cell.resting;
+        for (const Stream& load : loads) lay(load, r, c, cell);
       }
     }
     cells_.swap(next);
@@ -125,178 +239,299 @@ class Grid {
 
  private:
   struct Cell {
-    int32_t activation = 0, weight = 0, shadow = 0, sum = 0;
-    bool changes = false; /* the first activation of a fold brings the new weight into use */
+    int32_t passing = 0, resting = 0, shadow = 0, sum = 0;
+    bool changes = false; /* the first operands of a fold bring the new tile into use */
   };
 
   size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * columns_ + c); }
 
   /* What enters row r from the left: each row a cycle later than the one above it. */
   void enter(const std::deque<Stream>& streams, int64_t r, Cell& cell) const {
-    cell.activation = 0;
+    cell.passing = 0;
     cell.changes = false;
     for (const Stream& stream : streams) {
-      const int64_t m = stream.entered - r;
-      if (m < 0 || m >= stream.fold->rows) continue;
-      cell.changes = m == 0 && stream.fold->new_weights;
-      if (r < stream.fold->slice_height) {
-        cell.activation = product_.a[(stream.fold->block * block_ + m) * depth_ + stream.fold->slice * rows_ + r];
-      }
+      const int64_t i = stream.entered - r;
+      if (i < 0 || i >= stream.fold->cycles) continue;
+      cell.changes = i == 0 && stream.fold->fresh[inputs_rest_ ? ACTIVATIONS : WEIGHTS];
+      if (r >= stream.fold->height) continue;
+      cell.passing =
+          inputs_rest_ ? figures_.weight(*stream.fold, r, i) : figures_.activation(*stream.fold, i, r);
     }
   }
 
-  int32_t weight(const Fold& fold, int64_t r, int64_t c) const {
-    if (r >= fold.slice_height || c >= fold.strip_width) return 0;
-    return product_.w[(fold.slice * rows_ + r) * width_ + fold.strip * columns_ + c];
+  /* The clock of a tile's way in at (r, c): it shifts down from the top, its last row first, or comes on a wire. */
+  void lay(const Stream& load, int64_t r, int64_t c, Cell& cell) {
+    if (scheme_ == WeightLoad::broadcast) {
+      if (load.entered == 0) cell.resting = resting(*load.fold, r, c);
+      return;
+    }
+    const int64_t i = load.entered - (scheme_ == WeightLoad::skewed ? c : 0);
+    if (i < 0 || i >= rows_) return;
+    int32_t Cell::* into = shadowed_ ? &Cell::shadow : &Cell::resting;
+    cell.*into = r ? cells_[at(r - 1, c)].*into : resting(*load.fold, rows_ - 1 - i, c);
+  }
+
+  int32_t resting(const Fold& fold, int64_t r, int64_t c) const {
+    if (r >= fold.height || c >= fold.width) return 0;
+    return inputs_rest_ ? figures_.activation(fold, c, r) : figures_.weight(fold, r, c);
   }
 
   /* What has left the bottom of the columns goes to the accumulators. */
   void collect(const Stream& stream) {
-    for (int64_t c = 0; c < stream.fold->strip_width; c++) {
-      const int64_t m = stream.entered - (rows_ - 1) - c;
-      if (m < 0 || m >= stream.fold->rows) continue;
-      product_.out[(stream.fold->block * block_ + m) * width_ + stream.fold->strip * columns_ + c] +=
-          cells_[at(rows_ - 1, c)].sum;
+    for (int64_t c = 0; c < stream.fold->width; c++) {
+      const int64_t i = stream.entered - (rows_ - 1) - c;
+      if (i < 0 || i >= stream.fold->cycles) continue;
+      const int32_t sum = cells_[at(rows_ - 1, c)].sum;
+      if (inputs_rest_) {
+        figures_.add(*stream.fold, c, i, sum);
+      } else {
+        figures_.add(*stream.fold, i, c, sum);
+      }
     }
   }
 
-  const Product product_;
+  const Figures figures_;
   const int64_t rows_, columns_;
+  const bool inputs_rest_;
+  const WeightLoad scheme_;
+  const bool shadowed_;
   std::vector<Cell> cells_;
-  int64_t depth_ = 0, width_ = 0, block_ = 0;
 };
 
-}  // namespace
+/* The array in which sums rest: activations pass to the right, weights downwards, and finished sums leave down a chain
+ * of registers of their own. */
+class SummingGrid {
+ public:
+  SummingGrid(const Program& program, const Product& product)
+      : figures_(program, product),
+        rows_(program.design().array_rows),
+        columns_(program.design().array_columns),
+        cells_(static_cast<size_t>(rows_ * columns_)) {}
 
-Counters step_program(const Program& program, const Product& product) {
-  const Design& design = program.design();
-  std::vector<Fold> folds;
-  for (Cursor fold(program); !fold.done(); fold.next()) folds.push_back(*fold);
-  Counters counters;
-  counters.folds = static_cast<int64_t>(folds.size());
-  counters.macs = program.macs();
-  if (folds.empty()) return counters;
-
-  std::vector<const Fold*> weight_tiles, activation_tiles;
-  std::vector<int64_t> activation_of; /* the activation tile of each fold */
-  int64_t output_tiles = 0;
-  for (const Fold& fold : folds) {
-    if (fold.new_weights) weight_tiles.push_back(&fold);
-    if (fold.new_activations) activation_tiles.push_back(&fold);
-    activation_of.push_back(static_cast<int64_t>(activation_tiles.size()) - 1);
-    output_tiles += fold.last_slice;
+  /* One clock. `shifting`: the tile in the chain, and how many of its rows have left. */
+  void clock(const std::deque<Stream>& streams, const Stream* shifting) {
+    std::vector<Cell> next = cells_;
+    if (shifting) {
+      const int64_t row = rows_ - 1 - shifting->entered;
+      for (int64_t c = 0; c < columns_; c++) {
+        if (row < shifting->fold->height && c < shifting->fold->width) {
+          figures_.add(*shifting->fold, row, c, cells_[at(rows_ - 1, c)].finished);
+        }
+        for (int64_t r = rows_ - 1; r > 0; r--) next[at(r, c)].finished = cells_[at(r - 1, c)].finished;
+      }
+    }
+    for (int64_t r = 0; r < rows_; r++) {
+      for (int64_t c = 0; c < columns_; c++) {
+        Cell& cell = next[at(r, c)];
+        cell.activation = c ? cells_[at(r, c - 1)].activation : 0;
+        cell.weight = r ? cells_[at(r - 1, c)].weight : 0;
+        for (const Stream& stream : streams) {
+          const int64_t k = stream.entered - r - c;
+          if (k < 0 || k >= stream.fold->cycles) continue;
+          if (c == 0) cell.activation = r < stream.fold->height ? figures_.activation(*stream.fold, r, k) : 0;
+          if (r == 0) cell.weight = c < stream.fold->width ? figures_.weight(*stream.fold, k, c) : 0;
+          const bool first = k == 0 && stream.fold->first_slice;
+          cell.sum = (first ? 0 : cells_[at(r, c)].sum) + cell.activation * cell.weight;
+          if (k == stream.fold->cycles - 1 && stream.fold->last_slice) cell.finished = cell.sum;
+        }
+      }
+    }
+    cells_.swap(next);
   }
 
+ private:
+  struct Cell {
+    int32_t activation = 0, weight = 0, sum = 0, finished = 0;
+  };
+  size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * columns_ + c); }
+
+  const Figures figures_;
+  const int64_t rows_, columns_;
+  std::vector<Cell> cells_;
+};
+
+std::vector<Fold> folds_of(const Program& program) {
+  std::vector<Fold> folds;
+  for (Cursor fold(program); !fold.done(); fold.next()) folds.push_back(*fold);
+  return folds;
+}
+
+void step_resting(const Program& program, const Product& product, Counters& counters) {
+  const Design& design = program.design();
+  const Class rests = design.dataflow == Dataflow::input ? ACTIVATION_TILES : WEIGHT_TILES;
+  const Class passes = rests == WEIGHT_TILES ? ACTIVATION_TILES : WEIGHT_TILES;
+  const std::vector<Fold> folds = folds_of(program);
   ClockedPort port(design);
-  std::deque<Grid::Stream> streams;
-  std::vector<Grid> grid;
+  Tiles resting(port, rests, folds), passing(port, passes, folds);
+  ClockedVector vector(port, counters);
+  std::vector<RestingGrid> grid;
   if (product.a) grid.emplace_back(program, product);
 
-  int64_t laid = 0, taken = 0, load_count = 0, shadow_lock = 0; /* weight tiles laid in and taken into use */
-  bool loading = false;
+  std::deque<Stream> streams, loads;
+  int64_t laid = 0, taken = 0, lock = 0; /* resting tiles laid in and taken into use; cycles until registers are free */
+  bool loading = false, streaming = false;
+  int64_t load_count = 0, freed = 0, tile = 0; /* streaming tiles done with; the output tile of the next fold */
   size_t next_fold = 0;
-  bool streaming = false;
-  int64_t activations_freed = 0, tile = 0; /* the output tile of the next fold */
-  std::deque<const Fold*> drained;         /* tiles that wait for the vector unit */
-  bool working = false;
-  int64_t work_left = 0, passed = 0; /* tiles through the vector unit */
-  int64_t gap = 0;
-  bool lacked_weights = false, lacked_activations = false, lacked_step = false;
+  Gap gap(counters);
 
   for (int64_t now = 0;; now++) {
     /* what is complete as the cycle begins */
-    if (loading && load_count == design.array_rows) {
+    if (loading && load_count == design.load_cycles()) {
       loading = false;
       laid++;
     }
-    if (streaming && streams.back().entered == streams.back().fold->rows) {
+    if (!loads.empty() && loads.front().entered == design.load_cycles() + design.array_columns - 1) loads.pop_front();
+    if (streaming && streams.back().entered == streams.back().fold->cycles) {
       streaming = false;
-      if (next_fold == folds.size() || folds[next_fold].new_activations) activations_freed++;
+      if (next_fold == folds.size() || folds[next_fold].fresh[passes]) freed++;
+      if (!design.shadowed() && next_fold < folds.size() && folds[next_fold].fresh[rests]) {
+        lock = design.release_cycles(); /* no fold uses the tile any more */
+        taken = laid;
+      }
     }
-    if (!streams.empty() && streams.front().entered == streams.front().fold->rows + design.array_depth()) {
-      if (streams.front().fold->last_slice) drained.push_back(streams.front().fold);
+    if (!streams.empty() && streams.front().entered == streams.front().fold->cycles + design.array_depth()) {
+      if (streams.front().fold->last_slice) vector.take(streams.front().fold);
       streams.pop_front();
     }
-    if (working && work_left == 0) {
-      working = false;
-      port.request(OUTPUTS, now, drained.front()->output_bytes);
-      drained.pop_front();
-      passed++;
-    }
-    while (port.requested(WEIGHTS) < std::min<int64_t>(laid + design.weight_fifo_tiles, weight_tiles.size())) {
-      const Fold& first = *weight_tiles[static_cast<size_t>(port.requested(WEIGHTS))];
-      port.request(WEIGHTS, now, first.weight_bytes);
-    }
-    while (port.requested(ACTIVATIONS) < std::min<int64_t>(activations_freed + 2, activation_tiles.size())) {
-      const Fold& first = *activation_tiles[static_cast<size_t>(port.requested(ACTIVATIONS))];
-      port.request(ACTIVATIONS, now, first.activation_bytes);
-    }
+    vector.complete(now);
+    resting.request(now, laid + design.weight_fifo_tiles);
+    passing.request(now, freed + 2);
     port.complete();
-    if (passed == output_tiles && port.idle()) {
+    if (next_fold == folds.size() && vector.passed() == tile && port.idle()) {
       counters.cycles = now;
-      break;
+      counters.weight_bytes = port.bytes(WEIGHT_TILES);
+      counters.activation_bytes = port.bytes(ACTIVATION_TILES);
+      counters.output_bytes = port.bytes(OUTPUTS);
+      return;
     }
     port.start();
 
     /* what can start */
-    if (!working && !drained.empty() && (passed < 2 || port.arrived(OUTPUTS, passed - 2))) {
-      working = true;
-      work_left = drained.front()->vector_cycles;
-    }
+    vector.start();
     if (!streaming && next_fold < folds.size()) {
       const Fold& fold = folds[next_fold];
-      const bool weights = !fold.new_weights || laid > taken;
-      const int64_t activations_id = activation_of[next_fold];
-      const bool activations =
-          activations_id < port.requested(ACTIVATIONS) && port.arrived(ACTIVATIONS, activations_id);
-      const bool step = !fold.waits || passed == tile;
-      const bool bank = !fold.first_slice || tile < 2 || passed >= tile - 1;
-      if (weights && activations && step && bank) {
-        (next_fold == 0       ? counters.fill
-         : lacked_weights     ? counters.stall_weights
-         : lacked_activations ? counters.stall_activations
-         : lacked_step        ? counters.stall_steps
-                              : counters.stall_outputs) += gap;
-        gap = 0;
+      const bool rested = !fold.fresh[rests] || laid > resting.of_fold(next_fold);
+      const bool passed = passing.arrived(passing.of_fold(next_fold));
+      const bool step = !fold.waits || vector.passed() == tile;
+      const bool bank = !fold.first_slice || tile < 2 || vector.passed() >= tile - 1;
+      if (gap.closes(rests == WEIGHT_TILES ? rested : passed, rests == WEIGHT_TILES ? passed : rested, step, bank)) {
         streaming = true;
         streams.push_back({&fold, 0});
+        tally(fold, counters);
         next_fold++;
         tile += fold.last_slice;
-        if (fold.new_weights) {
+        if (fold.fresh[rests] && design.shadowed()) {
           taken++;
-          shadow_lock = design.array_depth();
+          lock = design.release_cycles();
         }
-      } else {
-        gap++;
       }
-      lacked_weights = !weights;
-      lacked_activations = !activations;
-      lacked_step = !step;
     }
-    const bool tile_waits = laid < port.requested(WEIGHTS) && port.arrived(WEIGHTS, laid);
-    if (!loading && laid == taken && shadow_lock == 0 && tile_waits) {
-      loading = true;
-      load_count = 0;
+    if (!loading && laid == taken && lock == 0 && resting.arrived(laid)) {
+      const Fold& fold = resting[laid];
+      /* results of the stage before have to be there before they can rest in the array */
+      const bool made = rests != ACTIVATION_TILES || !fold.waits ||
+                        (next_fold < folds.size() && &folds[next_fold] == &fold && vector.passed() == tile);
+      if (made) {
+        loading = true;
+        load_count = 0;
+        loads.push_back({&fold, 0});
+      }
     }
 
     /* the cycle itself */
-    if (!grid.empty()) {
-      grid.front().clock(streams, loading ? weight_tiles[static_cast<size_t>(laid)] : nullptr, load_count);
-    }
-    for (Grid::Stream& stream : streams) stream.entered++;
-    if (streaming) counters.busy++;
+    if (!grid.empty()) grid.front().clock(streams, loads);
+    for (Stream& stream : streams) stream.entered++;
+    for (Stream& load : loads) load.entered++;
+    counters.busy += streaming;
     if (!streaming && next_fold == folds.size()) counters.drain++;
     if (loading) load_count++;
-    if (shadow_lock > 0) shadow_lock--;
-    if (working) {
-      work_left--;
-      counters.vector_busy++;
-    }
+    if (lock > 0) lock--;
+    vector.tick();
     port.tick();
   }
-  counters.weight_bytes = port.bytes(WEIGHTS);
-  counters.activation_bytes = port.bytes(ACTIVATIONS);
-  counters.output_bytes = port.bytes(OUTPUTS);
+}
+
+void step_summing(const Program& program, const Product& product, Counters& counters) {
+  const Design& design = program.design();
+  const std::vector<Fold> folds = folds_of(program);
+  ClockedPort port(design);
+  Tiles weights(port, WEIGHT_TILES, folds), activations(port, ACTIVATION_TILES, folds);
+  ClockedVector vector(port, counters);
+  std::vector<SummingGrid> grid;
+  if (product.a) grid.emplace_back(program, product);
+
+  std::deque<Stream> streams;
+  Stream shifting{nullptr, 0};
+  bool streaming = false;
+  int64_t weights_freed = 0, activations_freed = 0, tile = 0;
+  int64_t chain_left = 0; /* cycles until the finished sums of the last tile have left the array */
+  size_t next_fold = 0;
+  Gap gap(counters);
+
+  for (int64_t now = 0;; now++) {
+    if (streaming && streams.back().entered == streams.back().fold->cycles) {
+      streaming = false;
+      const bool last = next_fold == folds.size();
+      if (streams.back().fold->last_slice) chain_left = design.array_depth() + design.array_rows;
+      weights_freed += last || folds[next_fold].fresh[WEIGHTS];
+      activations_freed += last || folds[next_fold].fresh[ACTIVATIONS];
+    }
+    if (shifting.fold && shifting.entered == design.array_rows) {
+      vector.take(shifting.fold);
+      shifting.fold = nullptr;
+    }
+    if (!streams.empty() && streams.front().entered == streams.front().fold->cycles + design.array_depth()) {
+      if (streams.front().fold->last_slice) shifting = {streams.front().fold, 0};
+      streams.pop_front();
+    }
+    vector.complete(now);
+    weights.request(now, weights_freed + 2);
+    activations.request(now, activations_freed + 2);
+    port.complete();
+    if (next_fold == folds.size() && vector.passed() == tile && port.idle()) {
+      counters.cycles = now;
+      counters.weight_bytes = port.bytes(WEIGHT_TILES);
+      counters.activation_bytes = port.bytes(ACTIVATION_TILES);
+      counters.output_bytes = port.bytes(OUTPUTS);
+      return;
+    }
+    port.start();
+    vector.start();
+
+    if (!streaming && next_fold < folds.size()) {
+      const Fold& fold = folds[next_fold];
+      const bool step = !fold.waits || vector.passed() == tile;
+      const bool room = !fold.last_slice || (chain_left <= fold.cycles && (tile < 2 || vector.passed() >= tile - 1));
+      if (gap.closes(weights.arrived(weights.of_fold(next_fold)), activations.arrived(activations.of_fold(next_fold)),
+                     step, room)) {
+        streaming = true;
+        streams.push_back({&fold, 0});
+        tally(fold, counters);
+        next_fold++;
+        tile += fold.last_slice;
+      }
+    }
+    if (!grid.empty()) grid.front().clock(streams, shifting.fold ? &shifting : nullptr);
+    for (Stream& stream : streams) stream.entered++;
+    if (shifting.fold) shifting.entered++;
+    if (chain_left > 0) chain_left--;
+    counters.busy += streaming;
+    if (!streaming && next_fold == folds.size()) counters.drain++;
+    vector.tick();
+    port.tick();
+  }
+}
+
+}  // namespace
+
+Counters step_program(const Program& program, const Product& product) {
+  Counters counters;
+  counters.macs = program.macs();
+  if (program.design().dataflow == Dataflow::output) {
+    step_summing(program, product, counters);
+  } else {
+    step_resting(program, product, counters);
+  }
   return counters;
 }
 
@@ -312,8 +547,8 @@ Counters step_vector(const Design& design, const VectorStage& stage) {
       working = false;
       port.request(OUTPUTS, now, blocks[ended++].output_bytes);
     }
-    while (port.requested(ACTIVATIONS) < std::min(ended + 2, blocks.count())) {
-      port.request(ACTIVATIONS, now, blocks[port.requested(ACTIVATIONS)].input_bytes);
+    while (port.requested(ACTIVATION_TILES) < std::min(ended + 2, blocks.count())) {
+      port.request(ACTIVATION_TILES, now, blocks[port.requested(ACTIVATION_TILES)].input_bytes);
     }
     port.complete();
     if (ended == blocks.count() && port.idle()) {
@@ -322,13 +557,16 @@ Counters step_vector(const Design& design, const VectorStage& stage) {
     }
     port.start();
     if (!working && started < blocks.count()) {
-      const bool input = port.arrived(ACTIVATIONS, started);
+      const bool input = port.arrived(ACTIVATION_TILES, started);
       const bool slot = started < 2 || port.arrived(OUTPUTS, started - 2);
       if (input && slot) {
         (started == 0 ? counters.fill : lacked_input ? counters.stall_activations : counters.stall_outputs) += gap;
         gap = 0;
         working = true;
-        left = blocks[started++].cycles;
+        const VectorBlock block = blocks[started++];
+        left = block.cycles;
+        counters.lane_operations += block.lane_operations;
+        counters.activation_reads += block.input_bytes;
       } else {
         gap++;
       }
@@ -343,7 +581,7 @@ Counters step_vector(const Design& design, const VectorStage& stage) {
     port.tick();
   }
   counters.vector_busy = counters.busy;
-  counters.activation_bytes = port.bytes(ACTIVATIONS);
+  counters.activation_bytes = port.bytes(ACTIVATION_TILES);
   counters.output_bytes = port.bytes(OUTPUTS);
   return counters;
 }

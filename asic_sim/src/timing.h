@@ -1,21 +1,35 @@
 /* How many cycles a program takes: the fast mode, one event for each transaction of a tile.
  *
- * Times are cycles from the start. With R rows, C columns, fold f streaming m_f activations (a row of the block each
- * cycle), weight tile w, activation tile a, output tile o (each counted in the order in which folds need them):
+ * Times are cycles from the start; R rows, C columns. Fold f streams for m_f cycles and uses weight tile w and
+ * activation tile a; output tile o is the one it adds to (tiles are counted in the order in which folds need them).
  *
- *     load_w    = max(arrival of weight tile w, start_f' + R + C - 1)       f': the fold that took tile w - 1
- *     ready_w   = load_w + R                                                 a row of the tile enters each cycle
- *     start_f   = max(ready_w, arrival of activation tile a, end_(f-1), vector_(o-2) for a strip's first slice,
+ * Weight and input stationary, where tile s of the operand that rests (weights, activations) is laid in by a scheme
+ * of `load` cycles and `release` cycles (design.h):
+ *
+ *     lay_s     = max(arrival of s, free_s, vector_(o-1) where s holds the results of the stage before)
+ *     free_s    = start of the first fold with s - 1 + release    with shadow registers, else
+ *                 end of the last fold with s - 1 + release
+ *     ready_s   = lay_s + load
+ *     start_f   = max(ready_s, arrival of the streaming tile, end_(f-1), vector_(o-2) for a tile's first slice,
  *                     vector_(o-1) where the stage depends on the one before)
  *     end_f     = start_f + m_f
- *     vector_o  = max(end_f + R + C - 1, vector_(o-1), arrival of output tile o - 2) + cycles of the vector unit
+ *     out_o     = end_f + R + C - 1
  *
- * Weights are double-buffered in the array: the next tile shifts in behind the one in use once the switch to it has
- * swept the array. Requests to DRAM: weight tile w when tile w - weight_fifo_tiles has been laid into the array,
- * activation tile a when the last fold of tile a - 2 has ended (two buffers), output tile o at vector_o. One port
- * serves them one at a time in the order of their times (weights, activations, outputs where equal), each for
- * ceil(bytes / dram_bytes_per_cycle) cycles; data is there dram_latency_cycles later, during which the port goes on.
- * What has no bytes is there at once.
+ * Output stationary, with a chain of registers through which finished sums shift down:
+ *
+ *     start_f   = max(arrival of w, arrival of a, end_(f-1), vector_(o-1) where the stage depends on the one before,
+ *                     max(out_(o-1), vector_(o-2)) - m_f for a tile's last slice: the chain and the bank have to be
+ *                     free when its first sum is finished)
+ *     out_o     = end_f + R + C - 1 + R
+ *
+ * and in all of them
+ *
+ *     vector_o  = max(out_o, vector_(o-1), arrival of output tile o - 2) + cycles of the vector unit
+ *
+ * Requests to DRAM: resting tile s when tile s - weight_fifo_tiles has been laid in, a streaming tile when the last
+ * fold of the one two before has ended (two buffers), output tile o at vector_o. One port serves them one at a time in
+ * the order of their times (weights, activations, outputs where equal), each for ceil(bytes / dram_bytes_per_cycle)
+ * cycles; data is there dram_latency_cycles later, during which the port goes on. What has no bytes is there at once.
  *
  * A program for the vector unit alone (pooling) has blocks instead of folds:
  *
@@ -34,9 +48,9 @@ namespace asic {
 struct Counters {
   int64_t cycles = 0;
   int64_t fill = 0;              /* until the first activation enters the array */
-  int64_t busy = 0;              /* an activation row enters the array (or, without it, the vector unit works) */
-  int64_t stall_weights = 0;     /* the next fold waits for its weights to be in the array */
-  int64_t stall_activations = 0; /* … for its activations to come from DRAM */
+  int64_t busy = 0;              /* operands enter the array (or, without it, the vector unit works) */
+  int64_t stall_weights = 0;     /* the next fold waits for its weights to arrive or to be in the array */
+  int64_t stall_activations = 0; /* … for its activations */
   int64_t stall_outputs = 0;     /* … for an accumulator bank or an output buffer to be free */
   int64_t stall_steps = 0;       /* … for the step before it to leave the vector unit */
   int64_t drain = 0;             /* after the last activation has entered */
@@ -44,8 +58,9 @@ struct Counters {
   int64_t weight_bytes = 0, activation_bytes = 0, output_bytes = 0; /* over the DRAM port */
   int64_t folds = 0;             /* passes through the array (or blocks through the vector unit) */
   int64_t macs = 0;              /* multiply-accumulates that the problem needs of the array */
-
-  int64_t dram_bytes() const { return weight_bytes + activation_bytes + output_bytes; }
+  int64_t weight_reads = 0, activation_reads = 0; /* bytes from the memories on the chip into the array or the lanes */
+  int64_t accumulator_accesses = 0; /* 32-bit sums read or written below the columns */
+  int64_t lane_operations = 0;      /* cycles of a lane of the vector unit, all elements together */
 };
 
 /* Work of the vector unit alone, a window over planes (axis 0: planes), cut into blocks like a stage. */
@@ -56,6 +71,9 @@ struct VectorStage {
   int64_t lane_cycles = 1;  /* for an output */
 };
 
+/* What the folds alone say, in any order of events. */
+void tally(const Fold& fold, Counters& counters);
+
 /* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
 Counters time_program(const Program& program);
 
@@ -64,16 +82,21 @@ struct Sections {
   std::vector<std::vector<Stage>> stages;
   std::vector<int64_t> repeats;
 };
-Program lower(const Design& design, const Sections& sections, bool resident);
+Program lower(const Design& design, const Sections& sections, const Mapping& mapping);
 
-/* The sections with resident or with streamed activations, whichever is faster. */
-Counters time_fastest(const Design& design, const Sections& sections);
+/* The fastest of the mappings that are worth trying: activations resident or streamed, blocks as large as they can be
+ * or parts of that, until one is within a hundredth of what the array could do at best. Raises as time_program does where none of them can be walked. */
+struct Found {
+  Mapping mapping;
+  Counters counters;
+};
+Found time_fastest(const Design& design, const Sections& sections);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */
 Counters time_vector(const Design& design, const VectorStage& stage);
 
 struct VectorBlock {
-  int64_t input_bytes, output_bytes, cycles;
+  int64_t input_bytes, output_bytes, cycles, lane_operations;
 };
 
 /* The blocks of a stage for the vector unit, in order. */
