@@ -134,7 +134,7 @@ void Program::add(const std::vector<Stage>& stages, int64_t repeats, const Mappi
 Cursor::Cursor(const Program& program, Operand operand) : program_(program), operand_(operand) {
   skip_empty();
   if (!done()) {
-    enter_block();
+    box_ = measure(block_);
     describe(false, false);
   }
 }
@@ -168,17 +168,52 @@ void Cursor::skip_empty() {
   }
 }
 
-void Cursor::enter_block() {
+Cursor::Box Cursor::measure(int64_t block) const {
   const Stage& s = stage();
-  int64_t rest = block_;
-  block_places_ = 1;
-  block_bytes_ = s.channels * s.activation_bytes;
+  const Tiling& t = tiling();
+  Box found{1, s.channels * s.activation_bytes};
   for (int axis = 3; axis >= 0; axis--) {
-    const int64_t first = rest % tiling().blocks[axis] * tiling().block[axis];
-    const int64_t count = std::min(tiling().block[axis], s.axes[axis].outputs - first);
-    rest /= tiling().blocks[axis];
-    block_places_ *= count;
-    block_bytes_ = times(block_bytes_, s.axes[axis].touched(first, count));
+    const int64_t first = block % t.blocks[axis] * t.block[axis];
+    const int64_t count = std::min(t.block[axis], s.axes[axis].outputs - first);
+    block /= t.blocks[axis];
+    found.places *= count;
+    found.bytes = times(found.bytes, s.axes[axis].touched(first, count));
+  }
+  return found;
+}
+
+Cursor::Position Cursor::position() const {
+  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  return {static_cast<int64_t>(section_), repeat_, static_cast<int64_t>(stage_), group_, strips_first ? strip_ : block_,
+          strips_first ? block_ : strip_, patch_, slice_};
+}
+
+int64_t Cursor::alike_until(Loop loop) {
+  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  if (loop == REPEAT) return program_.sections()[section_].repeats - 1;
+  if (loop == GROUP) return stage().groups - 1;
+  if (loop == PATCH) return tiling().patches(box_.places) - 1;
+  if (loop == (strips_first ? OUTER : INNER)) return tiling().strips - 1;
+  if (block_ < alike_from_ || block_ >= alike_end_) {
+    alike_from_ = block_;
+    alike_end_ = block_ + 1;
+    while (alike_end_ < tiling().block_count && measure(alike_end_) == box_) alike_end_++;
+  }
+  return std::min(alike_end_, tiling().block_count - 1);
+}
+
+void Cursor::skip(Loop loop, int64_t iterations) {
+  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  if (loop == REPEAT) {
+    repeat_ += iterations;
+  } else if (loop == GROUP) {
+    group_ += iterations;
+  } else if (loop == PATCH) {
+    patch_ += iterations;
+  } else if (loop == (strips_first ? OUTER : INNER)) {
+    strip_ += iterations;
+  } else {
+    block_ += iterations;
   }
 }
 
@@ -189,7 +224,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
   const bool opens_stage = group_ == 0 && block_ == 0 && strip_ == 0 && patch_ == 0 && slice_ == 0;
   const int64_t depth = std::min(t.slice, s.depth() - slice_ * t.slice);
   const int64_t columns = std::min(t.strip, s.columns - strip_ * t.strip);
-  const int64_t places = t.patch ? std::min(t.patch, block_places_ - patch_ * t.patch) : block_places_;
+  const int64_t places = t.patch ? std::min(t.patch, box_.places - patch_ * t.patch) : box_.places;
   const int64_t weights = depth * columns, activations = places * depth;
   const bool again = s.weights_kept && repeat_ > 0; /* every weight has been used before */
   bool on_chip = false;
@@ -209,7 +244,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       if (same_weights) fold_.reads[WEIGHTS] = 0;
       if (t.resident) {
         fold_.fresh[ACTIVATIONS] = strip_ == 0 && slice_ == 0;
-        fold_.bytes[ACTIVATIONS] = block_bytes_;
+        fold_.bytes[ACTIVATIONS] = box_.bytes;
       } else {
         fold_.fresh[ACTIVATIONS] = true;
       }
@@ -226,7 +261,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
         fold_.fresh[WEIGHTS] = true;
       }
       if (same_activations) fold_.reads[ACTIVATIONS] = 0;
-      if (t.resident) fold_.bytes[ACTIVATIONS] = slice_ == 0 ? block_bytes_ : 0;
+      if (t.resident) fold_.bytes[ACTIVATIONS] = slice_ == 0 ? box_.bytes : 0;
       break;
     case Dataflow::output:
       fold_.cycles = depth;
@@ -237,7 +272,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
                 (patch_ > 0 && times(s.depth() * columns, s.weight_bytes) <= design.weight_sram_bytes);
       if (t.resident) {
         fold_.fresh[ACTIVATIONS] = strip_ == 0 && patch_ == 0 && slice_ == 0;
-        fold_.bytes[ACTIVATIONS] = block_bytes_;
+        fold_.bytes[ACTIVATIONS] = box_.bytes;
       } else {
         fold_.fresh[ACTIVATIONS] = true;
       }
@@ -264,7 +299,7 @@ void Cursor::describe_results(int64_t places, int64_t columns) {
   fold_.vector_cycles = ceil_div(elements, design.vector_lanes) * s.lane_cycles;
   fold_.lane_operations = times(elements, s.lane_cycles);
   fold_.output_bytes = elements * s.output_bytes;
-  const bool ends_stage = patch_ == t.patches(block_places_) - 1 && strip_ == t.strips - 1 &&
+  const bool ends_stage = patch_ == t.patches(box_.places) - 1 && strip_ == t.strips - 1 &&
                           block_ == t.block_count - 1 && group_ == s.groups - 1;
   if (ends_stage) {
     fold_.vector_cycles += ceil_div(s.closing_elements, design.vector_lanes) * s.closing_lane_cycles;
@@ -280,11 +315,12 @@ bool Cursor::step() {
   if (program_.design().dataflow == Dataflow::input) {
     if (!wraps(block_, t.block_count) || !wraps(strip_, t.strips)) return true;
   } else {
-    if (!wraps(patch_, t.patches(block_places_)) || !wraps(strip_, t.strips)) return false;
+    if (!wraps(patch_, t.patches(box_.places)) || !wraps(strip_, t.strips)) return false;
     if (!wraps(block_, t.block_count)) return true;
   }
   if (wraps(group_, stage().groups)) {
     stage_++;
+    alike_end_ = 0;
     skip_empty();
   }
   return true;
@@ -301,7 +337,7 @@ void Cursor::skip_within_block() {
   } else if (operand_ == ACTIVATIONS && t.resident) {
     slice_ = t.slices - 1;
     strip_ = t.strips - 1;
-    patch_ = t.patches(block_places_) - 1;
+    patch_ = t.patches(box_.places) - 1;
   }
 }
 
@@ -310,7 +346,7 @@ void Cursor::next() {
   const int64_t repeat = repeat_, group = group_, block = block_, strip = strip_, slice = slice_;
   const bool moved = step();
   if (done()) return;
-  if (moved) enter_block();
+  if (moved) box_ = measure(block_);
   const bool same = section == section_ && stage_before == stage_ && group == group_ && slice == slice_;
   /* a repeat's weights are those of the one before, its activations are not */
   describe(same && strip == strip_, same && block == block_ && repeat == repeat_);

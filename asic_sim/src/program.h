@@ -136,6 +136,18 @@ class Cursor {
   const Fold* operator->() const { return &fold_; }
   void next();
 
+  /* Where it is, from the outermost loop to the innermost (block and strip change places for input stationary). */
+  enum Loop { SECTION, REPEAT, STAGE, GROUP, OUTER, INNER, PATCH, SLICE, LOOPS };
+  using Position = std::array<int64_t, LOOPS>;
+  Position position() const;
+
+  /* Iterations of a loop that are alike, from the present one to this one (exclusive): the same folds, but for where
+   * they are. The last iteration of a loop is never among them, and the first has to be told apart by the caller. */
+  int64_t alike_until(Loop loop);
+
+  /* Skips whole iterations, all of which are alike. */
+  void skip(Loop loop, int64_t iterations);
+
  protected:
   /* `operand`: what is wanted of the folds; OPERANDS: everything. */
   Cursor(const Program& program, Operand operand);
@@ -145,7 +157,11 @@ class Cursor {
   const Stage& stage() const { return program_.sections()[section_].stages[stage_]; }
   const Tiling& tiling() const { return program_.sections()[section_].tilings[stage_]; }
   void skip_empty();
-  void enter_block();
+  struct Box {
+    int64_t places = 0, bytes = 0;
+    bool operator==(const Box& other) const { return places == other.places && bytes == other.bytes; }
+  };
+  Box measure(int64_t block) const;
   bool step();
   void describe(bool same_weights, bool same_activations);
   void describe_results(int64_t places, int64_t columns);
@@ -156,7 +172,8 @@ class Cursor {
   int64_t repeat_ = 0;
   size_t stage_ = 0;
   int64_t group_ = 0, block_ = 0, strip_ = 0, patch_ = 0, slice_ = 0;
-  int64_t block_places_ = 0, block_bytes_ = 0;
+  Box box_; /* the block */
+  int64_t alike_from_ = 0, alike_end_ = 0; /* the blocks of this stage that are known to be alike */
   Fold fold_;
 };
 

@@ -1,10 +1,15 @@
-/* See timing.h. Each recurrence is one function here, and is stepped cycle by cycle in reference.cpp. */
+/* See timing.h. Each recurrence is one function here, and is stepped cycle by cycle in reference.cpp.
+ *
+ * Loops whose iterations are alike soon take turns that are alike: when all that the future depends on, seen from the
+ * end of the fold before, is what it was an iteration ago, so is what follows. Such iterations are skipped: every time
+ * moves on by what the last one took, every count by what it counted. Nothing is rounded or assumed. */
 #include "timing.h"
 
-#include <queue>
+#include <deque>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace asic {
@@ -13,41 +18,90 @@ namespace {
 /* What goes over the port: weights and activations as in Operand, and results. */
 enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CLASSES };
 
-/* The one port to DRAM. Transactions of a class are numbered from 0 in the order of their requests.
+/* What the future depends on, as numbers; times are seen from `base`. */
+using State = std::vector<int64_t>;
+
+/* The one port to DRAM. Transactions of a class are numbered from 0 in the order of their requests, and taken in it.
  *
- * Requests become known while folds are worked through. `arrival` serves all that come no later than the one asked
+ * Requests become known while folds are worked through. `take` serves all that come no later than the one asked
  * for; this is right because whatever is requested afterwards is requested later: each request follows an event that
  * waits for that arrival. */
 class Port {
  public:
+  struct Counts {
+    int64_t requested[CLASSES] = {}, taken[CLASSES] = {}, bytes[CLASSES] = {};
+  };
+
   Port(const Design& design, int64_t most_in_flight)
       : design_(design), arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
 
   void request(Class kind, int64_t time, int64_t bytes) {
-    const int64_t id = requested_[kind]++;
+    const int64_t id = counts_.requested[kind]++;
     arrivals_[kind][id] = bytes ? UNKNOWN : time;
-    bytes_[kind] += bytes;
+    counts_.bytes[kind] += bytes;
     last_ = std::max(last_, time);
     if (!bytes) return;
     /* the queue is short and what comes is almost always the last in order */
     const Request request{time, kind, id, bytes};
     queue_.push_back(request);
-    for (size_t i = queue_.size() - 1; i > head_ && request < queue_[i - 1]; i--) std::swap(queue_[i], queue_[i - 1]);
+    for (size_t i = queue_.size() - 1; i > 0 && request < queue_[i - 1]; i--) std::swap(queue_[i], queue_[i - 1]);
   }
 
-  int64_t arrival(Class kind, int64_t id) {
+  /* When the next of a class arrives. */
+  int64_t take(Class kind) {
+    const int64_t id = counts_.taken[kind]++;
     while (arrivals_[kind][id] == UNKNOWN) serve();
     return arrivals_[kind][id];
   }
 
   /* When everything has arrived. */
   int64_t finish() {
-    while (head_ < queue_.size()) serve();
+    while (!queue_.empty()) serve();
     return last_;
   }
 
-  int64_t requested(Class kind) const { return requested_[kind]; }
-  int64_t bytes(Class kind) const { return bytes_[kind]; }
+  const Counts& counts() const { return counts_; }
+
+  void describe(int64_t base, State& state) const {
+    for (int kind = 0; kind < CLASSES; kind++) {
+      for (int64_t id = counts_.taken[kind]; id < counts_.requested[kind]; id++) {
+        const int64_t arrival = arrivals_[kind][id];
+        state.push_back(arrival == UNKNOWN ? INT64_MIN : arrival - base);
+      }
+      state.push_back(counts_.requested[kind] - counts_.taken[kind]);
+    }
+    for (const Request& request : queue_) {
+      state.insert(state.end(), {request.time - base, request.kind, counts_.requested[request.kind] - request.id,
+                                 request.bytes});
+    }
+    state.insert(state.end(), {free_ - base, last_ - base});
+  }
+
+  /* `times` iterations on, each of which took `cycles` and counted on from `before` to now. */
+  void skip(int64_t iterations, int64_t cycles, const Counts& before) {
+    const int64_t time = iterations * cycles;
+    int64_t ids[CLASSES];
+    for (int kind = 0; kind < CLASSES; kind++) {
+      ids[kind] = iterations * (counts_.requested[kind] - before.requested[kind]);
+      std::vector<int64_t> in_flight;
+      for (int64_t id = counts_.taken[kind]; id < counts_.requested[kind]; id++) {
+        const int64_t arrival = arrivals_[kind][id];
+        in_flight.push_back(arrival == UNKNOWN ? UNKNOWN : arrival + time);
+      }
+      counts_.requested[kind] += ids[kind];
+      counts_.taken[kind] += ids[kind]; /* as many are in flight as were */
+      counts_.bytes[kind] += iterations * (counts_.bytes[kind] - before.bytes[kind]);
+      for (size_t i = 0; i < in_flight.size(); i++) {
+        arrivals_[kind][counts_.taken[kind] + static_cast<int64_t>(i)] = in_flight[i];
+      }
+    }
+    for (Request& request : queue_) {
+      request.time += time;
+      request.id += ids[request.kind];
+    }
+    free_ += time;
+    last_ += time;
+  }
 
  private:
   static constexpr int64_t UNKNOWN = -1;
@@ -68,20 +122,15 @@ class Port {
       values_.resize(room);
     }
     int64_t& operator[](int64_t id) { return values_[static_cast<size_t>(id) & (values_.size() - 1)]; }
+    int64_t operator[](int64_t id) const { return values_[static_cast<size_t>(id) & (values_.size() - 1)]; }
 
    private:
     std::vector<int64_t> values_;
   };
 
   void serve() {
-    const Request request = queue_[head_++];
-    if (head_ == queue_.size()) {
-      queue_.clear();
-      head_ = 0;
-    } else if (head_ == 64) {
-      queue_.erase(queue_.begin(), queue_.begin() + 64);
-      head_ = 0;
-    }
+    const Request request = queue_.front();
+    queue_.pop_front();
     if (request.bytes != measured_bytes_) { /* mostly tiles of one size: a division less */
       measured_bytes_ = request.bytes;
       measured_cycles_ = ceil_div(request.bytes, design_.dram_bytes_per_cycle);
@@ -93,18 +142,12 @@ class Port {
 
   const Design& design_;
   Ring arrivals_[CLASSES];
-  int64_t requested_[CLASSES] = {};
-  int64_t bytes_[CLASSES] = {};
-  std::vector<Request> queue_; /* from head_ on, in the order of service */
-  size_t head_ = 0;
+  Counts counts_;
+  std::deque<Request> queue_; /* in the order of service */
   int64_t measured_bytes_ = 0, measured_cycles_ = 0;
   int64_t free_ = 0;
   int64_t last_ = 0;
 };
-
-}  // namespace
-
-namespace {
 
 enum : int { BUFFERS = 2 }; /* of a streaming operand and of the results */
 
@@ -116,7 +159,7 @@ class Ahead {
   void request(int64_t time) {
     if (fold_.done()) return;
     port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_]);
-    waits_.push(fold_->waits);
+    waits_.push_back(fold_->waits);
     fold_.next();
   }
   bool any_left() const { return !waits_.empty(); }
@@ -124,16 +167,18 @@ class Ahead {
 
   /* When the first tile that has been requested and not taken arrives. */
   int64_t take() {
-    waits_.pop();
-    return port_.arrival(static_cast<Class>(operand_), taken_++);
+    waits_.pop_front();
+    return port_.take(static_cast<Class>(operand_));
   }
+
+  TileCursor& fold() { return fold_; }
+  void describe(State& state) const { state.insert(state.end(), waits_.begin(), waits_.end()); }
 
  private:
   TileCursor fold_;
   Port& port_;
   Operand operand_;
-  int64_t taken_ = 0;
-  std::queue<bool> waits_; /* of tiles requested and not taken: whether they hold results of the stage before */
+  std::deque<bool> waits_; /* of tiles requested and not taken: whether they hold results of the stage before */
 };
 
 /* The vector unit, behind the array in every dataflow. */
@@ -142,20 +187,27 @@ class Vector {
   Vector(Port& port, Counters& counters) : port_(port), counters_(counters) {}
 
   void pass(int64_t out, const Fold& fold) {
-    const int64_t slot_free = tiles_ >= BUFFERS ? port_.arrival(OUTPUTS, tiles_ - BUFFERS) : 0;
+    const Port::Counts& counts = port_.counts();
+    const bool full = counts.requested[OUTPUTS] - counts.taken[OUTPUTS] == BUFFERS;
+    const int64_t slot_free = full ? port_.take(OUTPUTS) : 0;
     before_ = end_;
     end_ = std::max({out, end_, slot_free}) + fold.vector_cycles;
     counters_.vector_busy += fold.vector_cycles;
     port_.request(OUTPUTS, end_, fold.output_bytes);
-    tiles_++;
   }
   int64_t end() const { return end_; }       /* of the tile before the one that folds add to */
   int64_t before() const { return before_; } /* of the tile before that */
 
+  void describe(int64_t base, State& state) const { state.insert(state.end(), {end_ - base, before_ - base}); }
+  void skip(int64_t time) {
+    end_ += time;
+    before_ += time;
+  }
+
  private:
   Port& port_;
   Counters& counters_;
-  int64_t tiles_ = 0, end_ = 0, before_ = 0;
+  int64_t end_ = 0, before_ = 0;
 };
 
 /* What the start of a fold waited for. The first that holds, in this order, takes the gap. */
@@ -164,101 +216,239 @@ struct Cause {
   int64_t Counters::* stall;
 };
 
-int64_t start_of(int64_t end, const Cause (&causes)[4], bool first, Counters& counters) {
-  int64_t start = end;
-  for (const Cause& cause : causes) start = std::max(start, cause.time);
-  if (first) {
-    counters.fill += start - end;
-  } else if (start > end) {
-    for (const Cause& cause : causes) {
-      if (cause.time != start) continue;
-      counters.*cause.stall += start - end;
-      break;
+/* What both kinds of array share: the clock, the port, the vector unit and the skipping of iterations that are alike.
+ * Array: `describe(state)`, with times seen from `end`, and `skip(time)` for what it holds itself; `ahead`. */
+class Clock {
+ public:
+  Clock(const Program& program, Counters& counters)
+      : port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2),
+        vector(port, counters),
+        counters_(counters) {}
+
+  Port port;
+  Vector vector;
+  int64_t end = 0; /* of the fold before */
+
+  /* The fold starts when every cause allows it. */
+  int64_t start(const Fold& fold, const Cause (&causes)[4]) {
+    int64_t start = end;
+    for (const Cause& cause : causes) start = std::max(start, cause.time);
+    if (end == 0) {
+      counters_.fill += start;
+    } else if (start > end) {
+      for (const Cause& cause : causes) {
+        if (cause.time != start) continue;
+        counters_.*cause.stall += start - end;
+        break;
+      }
+    }
+    end = start + fold.cycles;
+    counters_.busy += fold.cycles;
+    tally(fold, counters_);
+    return start;
+  }
+
+  /* To be called when `fold` has gone on. */
+  template <typename Array>
+  void look_back(Cursor& fold, Array& array) {
+    if (fold.done()) return;
+    const Cursor::Position here = fold.position();
+    const auto loop = static_cast<Cursor::Loop>(
+        std::mismatch(here.begin(), here.end(), last_.begin()).first - here.begin());
+    last_ = here;
+    if (loop == Cursor::SECTION || loop == Cursor::STAGE || loop >= Cursor::SLICE) return;
+    const int64_t alike = fold.alike_until(loop);
+    if (here[loop] < 1 || here[loop] + 2 >= alike) return;
+    Moment now{here, end, alike, counters_, port.counts(), {}, {array.ahead[0].fold().position(), array.ahead[1].fold().position()}};
+    port.describe(end, now.state);
+    vector.describe(end, now.state);
+    array.describe(now.state);
+    std::vector<Moment>& before = moments_[loop];
+    for (size_t i = before.size(); i-- > 0;) {
+      const int64_t iterations = could_skip(before[i], now, loop, array);
+      if (iterations < 1) continue;
+      skip(before[i], now, iterations, loop, fold, array);
+      for (auto& moments : moments_) moments.clear();
+      return;
+    }
+    if (before.size() == MOMENTS) before.erase(before.begin());
+    before.push_back(std::move(now));
+  }
+
+ private:
+  enum : size_t { MOMENTS = 3 }; /* the longest turn that is looked for, in iterations */
+
+  struct Moment {
+    Cursor::Position here;
+    int64_t end, alike;
+    Counters counters;
+    Port::Counts counts;
+    State state;
+    Cursor::Position ahead[OPERANDS];
+  };
+
+  /* How often what happened from `then` to `now` will happen again for certain. */
+  template <typename Array>
+  static int64_t could_skip(const Moment& then, const Moment& now, Cursor::Loop loop, Array& array) {
+    const int64_t turn = now.here[loop] - then.here[loop];
+    if (turn < 1 || then.alike != now.alike || then.state != now.state) return 0;
+    if (!std::equal(now.here.begin(), now.here.begin() + loop, then.here.begin())) return 0;
+    int64_t iterations = (now.alike - 1 - now.here[loop]) / turn;
+    for (int operand = 0; operand < OPERANDS; operand++) {
+      const Cursor::Position &ahead = now.ahead[operand], &was = then.ahead[operand];
+      if (ahead == was) continue; /* it is asked for nothing */
+      Cursor::Position moved = was;
+      moved[loop] += turn;
+      if (moved != ahead || array.ahead[operand].fold().done()) return 0;
+      if (!std::equal(ahead.begin(), ahead.begin() + loop, now.here.begin())) return 0;
+      iterations = std::min(iterations, (now.alike - 1 - ahead[loop]) / turn);
+    }
+    return iterations;
+  }
+
+  template <typename Array>
+  void skip(const Moment& then, const Moment& now, int64_t iterations, Cursor::Loop loop, Cursor& fold, Array& array) {
+    const int64_t cycles = now.end - then.end, turn = now.here[loop] - then.here[loop];
+    for (int64_t Counters::* counter : COUNTED) counters_.*counter += iterations * (now.counters.*counter - then.counters.*counter);
+    port.skip(iterations, cycles, then.counts);
+    vector.skip(iterations * cycles);
+    array.skip(iterations * cycles);
+    end += iterations * cycles;
+    fold.skip(loop, iterations * turn);
+    last_ = fold.position();
+    for (int operand = 0; operand < OPERANDS; operand++) {
+      if (now.ahead[operand] != then.ahead[operand]) array.ahead[operand].fold().skip(loop, iterations * turn);
     }
   }
-  return start;
-}
 
-int64_t time_stationary(const Program& program, Port& port, Vector& vector, Counters& counters) {
-  const Design& design = program.design();
-  const Operand rests = design.dataflow == Dataflow::input ? ACTIVATIONS : WEIGHTS;
-  const Operand streams = rests == WEIGHTS ? ACTIVATIONS : WEIGHTS;
-  Ahead resting(program, port, rests), streaming(program, port, streams);
-  for (int64_t tile = 0; tile < design.weight_fifo_tiles; tile++) resting.request(0);
-  for (int tile = 0; tile < BUFFERS; tile++) streaming.request(0);
+  static constexpr int64_t Counters::* COUNTED[] = {
+      &Counters::busy,         &Counters::stall_weights, &Counters::stall_activations, &Counters::stall_outputs,
+      &Counters::stall_steps,  &Counters::vector_busy,   &Counters::folds,             &Counters::weight_reads,
+      &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations};
 
-  int64_t ready[OPERANDS] = {}, end = 0;
-  const auto lay = [&](int64_t free) {
-    ready[rests] = std::max(resting.take(), free) + design.load_cycles();
-    resting.request(ready[rests]);
-  };
+  Counters& counters_;
+  Cursor::Position last_{};
+  std::vector<Moment> moments_[Cursor::LOOPS];
+};
+
+/* Weights or activations rest. */
+struct RestingArray {
+  RestingArray(const Program& program, Clock& clock)
+      : design(program.design()),
+        rests(design.dataflow == Dataflow::input ? ACTIVATIONS : WEIGHTS),
+        streams(rests == WEIGHTS ? ACTIVATIONS : WEIGHTS),
+        clock(clock),
+        ahead{Ahead(program, clock.port, WEIGHTS), Ahead(program, clock.port, ACTIVATIONS)} {}
+
+  void run(Cursor& fold) {
+    Vector& vector = clock.vector;
+    for (int64_t tile = 0; tile < design.weight_fifo_tiles; tile++) ahead[rests].request(0);
+    for (int tile = 0; tile < BUFFERS; tile++) ahead[streams].request(0);
+    lay_early(0);
+    while (!fold.done()) {
+      const int64_t step_done = fold->waits ? vector.end() : 0;
+      if (fold->fresh[rests] && !laid) lay(std::max(free, step_done));
+      if (fold->fresh[streams]) streamed = ahead[streams].take();
+      const int64_t rested = fold->fresh[rests] ? ready : 0; /* `ready` may be the next tile's already */
+      const Cause causes[] = {{rests == WEIGHTS ? rested : streamed, &Counters::stall_weights},
+                              {rests == WEIGHTS ? streamed : rested, &Counters::stall_activations},
+                              {step_done, &Counters::stall_steps},
+                              {fold->first_slice ? vector.before() : 0, &Counters::stall_outputs}};
+      const int64_t start = clock.start(*fold, causes), end = clock.end;
+      if (fold->fresh[rests] && design.shadowed()) lay_early(start + design.release_cycles());
+
+      const Fold current = *fold;
+      fold.next();
+      if (fold.done() || fold->fresh[streams]) ahead[streams].request(end);
+      if (!fold.done() && fold->fresh[rests] && !design.shadowed()) lay_early(end + design.release_cycles());
+      if (current.last_slice) vector.pass(end + design.array_depth(), current);
+      clock.look_back(fold, *this);
+    }
+  }
+
+  void describe(State& state) const {
+    /* the streaming tile, if it is used on, has been waited for; the resting one likewise */
+    state.insert(state.end(), {laid, laid ? ready - clock.end : ahead[rests].any_left() ? free - clock.end : 0});
+    for (const Ahead& each : ahead) each.describe(state);
+  }
+  void skip(int64_t time) {
+    ready += time;
+    free += time;
+    streamed += time;
+  }
+
+  const Design& design;
+  const Operand rests, streams;
+  Clock& clock;
+  Ahead ahead[OPERANDS];
+
+ private:
+  void lay(int64_t from) {
+    ready = std::max(ahead[rests].take(), from) + design.load_cycles();
+    ahead[rests].request(ready);
+  }
   /* A tile is laid in as soon as it can be, however many folds use the one before; a tile of results of the stage
    * before has to wait for them, and is then known only when its fold is next. */
-  int64_t free = 0;
-  bool laid = false;
-  const auto lay_early = [&](int64_t time) {
-    free = time;
-    laid = resting.any_left() && !(rests == ACTIVATIONS && resting.first_waits());
+  void lay_early(int64_t from) {
+    free = from;
+    laid = ahead[rests].any_left() && !(rests == ACTIVATIONS && ahead[rests].first_waits());
     if (laid) lay(free);
-  };
-  lay_early(0);
-  bool first = true;
-  for (Cursor fold(program); !fold.done(); first = false) {
-    const int64_t step_done = fold->waits ? vector.end() : 0;
-    if (fold->fresh[rests] && !laid) lay(std::max(free, step_done));
-    if (fold->fresh[streams]) ready[streams] = streaming.take();
-    /* ready[rests] is of the next tile already where this one is in the array */
-    const int64_t rested = fold->fresh[rests] ? ready[rests] : 0, streamed = ready[streams];
-    const Cause causes[] = {{rests == WEIGHTS ? rested : streamed, &Counters::stall_weights},
-                            {rests == WEIGHTS ? streamed : rested, &Counters::stall_activations},
-                            {step_done, &Counters::stall_steps},
-                            {fold->first_slice ? vector.before() : 0, &Counters::stall_outputs}};
-    const int64_t start = start_of(end, causes, first, counters);
-    end = start + fold->cycles;
-    counters.busy += fold->cycles;
-    tally(*fold, counters);
-    if (fold->fresh[rests] && design.shadowed()) lay_early(start + design.release_cycles());
-
-    const Fold current = *fold;
-    fold.next();
-    if (fold.done() || fold->fresh[streams]) streaming.request(end);
-    if (!fold.done() && fold->fresh[rests] && !design.shadowed()) lay_early(end + design.release_cycles());
-    if (current.last_slice) vector.pass(end + design.array_depth(), current);
   }
-  return end;
-}
 
-int64_t time_output(const Program& program, Port& port, Vector& vector, Counters& counters) {
-  const Design& design = program.design();
-  Ahead weights(program, port, WEIGHTS), activations(program, port, ACTIVATIONS);
-  for (int tile = 0; tile < BUFFERS; tile++) {
-    weights.request(0);
-    activations.request(0);
-  }
-  int64_t weights_ready = 0, activations_ready = 0, end = 0, out = 0;
-  bool first = true;
-  for (Cursor fold(program); !fold.done(); first = false) {
-    if (fold->fresh[WEIGHTS]) weights_ready = weights.take();
-    if (fold->fresh[ACTIVATIONS]) activations_ready = activations.take();
-    const int64_t room = fold->last_slice ? std::max(out - fold->cycles, vector.before()) : 0;
-    const Cause causes[] = {{weights_ready, &Counters::stall_weights},
-                            {activations_ready, &Counters::stall_activations},
-                            {fold->waits ? vector.end() : 0, &Counters::stall_steps},
-                            {room, &Counters::stall_outputs}};
-    end = start_of(end, causes, first, counters) + fold->cycles;
-    counters.busy += fold->cycles;
-    tally(*fold, counters);
-    const Fold current = *fold;
-    fold.next();
-    if (fold.done() || fold->fresh[WEIGHTS]) weights.request(end);
-    if (fold.done() || fold->fresh[ACTIVATIONS]) activations.request(end);
-    if (current.last_slice) {
-      out = end + design.array_depth() + design.array_rows;
-      vector.pass(out, current);
+  bool laid = false;                            /* the next tile is, or will be without further ado */
+  int64_t ready = 0, free = 0, streamed = 0;
+};
+
+/* Sums rest. */
+struct SummingArray {
+  SummingArray(const Program& program, Clock& clock)
+      : design(program.design()),
+        clock(clock),
+        ahead{Ahead(program, clock.port, WEIGHTS), Ahead(program, clock.port, ACTIVATIONS)} {}
+
+  void run(Cursor& fold) {
+    for (int tile = 0; tile < BUFFERS; tile++) {
+      for (Ahead& each : ahead) each.request(0);
+    }
+    while (!fold.done()) {
+      for (int operand = 0; operand < OPERANDS; operand++) {
+        if (fold->fresh[operand]) ready[operand] = ahead[operand].take();
+      }
+      const int64_t room = fold->last_slice ? std::max(out - fold->cycles, clock.vector.before()) : 0;
+      const Cause causes[] = {{ready[WEIGHTS], &Counters::stall_weights},
+                              {ready[ACTIVATIONS], &Counters::stall_activations},
+                              {fold->waits ? clock.vector.end() : 0, &Counters::stall_steps},
+                              {room, &Counters::stall_outputs}};
+      clock.start(*fold, causes);
+      const Fold current = *fold;
+      fold.next();
+      for (int operand = 0; operand < OPERANDS; operand++) {
+        if (fold.done() || fold->fresh[operand]) ahead[operand].request(clock.end);
+      }
+      if (current.last_slice) {
+        out = clock.end + design.array_depth() + design.array_rows;
+        clock.vector.pass(out, current);
+      }
+      clock.look_back(fold, *this);
     }
   }
-  return end;
-}
+
+  void describe(State& state) const {
+    state.push_back(out - clock.end);
+    for (const Ahead& each : ahead) each.describe(state);
+  }
+  void skip(int64_t time) {
+    out += time;
+    for (int64_t& each : ready) each += time;
+  }
+
+  const Design& design;
+  Clock& clock;
+  Ahead ahead[OPERANDS];
+
+ private:
+  int64_t ready[OPERANDS] = {}, out = 0;
+};
 
 }  // namespace
 
@@ -277,15 +467,19 @@ Counters time_program(const Program& program) {
   }
   Counters counters;
   counters.macs = program.macs();
-  Port port(design, std::max<int64_t>(design.weight_fifo_tiles, BUFFERS) + 2);
-  Vector vector(port, counters);
-  const int64_t end = design.dataflow == Dataflow::output ? time_output(program, port, vector, counters)
-                                                          : time_stationary(program, port, vector, counters);
-  counters.cycles = std::max(port.finish(), vector.end());
-  counters.drain = counters.cycles - end;
-  counters.weight_bytes = port.bytes(WEIGHT_TILES);
-  counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-  counters.output_bytes = port.bytes(OUTPUTS);
+  Clock clock(program, counters);
+  Cursor fold(program);
+  if (design.dataflow == Dataflow::output) {
+    SummingArray(program, clock).run(fold);
+  } else {
+    RestingArray(program, clock).run(fold);
+  }
+  counters.cycles = std::max(clock.port.finish(), clock.vector.end());
+  counters.drain = counters.cycles - clock.end;
+  const Port::Counts& counts = clock.port.counts();
+  counters.weight_bytes = counts.bytes[WEIGHT_TILES];
+  counters.activation_bytes = counts.bytes[ACTIVATION_TILES];
+  counters.output_bytes = counts.bytes[OUTPUTS];
   return counters;
 }
 
@@ -297,39 +491,46 @@ Program lower(const Design& design, const Sections& sections, const Mapping& map
 
 namespace {
 
-/* No mapping takes fewer cycles: what streams through the array, were every fold full. */
-int64_t least_cycles(const Design& design, const Sections& sections) {
-  int64_t least = 0;
-  const auto passes = [](int64_t extent, int64_t size) { return ceil_div(extent, size); };
-  for (size_t i = 0; i < sections.stages.size(); i++) {
-    for (const Stage& stage : sections.stages[i]) {
-      const int64_t rows = design.array_rows, columns = design.array_columns;
-      int64_t cycles = 0;
-      switch (design.dataflow) {
-        case Dataflow::weight:
-          cycles = times(stage.places(), times(passes(stage.depth(), rows), passes(stage.columns, columns)));
-          break;
-        case Dataflow::input:
-          cycles = times(stage.columns, times(passes(stage.depth(), rows), passes(stage.places(), columns)));
-          break;
-        case Dataflow::output:
-          cycles = times(stage.depth(), times(passes(stage.places(), rows), passes(stage.columns, columns)));
-          break;
-      }
-      least = plus(least, times(cycles, times(stage.groups, sections.repeats[i])));
+/* No run of the program takes fewer cycles: what streams, what the port has to carry of weights, and how far apart
+ * resting tiles follow each other. */
+int64_t least_cycles(const Program& program) {
+  const Design& design = program.design();
+  const bool output = design.dataflow == Dataflow::output, input = design.dataflow == Dataflow::input;
+  int64_t streams = 0, weight_bytes = 0, loads = 0;
+  for (const Section& section : program.sections()) {
+    for (size_t i = 0; i < section.stages.size(); i++) {
+      const Stage& stage = section.stages[i];
+      const Tiling& tiling = section.tilings[i];
+      const int64_t count = times(stage.groups, section.repeats);
+      const int64_t passes = input ? times(tiling.block_count, tiling.slices) : times(tiling.strips, tiling.slices);
+      const int64_t each = output ? times(tiling.folds / std::max<int64_t>(tiling.slices, 1), stage.depth())
+                           : input ? times(stage.columns, passes)
+                                   : times(stage.places(), passes);
+      streams = plus(streams, times(count, each));
+      if (passes > 1) loads = plus(loads, times(count, tiling.folds));
+      const bool once = stage.weights_kept || input;
+      const int64_t again = once ? 1 : tiling.block_count;
+      weight_bytes = plus(weight_bytes, times(times(stage.weights_kept ? stage.groups : count, again),
+                                              times(times(stage.depth(), stage.columns), stage.weight_bytes)));
     }
+  }
+  int64_t least = std::max(streams, weight_bytes / design.dram_bytes_per_cycle);
+  if (!output) {
+    const int64_t apart = times(std::max<int64_t>(loads - 1, 0), design.release_cycles() + design.load_cycles());
+    least = design.shadowed() ? std::max(least, apart) : std::max(least, plus(streams, apart));
   }
   return least;
 }
 
-constexpr double NEAR_ENOUGH = 1.0; /* of the bound, to end the search */
-
 }  // namespace
 
 Found time_fastest(const Design& design, const Sections& sections) {
-  const double enough = NEAR_ENOUGH * static_cast<double>(least_cycles(design, sections));
-  Found best;
-  best.counters.cycles = INT64_MAX;
+  struct Candidate {
+    int64_t least;
+    Mapping mapping;
+    Program program;
+  };
+  std::vector<Candidate> candidates;
   for (const bool resident : {true, false}) {
     int64_t most_places = 1; /* of a block of any stage */
     for (const auto& stages : sections.stages) {
@@ -340,14 +541,20 @@ Found time_fastest(const Design& design, const Sections& sections) {
     }
     for (const int64_t part : {1, 2, 4}) {
       const Mapping mapping{resident, std::max<int64_t>(1, most_places / part)};
-      const Program program = lower(design, sections, mapping);
-      if (program.folds() > Program::MOST_FOLDS) continue;
-      const Counters counters = time_program(program);
-      if (counters.cycles < best.counters.cycles) best = {mapping, counters};
-      if (static_cast<double>(best.counters.cycles) <= enough) return best;
+      Program program = lower(design, sections, mapping);
+      if (program.folds() <= Program::MOST_FOLDS) candidates.push_back({least_cycles(program), mapping, std::move(program)});
     }
   }
-  if (best.counters.cycles == INT64_MAX) best.counters = time_program(lower(design, sections, {})); /* says why not */
+  if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.least < b.least; });
+  Found best;
+  best.counters.cycles = INT64_MAX;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.least >= best.counters.cycles) break;
+    const Counters counters = time_program(candidate.program);
+    if (counters.cycles < best.counters.cycles) best = {candidate.mapping, counters};
+  }
   return best;
 }
 
@@ -401,8 +608,8 @@ Counters time_vector(const Design& design, const VectorStage& stage) {
   int64_t end = 0;
   for (int64_t b = 0; b < blocks.count(); b++) {
     const VectorBlock block = blocks[b];
-    const int64_t arrived = port.arrival(ACTIVATION_TILES, b);
-    const int64_t slot_free = b >= 2 ? port.arrival(OUTPUTS, b - 2) : 0;
+    const int64_t arrived = port.take(ACTIVATION_TILES);
+    const int64_t slot_free = b >= 2 ? port.take(OUTPUTS) : 0;
     const int64_t start = std::max({end, arrived, slot_free});
     int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
     wait += start - end;
@@ -416,8 +623,8 @@ Counters time_vector(const Design& design, const VectorStage& stage) {
   counters.vector_busy = counters.busy;
   counters.cycles = std::max(port.finish(), end);
   counters.drain = counters.cycles - end;
-  counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-  counters.output_bytes = port.bytes(OUTPUTS);
+  counters.activation_bytes = port.counts().bytes[ACTIVATION_TILES];
+  counters.output_bytes = port.counts().bytes[OUTPUTS];
   return counters;
 }
 

@@ -85,7 +85,7 @@ struct Sections {
 Program lower(const Design& design, const Sections& sections, const Mapping& mapping);
 
 /* The fastest of the mappings that are worth trying: activations resident or streamed, blocks as large as they can be
- * or parts of that, until one is within a hundredth of what the array could do at best. Raises as time_program does where none of them can be walked. */
+ * or parts of that. Raises as time_program does where none of them can be walked. */
 struct Found {
   Mapping mapping;
   Counters counters;
