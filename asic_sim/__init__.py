@@ -1,11 +1,21 @@
-"""The backend ``asic``: a cycle-level simulator of a weight-stationary systolic array, described by a TOML file."""
+"""The backend ``asic``: a cycle-level simulator of a systolic array, described by a TOML file."""
 
 from __future__ import annotations
 
 from quatrefoil.asic_sim.backend import AsicBackend, simulate
-from quatrefoil.asic_sim.hardware import DesignError, Hardware, load, shipped, use_design
+from quatrefoil.asic_sim.hardware import DesignError, Hardware, current, load, shipped, use_design
 from quatrefoil.asic_sim.simulation import SimulationReport
 
 BACKEND = AsicBackend()
 
-__all__ = ["BACKEND", "DesignError", "Hardware", "SimulationReport", "load", "shipped", "simulate", "use_design"]
+__all__ = [
+    "BACKEND",
+    "DesignError",
+    "Hardware",
+    "SimulationReport",
+    "current",
+    "load",
+    "shipped",
+    "simulate",
+    "use_design",
+]

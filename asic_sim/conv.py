@@ -170,7 +170,9 @@ def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]
             with np.errstate(invalid="ignore", over="ignore"):
                 y = np.ascontiguousarray(activation(y), np.float32)
         for convolution, weights in convolutions:
-            native().convolve_float(convolution, design.rows_summed, inputs[ops.X], weights, bias, residual, function, y)
+            native().convolve_float(
+                convolution, design.rows_summed, inputs[ops.X], weights, bias, residual, function, y
+            )
         return (y,)
 
     return run_simulated(kernel, problem, lower, compute)

@@ -18,6 +18,7 @@ from quatrefoil.asic_sim.simulation import (
     ArrayPart,
     activation_cycles,
     native,
+    product_stage,
     reject_dtype,
     reject_size,
     run_simulated,
@@ -31,18 +32,13 @@ Inputs = Sequence[np.ndarray | None]
 FLOAT_BYTES = 4
 
 
-def _product(rows: int, depth: int, columns: int, **more: Any) -> Any:
-    axis = native().Axis
-    return native().Stage(channels=depth, columns=columns, axes=[axis(rows, rows), axis(), axis(), axis()], **more)
-
-
 def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
     g = ops.geometry(problem)
     width = g.gates * g.hidden
     weight_memory = design.weight_sram_kib * 1024
     # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
     stays = FLOAT_BYTES * g.steps * g.batch * width <= design.activation_sram_kib * 1024 // 2
-    whole = _product(
+    whole = product_stage(
         g.steps * g.batch,
         g.inputs,
         width,
@@ -53,7 +49,7 @@ def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
     )
 
     def step(columns: int, lane_cycles: int, *, last: bool) -> Any:
-        return _product(
+        return product_stage(
             g.batch,
             g.hidden,
             columns,

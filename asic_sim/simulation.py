@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from quatrefoil import ops
+from quatrefoil.asic_sim import energy
 from quatrefoil.asic_sim.hardware import Hardware, current
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.activations import Activation
@@ -48,19 +49,33 @@ Compute = Callable[[Hardware, Sequence[np.ndarray | None]], tuple[np.ndarray, ..
 """The numbers of a run on a design."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SimulationReport:
     """What a problem costs on a design. ``counters`` sum up:
 
     cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
+
+    problem    the operator call in its text form, or what else was timed
+    integers   8-bit operands with 32-bit sums, else float32
+    energy     picojoules by component, each from low to high; area_mm2 likewise, of an array for such operands
     """
 
-    problem: Problem
+    problem: str
     design: Hardware
-    cycles: int
-    macs: int
-    dram_bytes: int
+    integers: bool
     counters: Mapping[str, int]
+
+    @property
+    def cycles(self) -> int:
+        return self.counters["cycles"]
+
+    @property
+    def macs(self) -> int:
+        return self.counters["macs"]
+
+    @property
+    def dram_bytes(self) -> int:
+        return sum(self.counters[name] for name in ("weight_bytes", "activation_bytes", "output_bytes"))
 
     @property
     def microseconds(self) -> float:
@@ -71,6 +86,20 @@ class SimulationReport:
         """The share of the array's multiply-accumulates, over all cycles, that the problem needed."""
         peak = self.cycles * self.design.array_rows * self.design.array_columns
         return self.macs / peak if peak else 0.0
+
+    @cached_property
+    def energy(self) -> dict[str, energy.Band]:
+        return energy.energy(self.design, self.integers, self.counters)
+
+    @property
+    def energy_pj(self) -> float:
+        """The middle of the band of all components together."""
+        return energy.total(self.energy).middle
+
+    @property
+    def area_mm2(self) -> float:
+        """The middle of the band of all components together."""
+        return energy.total(energy.area_mm2(self.design, self.integers)).middle
 
 
 def native() -> ModuleType:
@@ -101,8 +130,15 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
     too_large = reject_size(problem)
     if too_large is not None:
         raise QuatrefoilError(f"asic: {too_large} ({problem})")
+    counters = count(lowering(problem, design), design, str(problem))
+    first = problem.input(0).dtype
+    return SimulationReport(problem.text, design, first in ("int8", "uint8"), counters)
+
+
+def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) -> dict[str, int]:
+    """The counters of parts that run one after the other. Raises QuatrefoilError, naming ``what``, where they are
+    beyond what can be simulated."""
     chip, counters = native_design(design), dict.fromkeys(COUNTERS, 0)
-    parts = lowering(problem, design)
     try:
         for part in parts:
             if isinstance(part, ArrayPart):
@@ -114,9 +150,8 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
             for name in COUNTERS:
                 counters[name] += cost[name]
     except ValueError as error:
-        raise QuatrefoilError(f"asic: {problem} is too large for {design}: {error}") from None
-    dram_bytes = sum(counters[name] for name in ("weight_bytes", "activation_bytes", "output_bytes"))
-    return SimulationReport(problem, design, counters["cycles"], counters["macs"], dram_bytes, counters)
+        raise QuatrefoilError(f"asic: {what} is too large for {design}: {error}") from None
+    return counters
 
 
 COUNTERS = (
@@ -160,6 +195,12 @@ def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Co
         return outputs
 
     return run
+
+
+def product_stage(rows: int, depth: int, columns: int, **more: Any) -> Any:
+    """A native stage that is a plain matrix product."""
+    axis = native().Axis
+    return native().Stage(channels=depth, columns=columns, axes=[axis(rows, rows), axis(), axis(), axis()], **more)
 
 
 def window_axes(window: Window) -> list[Any]:

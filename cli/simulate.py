@@ -2,104 +2,150 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from quatrefoil import ops
-from quatrefoil.bench.records import Simulated
 from quatrefoil.cli.arguments import AsJson, Seed
 from quatrefoil.cli.explain import Target, is_model
 from quatrefoil.cli.output import FAILED, say_json, stderr, stdout, table
 from quatrefoil.cli.progress import steps
-from quatrefoil.problem import Problem
 
 Design = Annotated[str, typer.Option("--design", "-d", help="A shipped design's name, or a TOML file.")]
+Check = Annotated[
+    bool, typer.Option("--check", help="Also compute the numbers on the simulator, and hold them to the oracle.")
+]
+Unsupported = Annotated[
+    str,
+    typer.Option("--unsupported", help="Operators that the simulator does not know: error, or host to list them."),
+]
+
+STALLS = {
+    "stall_weights": "weights",
+    "stall_activations": "activations",
+    "stall_outputs": "results to leave",
+    "stall_steps": "the step before",
+    "fill": "the first operands",
+    "drain": "the last results",
+}
 
 
-def command(target: Target, design: Design = "", seed: Seed = 0, as_json: AsJson = False) -> None:
-    """Count the cycles of a simulated chip. The numbers that it computes are real and are checked."""
-    from quatrefoil.asic_sim import hardware
+def command(
+    target: Target,
+    design: Design = "",
+    check: Check = False,
+    unsupported: Unsupported = "error",
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Count cycles, traffic and energy on a simulated chip, layer by layer. Nothing here is measured."""
+    from quatrefoil import asic_sim
+    from quatrefoil.models.simulation import Layer, ModelReport, simulate
 
-    with hardware.use_design(design) if design else hardware.use_design(hardware.current()) as chip:
-        rows = _model(target, seed) if is_model(target) else _problem(target, seed)
-    peak = chip.array_rows * chip.array_columns
-    total = sum(row["cycles"] or 0 for row in rows)
+    with asic_sim.use_design(design) if design else asic_sim.use_design(asic_sim.current()) as chip:
+        report = simulate(target, unsupported=unsupported)
+        layers: tuple[Layer, ...]
+        if isinstance(report, ModelReport):
+            layers = report.layers
+        else:
+            layers = (Layer(report.problem, "", "", report),)
+        errors = _errors(target, seed) if check else {}
+    wrong = [name for name, (_, places) in errors.items() if places]
     if as_json:
-        say_json({"design": str(chip), "hardware": asdict(chip), "layers": rows, "cycles": total})
+        say_json(_document(chip, report, layers, errors))
     else:
         console = stdout()
-        console.print(f"design {chip}")
-        shown = table(
-            "", "layer", "kernel", "simulated cycles", "simulated us", "array in use", "error",
-            right=("simulated cycles", "simulated us", "array in use", "error"),
-        )  # fmt: skip
-        for row in rows:
-            cycles, macs = row["cycles"], row["macs"]
-            shown.row(
-                row["name"],
-                row["kernel"],
-                "" if cycles is None else f"{cycles:,}",
-                "" if cycles is None else f"{cycles / chip.clock_mhz:,.1f}",
-                "" if not cycles or not macs else f"{macs / (cycles * peak):.0%}",
-                "" if row["error"] is None else f"{row['error']:.1e}",
-            )
-        shown.row("all", "", f"{total:,}", f"{total / chip.clock_mhz:,.1f}", "", "", style="bold")
+        console.print(f"design {chip}, simulated")
+        columns = ("cycles", "us", "array in use", "waits", "DRAM KiB", "energy uJ", *(["error"] if check else []))
+        shown = table("", "layer", *columns, "mostly waits for", right=columns)
+        for layer in layers:
+            name = f"{layer.name} ({layer.op})" if layer.op else layer.name
+            error = errors.get(layer.name, (None, 0))[0]
+            cells = _cells(layer.report) if layer.report is not None else [""] * 6
+            said = layer.why or (_waits_for(layer.report.counters) if layer.report is not None else layer.kernel)
+            shown.row(name, *cells, *(["" if error is None else f"{error:.1e}"] if check else []), said)
+        if len(layers) > 1:
+            shown.row("all", *_cells(report), *([""] if check else []), _waits_for(report.counters), style="bold")
         console.print(shown)
-    if any(row["wrong"] for row in rows):
-        stderr().print("a result is wrong: it lies outside the operator's tolerance")
+        energy = ", ".join(f"{name} {_uj(band.low)} to {_uj(band.high)}" for name, band in report.energy.items())
+        console.print(f"energy in uJ, by published figures at {chip.technology_nm:g} nm: {energy}")
+        console.print(f"area of a chip for this: about {report.area_mm2:,.3g} mm2 (docs/asic.md says of what)")
+    if wrong:
+        stderr().print(f"a result is wrong, it lies outside the operator's tolerance: {', '.join(wrong)}")
         raise typer.Exit(FAILED)
 
 
-def _problem(text: str, seed: int) -> list[dict[str, Any]]:
-    from quatrefoil.bench import run
-
-    with steps("simulate", 1) as advance:
-        advance(text)
-        [record] = run([text], on=("asic",), seed=seed)
-    cost: Simulated | None = record.simulated
+def _cells(report: Any) -> list[str]:
+    waits = 1 - report.counters["busy"] / report.cycles if report.cycles else 0.0
     return [
-        {
-            "name": record.problem,
-            "kernel": record.kernel,
-            "cycles": None if cost is None else cost.cycles,
-            "macs": _array_macs(ops.parse(record.problem)),
-            "dram_bytes": None if cost is None else cost.dram_bytes,
-            "counters": {} if cost is None else dict(cost.counters),
-            "error": record.error,
-            "wrong": record.wrong,
-            "refused": record.refused,
-        }
+        f"{report.cycles:,}",
+        f"{report.microseconds:,.1f}",
+        f"{report.utilisation:.0%}" if report.macs else "",
+        f"{waits:.0%}",
+        f"{report.dram_bytes / 1024:,.0f}",
+        _uj(report.energy_pj),
     ]
 
 
-def _model(path: str, seed: int) -> list[dict[str, Any]]:
+def _uj(picojoules: float) -> str:
+    return f"{picojoules * 1e-6:,.3g}"
+
+
+def _waits_for(counters: Mapping[str, int]) -> str:
+    name = max(STALLS, key=counters.__getitem__)
+    return STALLS[name] if counters[name] else ""
+
+
+def _document(chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[float | None, int]]) -> dict[str, Any]:
+    def described(one: Any) -> dict[str, Any]:
+        return {
+            "cycles": one.cycles,
+            "microseconds": one.microseconds,
+            "macs": one.macs,
+            "utilisation": one.utilisation,
+            "dram_bytes": one.dram_bytes,
+            "energy_pj": {name: [band.low, band.high] for name, band in one.energy.items()},
+            "counters": dict(one.counters),
+        }
+
+    rows = []
+    for layer in layers:
+        error, places = errors.get(layer.name, (None, 0))
+        row = {"name": layer.name, "op": layer.op, "kernel": layer.kernel, "why": layer.why, "error": error}
+        cost = (
+            {"problem": layer.report.problem, **described(layer.report)}
+            if layer.report is not None
+            else {"cycles": None}
+        )
+        rows.append({**row, "wrong": places > 0, **cost})
+    return {
+        "design": str(chip),
+        "simulated": True,
+        "hardware": asdict(chip),
+        "layers": rows,
+        "area_mm2": report.area_mm2,
+        **described(report),
+    }
+
+
+def _errors(target: str, seed: int) -> dict[str, tuple[float | None, int]]:
+    """By layer: how far the simulator's numbers are from the oracle's, and in how many places too far."""
+    if not is_model(target):
+        from quatrefoil.bench import run
+
+        with steps("simulate", 1) as advance:
+            advance(target)
+            [record] = run([target], on=("asic",), seed=seed)
+        return {record.problem: (record.error, int(record.wrong))}
     from quatrefoil.bench.layers import layers
     from quatrefoil.cli.inputs import gather
     from quatrefoil.models import load
 
     with steps("simulate", 2) as advance:
-        advance(f"loading {path}")
-        model = load(path)
-        advance(f"simulating {len(model.graph.nodes)} nodes")
+        advance(f"loading {target}")
+        model = load(target)
+        advance(f"computing {len(model.graph.nodes)} nodes")
         found = layers(model, gather(model.inputs, [], seed), "asic")
-    rows: list[dict[str, Any]] = []
-    for layer in found:
-        problem = ops.parse(layer.problem) if layer.problem else None
-        rows.append(
-            {
-                "name": f"{layer.name} ({layer.op})",
-                "kernel": f"{layer.backend}: {layer.kernel}",
-                "cycles": layer.cycles,
-                "macs": _array_macs(problem) if problem is not None else 0,
-                "error": layer.error,
-                "wrong": layer.out_of_place > 0,
-            }
-        )
-    return rows
-
-
-def _array_macs(problem: Problem) -> int:
-    """Multiply-accumulates for the systolic array; pooling is the vector unit's."""
-    return 0 if problem.op in ops.FAMILIES["pool"] else ops.SPECS[problem.op].work(problem).macs
+    return {layer.name: (layer.error, layer.out_of_place) for layer in found}

@@ -54,9 +54,9 @@ from quatrefoil.problem import Problem, Tensor
 from quatrefoil.settings import num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from quatrefoil.asic_sim import simulate
     from quatrefoil.fpga.hls4ml_export import export as export_hls
     from quatrefoil.models import Model, load
+    from quatrefoil.models.simulation import simulate
 
 __version__ = "0.1.0"
 
@@ -64,7 +64,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": ("quatrefoil.models", "load"),
     "Model": ("quatrefoil.models", "Model"),
-    "simulate": ("quatrefoil.asic_sim", "simulate"),
+    "simulate": ("quatrefoil.models.simulation", "simulate"),
     "export_hls": ("quatrefoil.fpga.hls4ml_export", "export"),
 }
 

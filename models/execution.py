@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from quatrefoil import backends, dispatch, ops
+from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import control_flow
 from quatrefoil.models.graph import MISFITS, Graph, Node
 from quatrefoil.models.lowering import LOWERINGS, STRIDED, Draft, NotInSequence, Place, strided
@@ -238,9 +239,12 @@ class HostOperation:
 
     def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
         copied = "" if self.house is None else ", its inputs copied to the host"
-        placements[self.node.name] = Placement(self.node, where=self.operator.name + copied)
         with np.errstate(all="ignore"):
-            return self.run(inputs)
+            outputs = self.run(inputs)
+        placements[self.node.name] = Placement(
+            self.node, None, self.operator.name + copied, tuple(map(_type, inputs)), tuple(map(_type, outputs))
+        )
+        return outputs
 
     def settle(self, known: Sequence[Any], types: Sequence[Tensor | None]) -> Sequence[Any] | None:
         if self.node.kind in ("Shape", "Size") and types[0] is not None:
@@ -434,6 +438,14 @@ def types_of(inputs: Sequence[Any]) -> Any:
             return None
         key.append((value.shape, value.dtype))
     return tuple(key)
+
+
+def _type(value: Any) -> Tensor | None:
+    """None for what is no array of a kind that problems have."""
+    try:
+        return Tensor.of(value)
+    except QuatrefoilError:
+        return None
 
 
 def _native(house: Backend, array: Any) -> Array:

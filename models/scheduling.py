@@ -36,11 +36,14 @@ UNWANTED: Final = 1
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other."""
+    """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other, with
+    the types of its inputs and outputs (None for what is absent or no array)."""
 
     node: Node
     selection: Selection | None = None
     where: str = ""
+    inputs: tuple[Tensor | None, ...] = ()
+    outputs: tuple[Tensor | None, ...] = ()
 
     def __str__(self) -> str:
         outputs = ", ".join(name for name in self.node.outputs if name)

@@ -55,18 +55,20 @@ def test_a_wrong_type_is_named(key: str, value: str) -> None:
 @pytest.mark.parametrize("key", hardware.CHOICES)
 @pytest.mark.parametrize("value", ['"fast"', "1", "true", '["weight"]'])
 def test_a_choice_that_is_none(key: str, value: str) -> None:
-    with pytest.raises(asic_sim.DesignError, match=rf"design edge: {key} is .*; write one of {hardware.CHOICES[key][0]}"):
+    with pytest.raises(
+        asic_sim.DesignError, match=rf"design edge: {key} is .*; write one of {hardware.CHOICES[key][0]}"
+    ):
         hardware.parse(with_line(key, value), "here")
 
 
 @pytest.mark.parametrize("value", [4.9, 181, float("nan")])
 def test_a_process_that_nothing_is_known_of(value: float) -> None:
-    with pytest.raises(asic_sim.DesignError, match="technology_nm is .*; "):
+    with pytest.raises(asic_sim.DesignError, match=r"technology_nm is .*; "):
         dataclasses.replace(asic_sim.load("edge"), technology_nm=value)
 
 
 def test_banks_have_to_take_the_sums_that_rest_in_the_array() -> None:
-    with pytest.raises(asic_sim.DesignError, match="accumulator_entries is 31; with dataflow output .* at least 32"):
+    with pytest.raises(asic_sim.DesignError, match=r"accumulator_entries is 31; with dataflow output .* at least 32"):
         dataclasses.replace(asic_sim.load("edge"), dataflow="output", accumulator_entries=31)
 
 
@@ -103,7 +105,8 @@ def test_the_activation_memory_has_to_hold_a_row() -> None:
 
 def test_what_is_no_file_and_no_toml(tmp_path: Path) -> None:
     with pytest.raises(
-        asic_sim.DesignError, match=r"there is no design 'edgy'; shipped are edge, gemmini_like, tpu_like"
+        asic_sim.DesignError,
+        match=r"there is no design 'edgy'; shipped are edge, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
     ):
         asic_sim.load("edgy")
     broken = tmp_path / "broken.toml"

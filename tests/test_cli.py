@@ -136,14 +136,17 @@ def test_bench_of_a_wrong_kernel_fails(capsys: pytest.CaptureFixture[str], monke
 
 
 def test_simulate_a_problem_and_a_model(capsys: pytest.CaptureFixture[str]) -> None:
-    [layer] = call_json(capsys, "simulate", CONV)["layers"]
+    [layer] = call_json(capsys, "simulate", CONV, "--check")["layers"]
     assert layer["cycles"] > 0
+    assert layer["error"] is not None
     assert layer["wrong"] is False
     data = call_json(capsys, "simulate", CNN)
     assert data["cycles"] == sum(layer["cycles"] or 0 for layer in data["layers"])
-    code, out, err = call(capsys, "simulate", LSTM)
+    assert data["dram_bytes"] == sum(layer["dram_bytes"] for layer in data["layers"] if layer["cycles"])
+    code, out, err = call(capsys, "simulate", LSTM, "--check")
     assert code == 0, err
     assert "simulated" in out
+    assert "energy in uJ" in out
 
 
 def test_simulate_on_another_design_takes_other_cycles(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""Random designs and programs for the simulator, to hold its fast timing to the reference that steps every cycle.
+
+    python -m quatrefoil.asic_sim.programs --runs 50000 [--seed N]
+
+prints how many were tried of each dataflow and how many differed; it exits with 1 where any did. The tests draw from the
+same source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quatrefoil.asic_sim.hardware import CHOICES
+from quatrefoil.asic_sim.simulation import native
+
+SUMMANDS = ("fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain")
+"""The counters that cycles are the sum of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was tried, how it ended both ways, and the numbers of the stepped array beside the right ones, if any."""
+
+    dataflow: str
+    weight_load: str
+    fast: dict[str, int]
+    stepped: dict[str, int]
+    sums: np.ndarray | None = None
+    wanted: np.ndarray | None = None
+
+    @property
+    def agrees(self) -> bool:
+        if self.fast != self.stepped or self.fast["cycles"] != sum(self.fast[name] for name in SUMMANDS):
+            return False
+        return self.sums is None or np.array_equal(self.sums, self.wanted)
+
+
+def product(rows: int, depth: int, columns: int, **changes: object) -> Any:
+    """A plain int8 matrix product as a native stage."""
+    axis = native().Axis
+    figures = {"activation_bytes": 1, "weight_bytes": 1, "output_bytes": 4, "lane_cycles": 1}
+    axes = [axis(rows, rows), axis(), axis(), axis()]
+    return native().Stage(channels=depth, columns=columns, axes=axes, **{**figures, **changes})
+
+
+def alone(stage: Any) -> Any:
+    return native().Sections([[stage]], [1])
+
+
+def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
+    return native().Design(
+        array_rows=rng.randint(1, 9),
+        array_columns=rng.randint(1, 9),
+        accumulator_entries=rng.choice([2, 4, 8, 16, 40, 100]),
+        weight_fifo_tiles=rng.randint(1, 4),
+        activation_sram_bytes=rng.choice([200, 400, 800, 2000, 8000]),
+        weight_sram_bytes=rng.choice([0, 100, 1000, 10_000]),
+        dram_bytes_per_cycle=rng.randint(1, 40),
+        dram_latency_cycles=rng.randint(0, 50),
+        vector_lanes=rng.choice([1, 2, 4, 8, 16]),
+        dataflow=native().Dataflow.__members__[dataflow],
+        weight_load=native().WeightLoad.__members__[weight_load],
+    )
+
+
+def _mapping(rng: random.Random) -> Any:
+    return native().Mapping(rng.random() < 0.5, rng.choice([1, 3, 10, 2**30]))
+
+
+def axis(rng: random.Random, longest: int) -> Any:
+    """An axis of a window with strides, dilation and padding."""
+    size, taps, dilation, pad, stride = (rng.randint(a, b) for a, b in ((1, longest), (1, 3), (1, 2), (0, 2), (1, 3)))
+    room = size + 2 * pad - ((taps - 1) * dilation + 1)
+    if room < 0:
+        return native().Axis(size, size)
+    return native().Axis(size, room // stride + 1, taps, stride, -pad, dilation)
+
+
+def _stage(rng: random.Random, dependent: bool) -> Any:
+    batch = rng.randint(1, 3)
+    return native().Stage(
+        groups=rng.choice([1, 1, 1, 2, 3, 9]),
+        channels=rng.randint(1, 12),
+        columns=rng.randint(1, 24),
+        axes=[native().Axis(batch, batch), native().Axis(), axis(rng, 4), axis(rng, 12)],
+        activation_bytes=rng.choice([0, 1, 4] if dependent else [1, 4]),
+        weight_bytes=rng.choice([1, 4]),
+        output_bytes=rng.choice([0, 1, 4, 8]),
+        lane_cycles=rng.randint(1, 5),
+        weights_kept=rng.random() < 0.4,
+        dependent=dependent,
+        closing_elements=rng.choice([0, 5]),
+        closing_lane_cycles=rng.randint(0, 3),
+        closing_bytes=rng.choice([0, 20]),
+        opening_bytes=rng.choice([0, 0, 30]),
+    )
+
+
+def try_product(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
+    """A plain product, its numbers included."""
+    rows, depth, columns = rng.randint(1, 60), rng.randint(1, 40), rng.randint(1, 40)
+    stage = product(rows, depth, columns, lane_cycles=rng.randint(1, 4), weights_kept=rng.random() < 0.5)
+    design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
+    a = values.integers(-255, 256, (rows, depth)).astype(np.int16)
+    w = values.integers(-255, 256, (depth, columns)).astype(np.int16)
+    stepped, sums = native().step_program(design, alone(stage), mapping, a, w)
+    fast = native().time_program(design, alone(stage), mapping)
+    return Trial(dataflow, weight_load, fast, stepped, sums, a.astype(np.int32) @ w.astype(np.int32))
+
+
+def try_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
+    """Groups, windows, kept weights, dependent steps, results that stay on the chip; timing alone."""
+    design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
+    steps = [_stage(rng, True) for _ in range(rng.randint(1, 2))]
+    sections = native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 2, 3, 8])])
+    fast = native().time_program(design, sections, mapping)
+    return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
+
+
+def try_vector(rng: random.Random) -> Trial:
+    """The vector unit alone."""
+    planes = rng.randint(1, 3)
+    stage = native().VectorStage(
+        axes=[native().Axis(planes, planes), axis(rng, 4), axis(rng, 9), axis(rng, 9)],
+        input_bytes=rng.choice([0, 1, 4]),
+        output_bytes=rng.choice([0, 1, 4, 12]),
+        lane_cycles=rng.randint(1, 9),
+    )
+    design = _design(rng, "weight", "double_buffered")
+    return Trial("none", "none", native().time_vector(design, stage), native().step_vector(design, stage))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Hold the fast timing to the reference on random programs.")
+    parser.add_argument("--runs", type=int, default=50_000)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
+    given = parser.parse_args(arguments)
+    rng, values = random.Random(given.seed), np.random.default_rng(given.seed)
+    tried: Counter[tuple[str, str]] = Counter()
+    differed: Counter[tuple[str, str]] = Counter()
+    cycles = 0
+    for _ in range(given.runs):
+        kind = rng.random()
+        flow, load = rng.choice(CHOICES["dataflow"]), rng.choice(CHOICES["weight_load"])
+        if kind < 0.3:
+            trial = try_product(rng, values, flow, load)
+        elif kind < 0.9:
+            trial = try_program(rng, flow, load)
+        else:
+            trial = try_vector(rng)
+        key = (trial.dataflow, trial.weight_load)
+        tried[key] += 1
+        differed[key] += not trial.agrees
+        cycles += trial.stepped["cycles"]
+    print(f"seed {given.seed}: {given.runs} random runs, {cycles:,} cycles stepped one by one")
+    for key in sorted(tried):
+        print(f"  {key[0]:8} {key[1]:16} {tried[key]:6} runs, {differed[key]} differ")
+    print(f"{sum(differed.values())} differences")
+    return 1 if sum(differed.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
