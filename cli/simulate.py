@@ -1,18 +1,28 @@
-"""``quatrefoil simulate``: a problem or a model on the ASIC simulator, on a design of your own or a shipped one."""
+"""``quatrefoil simulate``: a problem or a model on the ASIC simulator, on a design of your own or a shipped one; or
+SCALE-Sim's files, with its reports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from quatrefoil.asic_sim.scalesim import Result
 from quatrefoil.cli.arguments import AsJson, Seed
-from quatrefoil.cli.explain import Target, is_model
+from quatrefoil.cli.explain import is_model
 from quatrefoil.cli.output import FAILED, say_json, stderr, stdout, table
 from quatrefoil.cli.progress import steps
+from quatrefoil.errors import QuatrefoilError
 
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="[PROBLEM|MODEL]", help="A problem's text form in quotes, or an ONNX file.", show_default=False
+    ),
+]
 Design = Annotated[str, typer.Option("--design", "-d", help="A shipped design's name, or a TOML file.")]
 Check = Annotated[
     bool, typer.Option("--check", help="Also compute the numbers on the simulator, and hold them to the oracle.")
@@ -20,6 +30,18 @@ Check = Annotated[
 Unsupported = Annotated[
     str,
     typer.Option("--unsupported", help="Operators that the simulator does not know: error, or host to list them."),
+]
+ScaleSim = Annotated[
+    Path | None,
+    typer.Option("--scalesim", metavar="CFG", help="SCALE-Sim's configuration: its figures for --topology instead."),
+]
+Topology = Annotated[
+    Path | None,
+    typer.Option("--topology", metavar="CSV", help="--scalesim: the layers, convolutions or products (M, N, K)."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="--scalesim: its three reports go into DIR/<run_name>."),
 ]
 
 STALLS = {
@@ -33,14 +55,29 @@ STALLS = {
 
 
 def command(
-    target: Target,
+    target: Target = "",
     design: Design = "",
     check: Check = False,
     unsupported: Unsupported = "error",
     seed: Seed = 0,
+    scalesim: ScaleSim = None,
+    topology: Topology = None,
+    output: Output = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count cycles, traffic and energy on a simulated chip, layer by layer. Nothing here is measured."""
+    """Count cycles, traffic and energy on a simulated chip, layer by layer. Nothing here is measured.
+
+    With --scalesim and --topology, SCALE-Sim's files are read, and its figures are given and written.
+    """
+    if scalesim is not None or topology is not None or output is not None:
+        if scalesim is None or topology is None:
+            raise QuatrefoilError("--scalesim, --topology and --output belong together; give the first two at least")
+        if target or design:
+            raise QuatrefoilError("--scalesim has its own layers and its own array: leave the problem and --design out")
+        _scalesim(scalesim, topology, output, as_json)
+        return
+    if not target:
+        raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
 
@@ -149,3 +186,63 @@ def _errors(target: str, seed: int) -> dict[str, tuple[float | None, int]]:
         advance(f"computing {len(model.graph.nodes)} nodes")
         found = layers(model, gather(model.inputs, [], seed), "asic")
     return {layer.name: (layer.error, layer.out_of_place) for layer in found}
+
+
+def _scalesim(config_path: Path, topology: Path, output: Path | None, as_json: bool) -> None:
+    from quatrefoil.asic_sim import scalesim
+
+    config = scalesim.read_config(config_path)
+    results = [scalesim.simulate(layer, config) for layer in scalesim.read_topology(topology)]
+    written = [] if output is None else scalesim.write_reports(results, output / config.run_name)
+    total = sum(result.compute_cycles for result in results)
+    if as_json:
+        say_json(
+            {
+                "config": asdict(config),
+                "layers": [asdict(result.layer) | _scalesim_row(result) for result in results],
+                "compute_cycles": total,
+                "reports": [str(path) for path in written],
+            }
+        )
+        return
+    console = stdout()
+    console.print(f"{config.run_name}: {config.rows}x{config.columns}, {config.dataflow}")
+    columns = ("compute cycles", "stall cycles", "mapping %", "compute %", "SRAM accesses", "DRAM words")
+    shown = table("", "layer", "M x K x N", *columns, right=columns)
+    for result in results:
+        layer, row = result.layer, _scalesim_row(result)
+        shown.row(
+            layer.name,
+            f"{layer.m} x {layer.k} x {layer.n}",
+            f"{result.compute_cycles:,}",
+            "" if result.stall_cycles is None else f"{result.stall_cycles:,}",
+            f"{result.mapping_efficiency:.1f}",
+            f"{result.compute_utilisation:.1f}",
+            f"{row['sram_accesses']:,}",
+            "" if row["dram_accesses"] is None else f"{row['dram_accesses']:,}",
+        )
+    shown.row("all", "", f"{total:,}", "", "", "", "", "", style="bold")
+    console.print(shown)
+    for path in written:
+        console.print(str(path), soft_wrap=True)
+    if not config.calculated:
+        stderr().print(
+            "InterfaceBandwidth is USER: stalls, the figures of DRAM and what follows from them are not modelled, and "
+            "their cells are empty"
+        )
+
+
+def _scalesim_row(result: Result) -> dict[str, Any]:
+    memories = (result.ifmap, result.filter, result.ofmap)
+    dram = [memory.dram_accesses for memory in memories if memory.dram_accesses is not None]
+    return {
+        "compute_cycles": result.compute_cycles,
+        "stall_cycles": result.stall_cycles,
+        "mapping_efficiency": result.mapping_efficiency,
+        "compute_utilisation": result.compute_utilisation,
+        "sram_accesses": sum(memory.accesses for memory in memories),
+        "dram_accesses": sum(dram) if dram else None,
+        "ifmap": asdict(result.ifmap),
+        "filter": asdict(result.filter),
+        "ofmap": asdict(result.ofmap),
+    }
