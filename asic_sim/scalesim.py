@@ -241,17 +241,9 @@ def read_topology(path: Path) -> list[Layer]:
     A layer with DP in its name is depthwise: one layer for each channel, as SCALE-Sim has it. Raises ScaleSimError,
     which names line and column.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for reader in [csv.reader(text.splitlines())]
-                for row in reader]  # fmt: skip
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScaleSimError(f"the topology {path} cannot be read: {error}") from None
-    rows = [(line, row) for line, row in rows if any(row)]
-    if not rows:
-        raise ScaleSimError(f"the topology {path} is empty; give a header and a line for each layer")
+    rows = _rows(path)
     line, header = rows[0]
-    products = _is_product(header)
+    products = _says_products(header)
     wanted = _GEMM if products else _CONV
     if len(header) > 1 and header[1].lstrip("+-").isdigit():
         raise ScaleSimError(f"{path}, line {line}: a header comes first (Layer name, {', '.join(wanted)})")
@@ -265,8 +257,27 @@ def read_topology(path: Path) -> list[Layer]:
     return layers
 
 
-def _is_product(header: Sequence[str]) -> bool:
+def has_products(path: Path) -> bool:
+    """Whether a topology is of products: SCALE-Sim has to be told."""
+    return _says_products(_rows(path)[0][1])
+
+
+def _says_products(header: Sequence[str]) -> bool:
     return sorted(_letters(cell) for cell in header[1:4]) == ["k", "m", "n"]
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows that are not blank, with their lines' numbers; one at least."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = [(reader.line_num, [cell.strip() for cell in row]) for reader in [csv.reader(text.splitlines())]
+                for row in reader]  # fmt: skip
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScaleSimError(f"the topology {path} cannot be read: {error}") from None
+    rows = [(line, row) for line, row in rows if any(row)]
+    if not rows:
+        raise ScaleSimError(f"the topology {path} is empty; give a header and a line for each layer")
+    return rows
 
 
 def _letters(text: str) -> str:
