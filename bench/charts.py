@@ -188,6 +188,24 @@ def times(records: Sequence[Record], simulated: bool = False) -> str:
     return _html(figure)
 
 
+def scatter(across: str, up: str, groups: Mapping[str, Sequence[tuple[float, float, str]]]) -> str:
+    """Points on two logarithmic axes, (x, y, what it is), in groups by name."""
+    figure = _figure(across, up, 480)
+    for place, (name, points) in enumerate(groups.items()):
+        figure.add_scatter(
+            x=[x for x, _, _ in points],
+            y=[y for _, y, _ in points],
+            text=[text for _, _, text in points],
+            mode="markers",
+            marker=_marker(place),
+            name=name,
+            hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra>" + name + "</extra>",
+        )
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log")
+    return _html(figure)
+
+
 def _marker(place: int) -> dict[str, Any]:
     colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
     return {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 0.5, "color": INK}}

@@ -15,13 +15,13 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quatrefoil import backends
 from quatrefoil.bench import roofline
@@ -35,6 +35,9 @@ from quatrefoil.errors import QuatrefoilError
 LOCAL = "local"
 RESOURCE = "MEASURE"
 INSTALL = "pip install 'quatrefoil[spread]'"
+
+T = TypeVar("T")
+Call = TypeVar("Call", bound="tuple[Any, ...]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +109,12 @@ def measure(
     failed: dict[str, str] = {}
     if left:
         simulated = all(backends.get(name).simulated for name in on) and not peers
-        with _client(scheduler, simulated) as client:
+        with cluster_client(scheduler, simulated) as client:
             for entry, outcome in _outcomes(client, left, tuple(on), tuple(peers), threads, effort, seed):
                 if isinstance(outcome, Done):
                     done[outcome.key] = outcome
                     if keep is not None:
-                        _append(keep, outcome)
+                        append(keep, [outcome.as_dict()])
                 else:
                     failed[entry.name] = str(outcome)
                 if begin is not None:
@@ -141,30 +144,37 @@ def _asked(
 
 def read(path: Path) -> list[Done]:
     """What a file of results holds; a last line that was cut off is left out. Raises QuatrefoilError for other files."""
+    return lines(path, Done.of, "result of a spread bench")
+
+
+def lines(path: Path, restore: Callable[[Any], T], what: str) -> list[T]:
+    """A file's lines of JSON, each restored; a last line that was cut off is left out. Raises QuatrefoilError, with the
+    number of a line that is no ``what``."""
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        texts = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise QuatrefoilError(f"the results {path} cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(texts, 1):
         if not line.strip():
             continue
         try:
-            found.append(Done.of(json.loads(line)))
+            found.append(restore(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
+            if number == len(texts):
                 continue  # written while the process was ended
-            raise QuatrefoilError(f"line {number} of {path} is no result of a spread bench: {error}") from None
+            raise QuatrefoilError(f"line {number} of {path} is no {what}: {error}") from None
     return found
 
 
-def _append(path: Path, done: Done) -> None:
+def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Lines of JSON at the end of a file that ``lines`` reads, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
         text = file.read() if file.mode == "r+" else ""
         file.seek(len(text[: text.rfind("\n") + 1].encode()))  # over a line that was cut off
         file.truncate()
-        file.write(json.dumps(done.as_dict()) + "\n")
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
         file.flush()
         os.fsync(file.fileno())
 
@@ -178,11 +188,11 @@ def _kept(keep: Path | None) -> str:
 
 
 @contextmanager
-def _client(scheduler: str, simulated: bool) -> Iterator[Any]:
+def cluster_client(scheduler: str, simulated: bool) -> Iterator[Any]:
     """A client of the cluster; a local one has one worker, since two would disturb each other's timing, unless all is
-    simulated."""
+    simulated. Raises QuatrefoilError where Dask is not installed, or nobody answers."""
     if util.find_spec("distributed") is None:
-        raise QuatrefoilError(f"spreading a bench needs Dask's distributed; to add it: {INSTALL}")
+        raise QuatrefoilError(f"spreading over processes needs Dask's distributed; to add it: {INSTALL}")
     distributed: Any = import_module("distributed")  # which has no types
     if scheduler == LOCAL:
         workers = (os.cpu_count() or 1) if simulated else 1
@@ -235,13 +245,18 @@ def _outcomes(
     seed: int,
 ) -> Iterator[tuple[Entry, Done | BaseException]]:
     """Each task with what came of it, as they come."""
+    calls = [(entry, on, peers, threads, effort, seed) for entry in entries]
+    for (entry, *_), outcome in as_they_come(client, task, calls):
+        yield entry, outcome
+
+
+def as_they_come(
+    client: Any, function: Callable[..., T], calls: Iterable[Call]
+) -> Iterator[tuple[Call, T | BaseException]]:
+    """The calls of a function, by the workers, each with its result or its error; a call whose worker is lost goes to
+    another one."""
     distributed: Any = import_module("distributed")
-    futures = {
-        client.submit(
-            task, entry, on, peers, threads, effort, seed, pure=False, retries=0, resources={RESOURCE: 1}
-        ): entry
-        for entry in entries
-    }
+    futures = {client.submit(function, *call, pure=False, retries=0, resources={RESOURCE: 1}): call for call in calls}
     for future in distributed.as_completed(futures):
         yield futures[future], future.exception() or future.result()
         future.release()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quatrefoil.cli import bench, demo, doctor, explain, export, output, simulate
+from quatrefoil.cli import bench, demo, doctor, explain, export, output, simulate, sweep
 from quatrefoil.cli import run as run_command
 from quatrefoil.errors import QuatrefoilError
 
@@ -27,6 +27,7 @@ app.command("bench")(bench.command)
 app.command("explain")(explain.command)
 app.command("export")(export.command)
 app.command("simulate")(simulate.command)
+app.command("sweep")(sweep.command)
 app.command("doctor")(doctor.command)
 app.command("demo")(demo.command)
 

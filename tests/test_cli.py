@@ -39,7 +39,7 @@ def call_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for name in ("run", "bench", "explain", "export", "simulate", "doctor", "demo"):
+    for name in ("run", "bench", "explain", "export", "simulate", "sweep", "doctor", "demo"):
         assert name in out
         assert call(capsys, name, "--help")[0] == 0
 
