@@ -184,7 +184,7 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise QuatrefoilError(f"--against {path} cannot be read: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("records"), list):
-        raise QuatrefoilError(f"--against {path} is no report of quatrefoil bench; make one with --report before.json")
+        raise QuatrefoilError(f"--against {path} is no report of quatrefoil bench; make one with --json before.json")
     return document
 
 

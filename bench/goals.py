@@ -299,7 +299,7 @@ def read(path: str | Path) -> Row:
     except (OSError, ValueError) as error:
         raise QuatrefoilError(f"the report {path} cannot be read: {error}") from None
     if not isinstance(report, dict) or not {"suite", "ceilings", "probe"} <= report.keys() or not report["records"]:
-        raise QuatrefoilError(f"{path} is no report of a suite with goals; make one: quatrefoil bench peers --report …")
+        raise QuatrefoilError(f"{path} is no report of a suite with goals; make one: quatrefoil bench peers --json …")
     return report
 
 

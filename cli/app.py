@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def run(arguments: list[str]) -> int:
     except QuatrefoilError as error:
         if TRACEBACK in arguments:
             raise
-        if "--json" in given:
+        if _says_json(given):
             output.say_json({"error": str(error)})
         output.stderr().print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         return output.BAD_USE
@@ -71,6 +72,13 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return output.OK
     return output.OK
+
+
+def _says_json(arguments: list[str]) -> bool:
+    """Whether standard output was to hold a JSON document. The bench's option names a file, where - is standard output."""
+    if arguments[:1] != ["bench"]:
+        return "--json" in arguments
+    return "--json=-" in arguments or ("--json", "-") in pairwise(arguments)
 
 
 def _escaped(text: str) -> str:

@@ -6,25 +6,26 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from quatrefoil.bench.against import Change
 from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.records import Record
 from quatrefoil.bench.suites import Suite
-from quatrefoil.cli.arguments import AsJson, Seed, Threads, backend_names, listed
+from quatrefoil.cli.arguments import Seed, Threads, backend_names, listed
+from quatrefoil.cli.bench_tables import changes_table, records_table, say_remarks, side_by_side, standings_table
 from quatrefoil.cli.explain import is_model
-from quatrefoil.cli.output import FAILED, PlainTable, microseconds, say_json, stderr, stdout, table
+from quatrefoil.cli.output import FAILED, say_json, stderr, stdout
 from quatrefoil.cli.progress import steps
 from quatrefoil.cli.run import Trace, check_trace_name, profile_table, write_trace
 from quatrefoil.errors import QuatrefoilError
 
 ALL = "all"
+STDOUT = Path("-")
 
 Target = Annotated[
     str,
@@ -68,10 +69,60 @@ Against = Annotated[
 ]
 Relative = Annotated[float, typer.Option("--relative", min=0, help="--against: the least share that matters.")]
 Absolute = Annotated[float, typer.Option("--absolute", min=0, help="--against: the least microseconds that matter.")]
-Report = Annotated[
+Json = Annotated[
     Path | None,
-    typer.Option("--report", help="Also write a report to this .html, .json or (of a suite with goals) .md file."),
+    typer.Option(
+        "--json", help="Also write everything to this file as data; - is standard output, without the tables."
+    ),
 ]
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Also write a report to this file, a page that loads nothing.")
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", help="Also write a suite with goals to this file, as Markdown tables.")
+]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run's results go besides the terminal's tables."""
+
+    json: Path | None
+    html: Path | None
+    markdown: Path | None
+
+    @property
+    def printed(self) -> bool:
+        """Whether standard output is to hold the JSON document and nothing else."""
+        return self.json == STDOUT
+
+    def named(self, worker: str) -> Files:
+        """The same for one of several machines, whose label each name ends in."""
+        json, html, markdown = (
+            path if path is None or path == STDOUT else path.with_stem(f"{path.stem}-{worker}")
+            for path in (self.json, self.html, self.markdown)
+        )
+        return Files(json, html, markdown)
+
+    def write(self, title: str, records: list[Record], data: dict[str, Any]) -> None:
+        """Writes the files that are wanted, and says so. Raises QuatrefoilError where one cannot be written."""
+        from quatrefoil.bench import goals
+        from quatrefoil.bench.page import write_text
+        from quatrefoil.bench.records import write_json
+        from quatrefoil.bench.report import write_html
+
+        written = []
+        if self.json is not None and not self.printed:
+            write_json(self.json, data)
+            written.append(self.json)
+        if self.html is not None:
+            write_html(self.html, title, records, data)
+            written.append(self.html)
+        if self.markdown is not None:
+            write_text(self.markdown, goals.markdown([data]) + "\n")
+            written.append(self.markdown)
+        for path in written:
+            stderr().print(f"report written to {path}")
 
 
 def command(
@@ -92,9 +143,10 @@ def command(
     absolute: Absolute = 0.2,
     scheduler: Scheduler = None,
     keep: Keep = None,
-    report: Report = None,
+    json: Json = None,
+    html: Html = None,
+    markdown: Markdown = None,
     trace: Trace = None,
-    as_json: AsJson = False,
 ) -> None:
     """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong, or with --against slower."""
     from quatrefoil.bench import against as comparison
@@ -103,6 +155,7 @@ def command(
 
     if cache not in ("hot", "cold"):
         raise QuatrefoilError(f"--cache is {cache!r}; write hot or cold")
+    files = Files(json, html, markdown)
     thresholds = comparison.Thresholds(relative, absolute * 1e-6)
     earlier = comparison.read(against) if against is not None and against.is_file() else None
 
@@ -115,20 +168,23 @@ def command(
         if not is_model(target):
             raise QuatrefoilError("--trace is for models: it shows a run node by node")
     if is_model(target):
-        if against is not None:
-            raise QuatrefoilError("--against compares suites and problems, not a model's file")
+        for option, given in (("--against", against), ("--markdown", markdown), ("--scheduler", scheduler)):
+            if given is not None:
+                raise QuatrefoilError(f"{option} is for suites and problems, not for a model's file")
         title = target
         records, profiles = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
     elif input:
         raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
     else:
         suite = _suite(target, match, quick)
+        if markdown is not None and not suite.families:
+            raise QuatrefoilError("--markdown is for suites with goals, such as peers; --html is for all")
         names = [*on, *_peers(peers, bool(suite.families) and against is None)]
         title = suite.title
         if scheduler is not None:
             if against is not None or tune or no_verify or cache == "cold":
                 raise QuatrefoilError("--scheduler goes without --against, --tune, --no-verify and --cache cold")
-            _spread(suite, on, names[len(on) :], scheduler, keep, threads, rounds, seed, report, as_json)
+            _spread(suite, on, names[len(on) :], scheduler, keep, threads, rounds, seed, files)
             return
         with comparison.checkout(against) if against is not None and earlier is None else nullcontext() as folder:
             checkouts = {comparison.BEFORE: folder} if folder is not None else {}
@@ -137,7 +193,7 @@ def command(
             laps = []
             for _ in range(comparison.LAPS if checkouts else 1):
                 records, conditions = _measure(
-                    suite, target, names, threads, rounds, not as_json,
+                    suite, target, names, threads, rounds, not files.printed,
                     cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
                 )  # fmt: skip
                 laps.append(records)
@@ -152,21 +208,19 @@ def command(
         data["nodes"] = {name: [asdict(node) for node in nodes] for name, nodes in profiles.items()}
     if trace is not None:
         write_trace(trace, profiles, target)
-    if report is not None:
-        _write(report, title, records, data)
-        stderr().print(f"report written to {report}")
-    if as_json:
+    files.write(title, records, data)
+    if files.printed:
         say_json(data)
     elif changes is not None:
         stdout().print(changes_table(title, changes))
-        _remarks(records)
+        say_remarks(records)
     elif "suite" in data:
-        stdout().print(_standings(data))
+        stdout().print(standings_table(data))
     else:
         stdout().print(records_table(title, records))
         for name, nodes in profiles.items():
             stdout().print(profile_table(f"{title} on {name}, node by node", nodes))
-        _remarks(records)
+        say_remarks(records)
     if changes and all(change.verdict == comparison.UNKNOWN for change in changes):
         raise QuatrefoilError(f"--against {against}: nothing could be compared ({changes[0].why})")
     slower = any(change.verdict == comparison.SLOWER for change in changes or ())
@@ -183,8 +237,7 @@ def _spread(
     threads: int,
     rounds: int | None,
     seed: int,
-    report: Path | None,
-    as_json: bool,
+    files: Files,
 ) -> None:
     """Measures on the workers of a cluster, and shows each machine's figures in a table of its own."""
     from quatrefoil.bench import spread
@@ -213,31 +266,14 @@ def _spread(
         data = document(records, {**theirs[0].machine, "worker": worker}, {"ceilings": ceilings})
         shown.append(data)
         title = suite.title if len(machines) == 1 else f"{suite.title}, on worker {worker}"
-        if report is not None:
-            place = report if len(machines) == 1 else report.with_stem(f"{report.stem}-{worker}")
-            _write(place, title, records, data)
-            stderr().print(f"report written to {place}")
-        if not as_json:
+        (files if len(machines) == 1 else files.named(worker)).write(title, records, data)
+        if not files.printed:
             stdout().print(records_table(title, records))
-            _remarks(records)
-    if as_json:
+            say_remarks(records)
+    if files.printed:
         say_json(shown)
     if any(record.ours and record.wrong for one in done for record in one.records):
         raise typer.Exit(FAILED)
-
-
-def _write(report: Path, title: str, records: list[Record], data: dict[str, Any]) -> None:
-    from quatrefoil.bench import goals
-    from quatrefoil.bench.page import write_text
-    from quatrefoil.bench.records import write_json
-    from quatrefoil.bench.report import write_html
-
-    if report.suffix == ".json":
-        write_json(report, data)
-    elif report.suffix == ".md" and "suite" in data:
-        write_text(report, goals.markdown([data]) + "\n")
-    else:
-        write_html(report, title, records, data)
 
 
 def _peers(text: str | None, goals: bool) -> list[str]:
@@ -344,113 +380,3 @@ def _watched(title: str, count: int, wanted: bool) -> Iterator[tuple[Callable[[s
             yield begin, show
     if wanted:
         stdout().print(side_by_side(title, records))
-
-
-def side_by_side(title: str, records: list[Record], last: int | None = None) -> PlainTable:
-    """A row for each task (of the last few), a column for each contender: microseconds, with ~ where the result is not
-    accurate."""
-    names = list(dict.fromkeys(record.contender for record in records))
-    rows = table(title, "task", *names, right=tuple(names))
-    tasks: dict[str, dict[str, Record]] = {}
-    for record in records:
-        tasks.setdefault(record.name, {})[record.contender] = record
-    for name, found in list(tasks.items())[-last if last else None :]:
-        times = {
-            record.contender: record.measured.median
-            for record in found.values()
-            if record.measured is not None and record.accurate is not False
-        }
-        least = min(times, key=times.__getitem__, default="")
-        cells = []
-        for contender in names:
-            one = found.get(contender)
-            timed = one.measured if one is not None else None
-            rough = one is not None and one.accurate is False
-            cells.append("" if timed is None else f"{'~' if rough else ''}{microseconds(timed.median)}")
-        rows.row(name, *cells, marks={1 + names.index(least): "green"} if least else None)
-    return rows
-
-
-def _standings(data: dict[str, Any]) -> PlainTable:
-    """The families against their goals."""
-    from quatrefoil.bench import goals
-
-    columns = ("tasks", "against the best", "goal", "against torch, ORT, OpenVINO", "its goal")
-    rows = table("Goals", "family", *columns, "verdict", right=columns)
-    for one in goals.standings(data):
-        family = one.family
-        limit = family.most_microseconds
-        rows.row(
-            family.name,
-            str(one.tasks),
-            ("" if one.best is None else f"{one.best:.2f}") if limit is None else f"{one.longest or 0:.2f} us",
-            f"{family.goal or 0:g}" if limit is None else f"{limit:g} us",
-            "" if one.major is None else f"{one.major:.2f}",
-            f"{family.goal_major or 0:g}",
-            one.verdict,
-            marks={6: "yellow" if one.misses else "green"},
-        )
-    return rows
-
-
-def records_table(title: str, records: list[Record]) -> PlainTable:
-    """A row for each problem and contender; measured time and simulated cycles never share a column."""
-    simulated = any(record.simulated for record in records)
-    rated = any(record.gmacs for record in records)
-    columns = ["problem", "on", "kernel", "measured us", "spread", *(["Gmac/s"] if rated else [])]
-    columns += ["simulated cycles", "simulated us"] if simulated else []
-    columns += ["error"]
-    rows = table(title, *columns, right=tuple(columns[3:]))
-    last = ""
-    for record in records:
-        cells = ["" if record.name == last else record.name, record.contender, record.kernel]
-        if record.measured is None:
-            cells += ["—" if record.simulated is None else "", ""]
-        else:
-            cells += [microseconds(record.measured.median), f"{record.measured.spread:.0%}"]
-        if rated:
-            cells.append("" if record.gmacs is None else f"{record.gmacs:.1f}")
-        if simulated:
-            cost = record.simulated
-            cells += ["", ""] if cost is None else [f"{cost.cycles:,}", f"{cost.microseconds:,.1f}"]
-        rough = "~" if record.accurate is False else ""
-        cells.append("" if record.error is None else f"{rough}{record.error:.1e}")
-        rows.row(*cells)
-        last = record.name
-    return rows
-
-
-def changes_table(title: str, changes: list[Change]) -> PlainTable:
-    """A row for each case; a verdict is coloured where it matters."""
-    columns = ("before us", "now us", "now / before", "interval", "would see")
-    rows = table(title, "task", "on", *columns, "verdict", right=columns)
-    colours = {"faster": "green", "slower": "red"}
-    for change in changes:
-        cells = [""] * len(columns)
-        if change.ratio is not None and change.interval is not None:
-            cells = [
-                microseconds(change.before or 0.0),
-                microseconds(change.now or 0.0),
-                f"{change.ratio:.3f}",
-                f"{change.interval[0]:.3f} to {change.interval[1]:.3f}",
-                f"{change.visible:.1%}",
-            ]
-        colour = colours.get(change.verdict)
-        said = f"{change.verdict}: {change.why}" if change.why else change.verdict
-        rows.row(change.name, change.contender, *cells, said, marks={7: colour} if colour else None)
-    return rows
-
-
-def _remarks(records: list[Record]) -> None:
-    """Refusals, notes and unquiet measurements, each said once."""
-    console = stderr()
-    said = set()
-    for record in records:
-        for remark in (record.refused, record.note):
-            line = f"{record.contender}: {remark}"
-            if remark and line not in said:
-                said.add(line)
-                console.print(line, markup=False, soft_wrap=True)
-    noisy = [record for record in records if record.measured and record.measured.spread > 0.1]
-    if noisy:
-        console.print(f"the machine was not quiet: {len(noisy)} figures spread by more than 10 % over the rounds")

@@ -1,7 +1,7 @@
 """What every subcommand shares: where text goes, JSON, exit codes.
 
-Results go to standard output; progress, remarks and errors to standard error. With ``--json`` standard output holds
-one JSON document and nothing else. NO_COLOR is honoured; a pipe gets wide lines without colour.
+Results go to standard output; progress, remarks and errors to standard error. With ``--json`` (of the bench
+``--json -``) standard output holds one JSON document and nothing else. NO_COLOR is honoured; a pipe gets wide lines without colour.
 """
 
 from __future__ import annotations

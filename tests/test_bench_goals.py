@@ -152,12 +152,12 @@ def test_a_faulty_family_is_named(tmp_path: Path, line: str, said: str) -> None:
 
 def test_the_command_measures_and_judges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite, table, data = suite_file(tmp_path), tmp_path / "goals.md", tmp_path / "goals.json"
-    assert run(["bench", str(suite), "--peers", "ort", "--rounds", "3", "--quick", "--report", str(table)]) == 0
+    assert run(["bench", str(suite), "--peers", "ort", "--rounds", "3", "--quick", "--markdown", str(table)]) == 0
     told = capsys.readouterr().out
     assert "verdict" in told
     assert "pools" in told
     assert "| pools | 1 |" in table.read_text()
-    assert run(["bench", str(suite), "--peers", "", "--rounds", "3", "--match", "^b$", "--report", str(data)]) == 0
+    assert run(["bench", str(suite), "--peers", "", "--rounds", "3", "--match", "^b$", "--json", str(data)]) == 0
     assert "not compared" in capsys.readouterr().out
     [row] = goals.read(data)["records"]
     assert (row["name"], row["contender"], row["accurate"]) == ("b", "cpu", True)

@@ -115,7 +115,7 @@ def test_the_commands_write_traces(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(["run", str(CNN), "--trace", str(first)]) == 0
     assert list(checked(json.loads(first.read_text()))) == ["digits_cnn.onnx on cpu: measured"]
     capsys.readouterr()
-    assert run(["bench", str(CNN), "-b", "cpu,asic", "--rounds", "3", "--trace", str(second), "--json"]) == 0
+    assert run(["bench", str(CNN), "-b", "cpu,asic", "--rounds", "3", "--trace", str(second), "--json", "-"]) == 0
     told = capsys.readouterr()
     assert len(checked(json.loads(second.read_text()))) == 3
     assert "ui.perfetto.dev" in told.err

@@ -31,7 +31,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 def call_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
     """The JSON document of a command, which has to be all of its standard output."""
-    got, out, err = call(capsys, *arguments, "--json")
+    got, out, err = call(capsys, *arguments, "--json", *(["-"] if arguments[0] == "bench" else []))
     assert got == code, err
     return json.loads(out)
 
@@ -104,12 +104,15 @@ def test_explain_a_problem_and_a_model(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_bench_a_problem_a_suite_and_a_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    data = call_json(capsys, "bench", CONV, "--rounds", "3", "--report", str(tmp_path / "r.html"))
+    data = call_json(capsys, "bench", CONV, "--rounds", "3", "--html", str(tmp_path / "r.html"))
     assert data["records"][0]["measured"]["median"] > 0
     assert data["records"][0]["checked"] == "oracle"
     assert "<h2>Measured" in (tmp_path / "r.html").read_text()
-    assert call(capsys, "bench", CONV, "--rounds", "3", "--report", str(tmp_path / "r.json"))[0] == 0
+    code, out, _ = call(capsys, "bench", CONV, "--rounds", "3", "--json", str(tmp_path / "r.json"))
+    assert code == 0
+    assert "measured" in out
     assert json.loads((tmp_path / "r.json").read_text())["records"][0]["op"] == "conv"
+    assert call(capsys, "bench", "nosuch", "--json", str(tmp_path / "none.json"))[:2] == (2, "")
     suite = tmp_path / "s.toml"
     suite.write_text(f'[[problem]]\nname = "mine"\ntext = "{CONV}"\n')
     code, out, err = call(capsys, "bench", str(suite), "-b", "cpu,asic", "--rounds", "3")
