@@ -19,6 +19,7 @@ from typing import Any
 
 from quatrefoil.bench import peers
 from quatrefoil.bench.page import figure
+from quatrefoil.bench.records import threads_said
 from quatrefoil.bench.roofline import Ceilings
 from quatrefoil.bench.runner import Field
 from quatrefoil.bench.suites import Family, load
@@ -161,19 +162,30 @@ def standings(report: Row) -> list[Standing]:
     return found
 
 
+def by_threads(report: Row) -> list[Row]:
+    """A report for each number of threads that this one has."""
+    counts = dict.fromkeys(row["threads"] for row in report["records"])
+    return [{**report, "records": [row for row in report["records"] if row["threads"] == count]} for count in counts]
+
+
+def _by_threads(reports: Iterable[Row]) -> list[Row]:
+    return [each for report in reports for each in by_threads(report)]
+
+
 def markdown(reports: Sequence[Row]) -> str:
-    """Families first, for every report; then every task."""
+    """Families first, for every report and number of threads; then every task."""
     lines = []
+    reports = _by_threads(reports)
     for report in reports:
-        lines += [f"## {_title(report)}", "", *_conditions(report), "", *_families(standings(report)), ""]
+        lines += [f"## {title(report)}", "", *_conditions(report), "", *_families(standings(report)), ""]
     for report in reports:
-        lines += [f"## Every task, {_title(report)}", "", *_legend(report), "", *_tasks(report), ""]
+        lines += [f"## Every task, {title(report)}", "", *_legend(report), "", *_tasks(report), ""]
     return "\n".join(lines)
 
 
-def _title(report: Row) -> str:
-    threads = report["records"][0]["threads"]
-    return "one thread" if threads == 1 else f"{threads} threads"
+def title(report: Row) -> str:
+    """The number of threads of a report that has one."""
+    return threads_said(report["records"][0]["threads"])
 
 
 def _conditions(report: Row) -> Iterator[str]:
@@ -279,16 +291,27 @@ def conditions(source: str | None, field: Field) -> dict[str, Any]:
     }
 
 
+def together(conditions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The conditions of runs that differ in their number of threads alone, as those of one report."""
+    method = list(dict.fromkeys(sentence for each in conditions for sentence in each["method"]))
+    if len(conditions) > 1:
+        method.append("Each number of threads was measured on its own, one after the other.")
+    return {**conditions[0], "probe": _probes(conditions), "method": method}
+
+
+def _probes(conditions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {key: sum(each["probe"].get(key, 0) for each in conditions) for key in ("asked", "slow")}
+
+
 def joined(reports: Sequence[Row]) -> list[Row]:
     """Reports of the same number of threads as one; of a task that several have, the last counts."""
     groups: dict[int, list[Row]] = {}
-    for report in reports:
+    for report in _by_threads(reports):
         groups.setdefault(report["records"][0]["threads"], []).append(report)
     found: list[Row] = []
     for group in groups.values():
         records = {(row["name"], row["contender"]): row for report in group for row in report["records"]}
-        probe = {key: sum(report["probe"].get(key, 0) for report in group) for key in ("asked", "slow")}
-        found.append({**group[0], "probe": probe, "records": list(records.values())})
+        found.append({**group[0], "probe": _probes(group), "records": list(records.values())})
     return found
 
 

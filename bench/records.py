@@ -125,6 +125,11 @@ class Record:
         return data
 
 
+def threads_said(count: int) -> str:
+    """A number of threads in words."""
+    return "one thread" if count == 1 else f"{count} threads"
+
+
 def restored(row: Mapping[str, Any]) -> Record:
     """The inverse of ``Record.as_dict``."""
     data = {each.name: row[each.name] for each in fields(Record) if each.name in row}

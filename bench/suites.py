@@ -20,14 +20,19 @@ quick = true              # one of the few that stand for the family
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from quatrefoil.bench.tasks import read
-from quatrefoil.errors import QuatrefoilError
+from quatrefoil import ops
+from quatrefoil.bench.tasks import CHAIN, NETWORK, chain, read
+from quatrefoil.errors import OperatorError, QuatrefoilError
+from quatrefoil.ops.text import read_call
+
+ALL = "all"
+BYTES = frozenset({"int8", "uint8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,105 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A list of tasks with a title, and the families that they belong to, if any."""
+    """A list of tasks with a title, and the families that they belong to, if any.
+
+    parts: of several suites in one, each one's name and the names of its tasks here; a task may be in several
+    """
 
     title: str
     entries: tuple[Entry, ...]
     families: tuple[Family, ...] = ()
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def only(self, entries: Sequence[Entry]) -> Suite:
+        """The same with these of its tasks alone."""
+        names = {entry.name for entry in entries}
+        parts = {part: tuple(name for name in those if name in names) for part, those in self.parts.items()}
+        return replace(self, entries=tuple(entries), parts={part: those for part, those in parts.items() if those})
 
 
 def names() -> list[str]:
     """The suites that come with quatrefoil."""
     folder = resources.files("quatrefoil.bench") / "suites"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def find(target: str) -> Suite:
+    """The tasks that a word asks for: a suite's name or file, an operator's name, several of these with commas between
+    them, or ``all``.
+
+    An operator stands for its tasks in every suite that has no goals, and so does ``all`` for these suites. Of a task that
+    several suites hold there is one; where they give one name to different tasks, the later suite's name is added. Several
+    have no families and no goals. Raises QuatrefoilError where a word is neither.
+    """
+    words = [target] if Path(target).is_file() else [word.strip() for word in target.split(",") if word.strip()]
+    sources = dict.fromkeys(name for word in words for name in (_without_goals() if word == ALL else [word]))
+    found = {source: _operator(source) if _is_operator(source) else load(source) for source in sources}
+    if not found:
+        raise QuatrefoilError(f"{target!r} names no suite; known are {', '.join(names())}")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    title = "Every suite without goals" if words == [ALL] else ", ".join(words)
+    return _joined(found, title)
+
+
+def _is_operator(word: str) -> bool:
+    return word in ops.SPECS and word not in names()
+
+
+def _without_goals() -> list[str]:
+    return [name for name in names() if not load(name).families]
+
+
+def _operator(op: str) -> Suite:
+    everything = _joined({name: load(name) for name in _without_goals()}, f"{op} in every suite without goals")
+    return everything.only([entry for entry in everything.entries if entry.text.startswith(f"{op} ")])
+
+
+def _joined(suites: Mapping[str, Suite], title: str) -> Suite:
+    """Suites as one, by name."""
+    by_text: dict[str, Entry] = {}
+    taken: set[str] = set()
+    parts: dict[str, tuple[str, ...]] = {}
+    for source, suite in suites.items():
+        for entry in suite.entries:
+            known = by_text.get(entry.text)
+            if known is None:
+                name = entry.name if entry.name not in taken else f"{entry.name} ({Path(source).stem})"
+                taken.add(name)
+                by_text[entry.text] = Entry(name, entry.text, quick=entry.quick)
+            elif entry.quick:
+                by_text[entry.text] = replace(known, quick=True)
+        parts[source] = tuple(dict.fromkeys(by_text[entry.text].name for entry in suite.entries))
+    return Suite(title, tuple(by_text.values()), parts=parts)
+
+
+def dtypes(text: str) -> set[str]:
+    """The number formats of a task, by its text form: those of its operators' first inputs, and where that is of bytes
+    those of weights of bytes too; networks are of float32."""
+    if text.startswith(NETWORK):
+        return {"float32"}
+    problems = chain(text) if CHAIN.fullmatch(text) else [ops.parse(text)]
+    found = {problem.dtype for problem in problems}
+    if found & BYTES:
+        found |= {tensor.dtype for problem in problems for tensor in problem.inputs if tensor is not None} & BYTES
+    return found
+
+
+def retyped(text: str, dtype: str) -> str:
+    """A single problem's text with ``dtype`` in the place of its own number format. Raises QuatrefoilError where the
+    operator does not have it, and for chains and networks."""
+    if text.startswith(NETWORK) or CHAIN.fullmatch(text):
+        raise QuatrefoilError(f"a chain or a network keeps its number format; {dtype} is for single problems")
+    problem, call = ops.parse(text), read_call(text)
+    inputs = [
+        tensor if tensor is None or tensor.dtype != problem.dtype else replace(tensor, dtype=dtype)
+        for tensor in call.inputs
+    ]
+    try:
+        return call.settled(ops.canonical(call.op, inputs, call.attributes, call.outputs)).text
+    except OperatorError as error:
+        raise QuatrefoilError(f"the problem cannot be of {dtype}: {error}") from None
 
 
 def load(source: str | Path) -> Suite:
@@ -73,8 +166,10 @@ def load(source: str | Path) -> Suite:
         try:
             text = Path(source).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            known = ", ".join(names())
-            raise QuatrefoilError(f"the suite {str(source)!r} cannot be read ({error}); known are {known}") from None
+            raise QuatrefoilError(
+                f"the suite {str(source)!r} cannot be read ({error}); known are {', '.join(names())}, the operators "
+                f"{', '.join(ops.SPECS)}, and {ALL}"
+            ) from None
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

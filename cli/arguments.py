@@ -11,7 +11,6 @@ from quatrefoil.errors import QuatrefoilError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Backend = Annotated[str, typer.Option("--backend", "-b", help=f"One of {', '.join(backends.NAMES)}.")]
-Threads = Annotated[int, typer.Option("--threads", "-t", min=1, help="Threads for the CPU kernels and the peers.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of inputs that are made up.")]
 
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from quatrefoil.bench.against import SLOWER, UNKNOWN, Change
 from quatrefoil.bench.nodes import LimitedNode
-from quatrefoil.bench.records import Record
+from quatrefoil.bench.records import Record, threads_said
 from quatrefoil.bench.suites import Suite
-from quatrefoil.cli.arguments import Seed, Threads, backend_names, listed
-from quatrefoil.cli.bench_tables import changes_table, records_table, say_remarks, side_by_side, standings_table
+from quatrefoil.cli.arguments import Seed, backend_names, listed
+from quatrefoil.cli.bench_tables import (
+    changes_table,
+    records_table,
+    say_remarks,
+    side_by_side,
+    standings_tables,
+    titled_by_threads,
+)
 from quatrefoil.cli.explain import is_model
 from quatrefoil.cli.output import FAILED, say_json, stderr, stdout
 from quatrefoil.cli.progress import steps
@@ -30,9 +38,10 @@ STDOUT = Path("-")
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="PROBLEM|SUITE|MODEL",
-        help="A problem's text form in quotes, a suite (audio, conv, int8, mobilenetv2, peers, pool, quick, recurrent, "
-        "resnet50, tiny, vgg16, volumes, or a TOML file) or an ONNX file.",
+        metavar="PROBLEM|SUITE|OPERATOR|MODEL",
+        help="A problem's text form in quotes; a suite (audio, conv, int8, mobilenetv2, peers, pool, quick, recurrent, "
+        "resnet50, tiny, vgg16, volumes, or a TOML file), an operator such as lstm, several with commas between them, or "
+        "all, which is every suite without goals; or an ONNX file.",
     ),
 ]
 Backends = Annotated[
@@ -42,6 +51,18 @@ Peers = Annotated[
     str | None,
     typer.Option(
         "--peers", "-p", help="Peers with commas between them, or all that are installed (a suite with goals has all)."
+    ),
+]
+Threads = Annotated[
+    str,
+    typer.Option(
+        "--threads", "-t", help="Threads for our kernels and for peers; several numbers with commas between them."
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype", help="Only tasks of these number formats, with commas between them; a problem is measured in each."
     ),
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=3, help="Interleaved rounds: 9, for goals 5.")]
@@ -81,6 +102,14 @@ Html = Annotated[
 Markdown = Annotated[
     Path | None, typer.Option("--markdown", help="Also write a suite with goals to this file, as Markdown tables.")
 ]
+
+
+def thread_counts(text: str) -> list[int]:
+    """``1,2`` as numbers, without repetitions. Raises QuatrefoilError for anything else."""
+    words = listed(text)
+    if not words or not all(word.isdecimal() and int(word) for word in words):
+        raise QuatrefoilError(f"--threads is {text!r}; write whole numbers from 1, with commas between several")
+    return list(dict.fromkeys(map(int, words)))
 
 
 @dataclass(frozen=True)
@@ -125,11 +154,40 @@ class Files:
             stderr().print(f"report written to {path}")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a run found out.
+
+    conditions  what a report says beside its records
+    changes     against an earlier report or another checkout, where one was given
+    profiles    of a model: what its nodes took, by the backend that they ran on
+    """
+
+    title: str
+    records: list[Record]
+    conditions: dict[str, Any]
+    changes: list[Change] | None = None
+    profiles: dict[str, list[LimitedNode]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain data."""
+        from quatrefoil.bench.machine import describe
+        from quatrefoil.bench.records import document
+
+        data = document(self.records, describe(), self.conditions)
+        if self.changes is not None:
+            data["against"] = [change.as_dict() for change in self.changes]
+        if self.profiles:
+            data["nodes"] = {name: [asdict(node) for node in nodes] for name, nodes in self.profiles.items()}
+        return data
+
+
 def command(
     target: Target,
     backends: Backends = "cpu",
     peers: Peers = None,
-    threads: Threads = 1,
+    threads: Threads = "1",
+    dtype: Dtype = "",
     rounds: Rounds = None,
     match: Match = "",
     quick: Quick = False,
@@ -149,83 +207,98 @@ def command(
     trace: Trace = None,
 ) -> None:
     """Benchmark, one thread by default. Exits with 1 when a result of ours is wrong, or with --against slower."""
-    from quatrefoil.bench import against as comparison
-    from quatrefoil.bench.machine import describe
-    from quatrefoil.bench.records import document
-
     if cache not in ("hot", "cold"):
         raise QuatrefoilError(f"--cache is {cache!r}; write hot or cold")
-    files = Files(json, html, markdown)
-    thresholds = comparison.Thresholds(relative, absolute * 1e-6)
-    earlier = comparison.read(against) if against is not None and against.is_file() else None
-
-    on = backend_names(backends)
-    changes: list[comparison.Change] | None = None
-    conditions: dict[str, Any] = {}
-    profiles: dict[str, list[LimitedNode]] = {}
-    if trace is not None:
-        check_trace_name(trace)
-        if not is_model(target):
-            raise QuatrefoilError("--trace is for models: it shows a run node by node")
+    files, counts, on = Files(json, html, markdown), thread_counts(threads), backend_names(backends)
+    if len(counts) > 1:
+        _refuse({"--against": against, "--scheduler": scheduler, "--trace": trace}, "goes with one number of threads")
     if is_model(target):
-        for option, given in (("--against", against), ("--markdown", markdown), ("--scheduler", scheduler)):
-            if given is not None:
-                raise QuatrefoilError(f"{option} is for suites and problems, not for a model's file")
-        title = target
-        records, profiles = _measure_model(target, on, _peers(peers, False), threads, rounds, seed, input or [])
-    elif input:
-        raise QuatrefoilError("--input is for models; a problem's inputs are made up from --seed")
+        only_tasks = {"--against": against, "--markdown": markdown, "--scheduler": scheduler, "--dtype": dtype or None}
+        _refuse(only_tasks, "is for suites and problems, not for a model's file")
+        if trace is not None:
+            check_trace_name(trace)
+        found = _measure_model(target, on, _peers(peers, False), counts, rounds, seed, input or [])
+        if trace is not None:
+            write_trace(trace, found.profiles, target)
     else:
-        suite = _suite(target, match, quick)
-        if markdown is not None and not suite.families:
-            raise QuatrefoilError("--markdown is for suites with goals, such as peers; --html is for all")
-        names = [*on, *_peers(peers, bool(suite.families) and against is None)]
-        title = suite.title
+        _refuse({"--input": input}, "is for models; a problem's inputs are made up from --seed")
+        _refuse({"--trace": trace}, "is for models: it shows a run node by node")
+        suite = _suite(target, match, quick, listed(dtype))
+        if not suite.families:
+            _refuse({"--markdown": markdown}, "is for suites with goals, such as peers; --html is for all")
+        if against is not None or scheduler is not None:
+            _refuse({"--markdown": markdown}, "goes without --against and --scheduler")
+        others = _peers(peers, bool(suite.families) and against is None)
         if scheduler is not None:
             if against is not None or tune or no_verify or cache == "cold":
                 raise QuatrefoilError("--scheduler goes without --against, --tune, --no-verify and --cache cold")
-            _spread(suite, on, names[len(on) :], scheduler, keep, threads, rounds, seed, files)
+            _spread(suite, on, others, scheduler, keep, counts[0], rounds, seed, files)
             return
-        with comparison.checkout(against) if against is not None and earlier is None else nullcontext() as folder:
-            checkouts = {comparison.BEFORE: folder} if folder is not None else {}
-            if rounds is None and against is not None:
-                rounds = comparison.PAIRED_ROUNDS if checkouts else comparison.ROUNDS
-            laps = []
-            for _ in range(comparison.LAPS if checkouts else 1):
-                records, conditions = _measure(
-                    suite, target, names, threads, rounds, not files.printed,
-                    cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
-                )  # fmt: skip
-                laps.append(records)
-        if earlier is not None:
-            changes = comparison.with_report(records, conditions["ceilings"], earlier, thresholds)
-        elif against is not None:
-            changes = comparison.paired(laps, thresholds)
-    data = document(records, describe(), conditions)
-    if changes is not None:
-        data["against"] = [change.as_dict() for change in changes]
-    if profiles:
-        data["nodes"] = {name: [asdict(node) for node in nodes] for name, nodes in profiles.items()}
-    if trace is not None:
-        write_trace(trace, profiles, target)
-    files.write(title, records, data)
+
+        def run(rounds: int | None, checkouts: Mapping[str, str] | None = None) -> Measured:
+            return _measure(
+                suite, target, [*on, *others], counts, rounds, not files.printed,
+                cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
+            )  # fmt: skip
+
+        found = run(rounds) if against is None else _compared(run, against, rounds, relative, absolute)
+    _tell(found, files)
+    changes = found.changes or []
+    if changes and all(change.verdict == UNKNOWN for change in changes):
+        raise QuatrefoilError(f"--against {against}: nothing could be compared ({changes[0].why})")
+    slower = any(change.verdict == SLOWER for change in changes)
+    if slower or any(record.ours and record.wrong for record in found.records):
+        raise typer.Exit(FAILED)
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Raises QuatrefoilError where one of the options was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise QuatrefoilError(f"{name} {why}")
+
+
+def _tell(found: Measured, files: Files) -> None:
+    """Into files, and to the terminal."""
+    data = found.document()
+    files.write(found.title, found.records, data)
     if files.printed:
         say_json(data)
-    elif changes is not None:
-        stdout().print(changes_table(title, changes))
-        say_remarks(records)
+        return
+    if found.changes is not None:
+        stdout().print(changes_table(found.title, found.changes))
     elif "suite" in data:
-        stdout().print(standings_table(data))
+        for table in standings_tables(data):
+            stdout().print(table)
+        return
     else:
-        stdout().print(records_table(title, records))
-        for name, nodes in profiles.items():
-            stdout().print(profile_table(f"{title} on {name}, node by node", nodes))
-        say_remarks(records)
-    if changes and all(change.verdict == comparison.UNKNOWN for change in changes):
-        raise QuatrefoilError(f"--against {against}: nothing could be compared ({changes[0].why})")
-    slower = any(change.verdict == comparison.SLOWER for change in changes or ())
-    if slower or any(record.ours and record.wrong for record in records):
-        raise typer.Exit(FAILED)
+        for title, records in titled_by_threads(found.title, found.records):
+            stdout().print(records_table(title, records))
+        for name, nodes in found.profiles.items():
+            stdout().print(profile_table(f"{found.title} on {name}, node by node", nodes))
+    say_remarks(found.records)
+
+
+def _compared(
+    run: Callable[..., Measured], against: Path, rounds: int | None, relative: float, absolute: float
+) -> Measured:
+    """A run against an earlier report, or some laps of it against another checkout. ``run`` takes the rounds, and further
+    contenders as ``checkouts``."""
+    from quatrefoil.bench import against as comparison
+
+    thresholds = comparison.Thresholds(relative, absolute * 1e-6)
+    if against.is_file():
+        earlier = comparison.read(against)
+        found = run(rounds or comparison.ROUNDS)
+        return replace(
+            found, changes=comparison.with_report(found.records, found.conditions["ceilings"], earlier, thresholds)
+        )
+    with comparison.checkout(against) as folder:
+        laps = [
+            run(rounds or comparison.PAIRED_ROUNDS, checkouts={comparison.BEFORE: folder})
+            for _ in range(comparison.LAPS)
+        ]
+    return replace(laps[-1], changes=comparison.paired([lap.records for lap in laps], thresholds))
 
 
 def _spread(
@@ -289,66 +362,89 @@ def _peers(text: str | None, goals: bool) -> list[str]:
 
 
 def _measure_model(
-    target: str, on: list[str], peers: list[str], threads: int, rounds: int | None, seed: int, given: list[str]
-) -> tuple[list[Record], dict[str, list[LimitedNode]]]:
+    target: str, on: list[str], peers: list[str], counts: list[int], rounds: int | None, seed: int, given: list[str]
+) -> Measured:
     """The whole model's records, and node by node what each backend of ours took that ran it."""
-    from quatrefoil.bench import nodes
-    from quatrefoil.bench.runner import Effort, threads_set
-    from quatrefoil.bench.whole_model import run_model
+    from quatrefoil.bench import goals, nodes, roofline, whole_model
+    from quatrefoil.bench.runner import Effort, Field, threads_set
     from quatrefoil.cli.inputs import gather
     from quatrefoil.models import load
 
     model = load(target)
-    feeds = gather(model.inputs, given, seed)
-    with steps("bench", 2) as advance:
-        records = run_model(target, feeds, on, peers, threads=threads, effort=Effort(rounds or 9), begin=advance)
-        advance("node by node")
-        ran = [record.contender for record in records if record.ours and not record.refused]
-        with threads_set(threads):
-            return records, {name: nodes.profile(model, feeds, name, threads) for name in ran}
+    feeds, effort = gather(model.inputs, given, seed), Effort(rounds or 9)
+    records: list[Record] = []
+    conditions: list[dict[str, Any]] = []
+    profiles: dict[str, list[LimitedNode]] = {}
+    ceilings = None
+    with steps("bench", 2 * len(counts)) as advance:
+        for threads in counts:
+            said = f", {threads_said(threads)}" if len(counts) > 1 else ""
+            advance(f"{Path(target).name}{said}")
+            with Field([*peers, *on], threads) as field:
+                ceilings = field.ceilings = ceilings or roofline.measure()
+                theirs = whole_model.compare(field, target, feeds, effort)
+                conditions.append(goals.conditions(None, field) | {"method": whole_model.method(field, effort)})
+            records += theirs
+            advance(f"node by node{said}")
+            with threads_set(threads):
+                for name in [record.contender for record in theirs if record.ours and not record.refused]:
+                    profiles[f"{name}{said}"] = nodes.profile(model, feeds, name, threads, ceilings)
+    return Measured(target, records, goals.together(conditions), profiles=profiles)
 
 
-def _suite(target: str, match: str, quick: bool) -> Suite:
-    """What a problem's text or a suite's name asks for. Raises QuatrefoilError where nothing of it is left."""
+def _suite(target: str, match: str, quick: bool, dtypes: list[str]) -> Suite:
+    """What a problem's text, an operator's or suites' names ask for. Raises QuatrefoilError where nothing of it is left."""
     from quatrefoil.bench import suites, tasks
 
     if " " in target.strip():
         text = tasks.read(target).text
-        return suites.Suite("bench", (suites.Entry(text, text),))
-    suite = suites.load(target)
+        own = suites.dtypes(text)
+        texts = [text if dtype in own else suites.retyped(text, dtype) for dtype in dtypes] or [text]
+        return suites.Suite("bench", tuple(suites.Entry(each, each) for each in texts))
+    suite = suites.find(target)
     try:
         expression = re.compile(match)
     except re.error as error:
         raise QuatrefoilError(f"--match {match!r} is no regular expression: {error}") from None
-    left = tuple(entry for entry in suite.entries if expression.search(entry.name) and (entry.quick or not quick))
-    if not left:
-        raise QuatrefoilError("no task of the suite is left by --match and --quick")
-    return replace(suite, entries=left)
+    left = [entry for entry in suite.entries if expression.search(entry.name) and (entry.quick or not quick)]
+    kept = [entry for entry in left if not dtypes or suites.dtypes(entry.text) & set(dtypes)]
+    if not kept:
+        there = sorted({dtype for entry in left for dtype in suites.dtypes(entry.text)})
+        formats = f"; without --dtype there are some of {', '.join(there)}" if left else ""
+        raise QuatrefoilError(f"no task of the suite is left by --match, --quick and --dtype{formats}")
+    return suite.only(kept)
 
 
 def _measure(
     suite: Suite,
     source: str,
     names: list[str],
-    threads: int,
+    counts: list[int],
     rounds: int | None,
     show: bool,
     *,
     cold: bool,
-    checkouts: dict[str, str],
+    checkouts: Mapping[str, str] | None,
     **options: Any,
-) -> tuple[list[Record], dict[str, Any]]:
-    """The records, and the conditions that a report names. ``options`` are ``Field.run``'s."""
+) -> Measured:
+    """A suite with each number of threads, one after the other. ``options`` are ``Field.run``'s."""
     from quatrefoil.bench import goals, roofline
     from quatrefoil.bench.runner import Effort, Field, method
 
     aims = bool(suite.families) and not checkouts
     effort = Effort(rounds or 5, seconds_each=0.5) if aims else Effort(rounds or 9)
-    with Field(names, threads, cold=cold, checkouts=checkouts) as field:
-        field.ceilings = roofline.measure()
-        with _watched(suite.title, len(suite.entries), aims and show) as (begin, tell):
-            records = field.run(suite.entries, effort, begin=begin, progress=tell, **options)
-        return records, goals.conditions(source if aims else None, field) | {"method": method(field, effort)}
+    records: list[Record] = []
+    conditions: list[dict[str, Any]] = []
+    ceilings = None
+    for threads in counts:
+        title = suite.title if len(counts) == 1 else f"{suite.title}, {threads_said(threads)}"
+        with Field(names, threads, cold=cold, checkouts=checkouts) as field:
+            ceilings = field.ceilings = ceilings or roofline.measure()
+            with _watched(title, len(suite.entries), aims and show) as (begin, tell):
+                records += field.run(suite.entries, effort, begin=begin, progress=tell, **options)
+            conditions.append(goals.conditions(source if aims else None, field) | {"method": method(field, effort)})
+    parts = {"suites": {name: list(tasks) for name, tasks in suite.parts.items()}} if suite.parts else {}
+    return Measured(suite.title, records, goals.together(conditions) | parts)
 
 
 @contextmanager

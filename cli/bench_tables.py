@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from quatrefoil.bench.against import Change
-from quatrefoil.bench.records import Record
+from quatrefoil.bench.records import Record, threads_said
 from quatrefoil.cli.output import PlainTable, microseconds, stderr, table
+
+if TYPE_CHECKING:
+    from quatrefoil.bench.goals import Standing
 
 
 def side_by_side(title: str, records: list[Record], last: int | None = None) -> PlainTable:
@@ -34,13 +38,27 @@ def side_by_side(title: str, records: list[Record], last: int | None = None) -> 
     return rows
 
 
-def standings_table(data: dict[str, Any]) -> PlainTable:
-    """The families against their goals."""
+def titled_by_threads(title: str, records: list[Record]) -> list[tuple[str, list[Record]]]:
+    """The records of each number of threads, with a title that says it where there are several."""
+    counts = list(dict.fromkeys(record.threads for record in records))
+    if len(counts) < 2:
+        return [(title, records)]
+    return [(f"{title}, {threads_said(n)}", [record for record in records if record.threads == n]) for n in counts]
+
+
+def standings_tables(data: dict[str, Any]) -> list[PlainTable]:
+    """The families against their goals, for each number of threads."""
     from quatrefoil.bench import goals
 
+    reports = goals.by_threads(data)
+    titles = [f"Goals, {goals.title(report)}" if len(reports) > 1 else "Goals" for report in reports]
+    return [_standings(title, goals.standings(report)) for title, report in zip(titles, reports)]
+
+
+def _standings(title: str, found: Sequence[Standing]) -> PlainTable:
     columns = ("tasks", "against the best", "goal", "against torch, ORT, OpenVINO", "its goal")
-    rows = table("Goals", "family", *columns, "verdict", right=columns)
-    for one in goals.standings(data):
+    rows = table(title, "family", *columns, "verdict", right=columns)
+    for one in found:
         family = one.family
         limit = family.most_microseconds
         rows.row(
