@@ -17,7 +17,7 @@ import numpy as np
 from quatrefoil import backends, dispatch, settings
 from quatrefoil.bench import peers
 from quatrefoil.bench.peers import Peer, Prepared
-from quatrefoil.bench.records import Chosen, Simulated
+from quatrefoil.bench.records import Chosen, Simulated, flags_of
 from quatrefoil.bench.tasks import Task
 from quatrefoil.errors import BackendUnavailable, NoKernelError
 from quatrefoil.models import load
@@ -98,8 +98,8 @@ def writeable(array: np.ndarray) -> np.ndarray:
 def chosen_of(selection: dispatch.Selection, device: str) -> Chosen:
     """What a record says of the kernel that a selection chose."""
     kernel = selection.chosen
-    flags = {name: value for name, value in os.environ.items() if name.startswith("QUATREFOIL_")}
-    return Chosen(kernel.id, kernel.version, selection.reason, kernel.layout, device, kernel.beyond, flags)
+    said = flags_of(os.environ)
+    return Chosen(kernel.id, kernel.version, selection.reason, kernel.layout, device, kernel.beyond, said)
 
 
 def call_of(problem: Problem, inputs: Sequence[Array | None]) -> dispatch.Call:

@@ -16,8 +16,10 @@ from typing import Any
 from quatrefoil import ops
 from quatrefoil.bench.page import write_text
 from quatrefoil.bench.timing import Timing
+from quatrefoil.settings import CACHE_VARIABLE
 
 FORMAT = 2
+A_PATH = "a path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Chosen:
     instruction_set  the instruction set or device code in use
     layout           nchw, nchwc (channels in blocks), tnc, as the kernel's name says
     beyond           why it may take less time than a direct evaluation in float32 at the peak, as it declares
-    flags            settings that are not the usual ones, as they were set
+    flags            settings that are not the usual ones, as ``flags_of`` tells them
     """
 
     kernel: str
@@ -123,6 +125,16 @@ class Record:
             data["simulated"]["microseconds"] = self.simulated.microseconds
         data["share"] = self.share
         return data
+
+
+def flags_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the house that are set, as they were set; of paths, which are a machine's own business, that they
+    are."""
+    house = {name: value for name, value in environment.items() if name.startswith("QUATREFOIL_")}
+    return {
+        name: A_PATH if name == CACHE_VARIABLE or "/" in value or "\\" in value else value
+        for name, value in house.items()
+    }
 
 
 def threads_said(count: int) -> str:

@@ -194,6 +194,24 @@ def test_records_survive_json_and_reports_keep_simulated_apart(tmp_path: Path) -
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
 
 
+def test_flags_tell_settings_and_no_machine_s_paths() -> None:
+    told = records.flags_of(
+        {
+            "PATH": "/bin",
+            "QUATREFOIL_CPU_ISA": "v3",
+            "QUATREFOIL_CACHE": "cache",
+            "QUATREFOIL_ASIC_DESIGN": "/home/someone/mine.toml",
+            "QUATREFOIL_OPENCL": r"C:\\someone",
+        }
+    )
+    assert told == {
+        "QUATREFOIL_CPU_ISA": "v3",
+        "QUATREFOIL_CACHE": "a path",
+        "QUATREFOIL_ASIC_DESIGN": "a path",
+        "QUATREFOIL_OPENCL": "a path",
+    }
+
+
 def test_problem_text_errors_reach_the_caller() -> None:
     with pytest.raises(OperatorError, match="known are conv"):
         bench.run(["nothing float32[1]"])
