@@ -1,4 +1,4 @@
-"""A report's charts, drawn with plotly: the roofline, ratios to the best as a map, families, and error against time.
+"""A report's charts, drawn with plotly: the roofline, ratios to the best as a map, families, error against time, nodes.
 
 Colours are those of Okabe and Ito ("Color universal design", 2008), and every contender has a symbol of its own besides.
 Measured figures alone are drawn; simulated ones have a chart of their own.
@@ -7,7 +7,8 @@ Measured figures alone are drawn; simulated ones have a chart of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import util
 from typing import Any
 
@@ -23,7 +24,31 @@ NO_ERROR = 1e-9
 NEAR_TO_FAR = ((0, "#bfe5d8"), (0.15, "#f4f1e6"), (1, "#e69f00"))
 """A map's colours, from the best to eight times its time: light enough for dark figures, which alone carry the meaning."""
 ROW = 20
-"""Pixels of a task in a map."""
+"""Pixels of a task in a map, and of a node."""
+LANE = 13
+"""Pixels of a contender in a family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A contender's geometric mean over a family's tasks of its time over ours, with Student's 95 % interval of the
+    logarithms; None for fewer than three tasks."""
+
+    family: str
+    contender: str
+    tasks: int
+    ratio: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A node's microseconds, and the least that its limit allows; None where it has none."""
+
+    label: str
+    microseconds: float
+    limit: float | None
+    about: str
 
 
 def available() -> bool:
@@ -101,22 +126,36 @@ def ratio_map(records: Sequence[Record]) -> str:
     return _html(figure)
 
 
-def families(means: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Each family's geometric means: a contender's time over ours, above 1 where we are faster."""
-    contenders = list(dict.fromkeys(name for _, ratios in means for name in ratios))
-    figure = _figure("time over ours (geometric mean; above 1 ours is faster)", "", 120 + 34 * len(means))
-    for place, contender in enumerate(contenders, 1):
+def families(means: Sequence[Mean]) -> str:
+    """Each family's geometric means with their intervals: a contender's time over ours, above 1 where we are faster."""
+    names = list(dict.fromkeys(mean.family for mean in means))
+    contenders = list(dict.fromkeys(mean.contender for mean in means))
+    rows = {name: row for row, name in enumerate(names)}
+    height = 120 + len(names) * max(34, LANE * len(contenders))
+    figure = _figure("time over ours; above 1 ours is faster", "", height)
+    for place, contender in enumerate(contenders):
+        mine = [mean for mean in means if mean.contender == contender]
+        lane = 0.75 * ((place + 0.5) / len(contenders) - 0.5)
+        spans = [mean.interval or (mean.ratio, mean.ratio) for mean in mine]
         figure.add_scatter(
-            x=[ratios.get(contender) for _, ratios in means],
-            y=[name for name, _ in means],
+            x=[mean.ratio for mean in mine],
+            y=[rows[mean.family] + lane for mean in mine],
             mode="markers",
-            marker=_marker(place),
+            marker=_marker(place + 1),
             name=contender,
-            hovertemplate="%{y}: %{x:.2f}<extra>" + contender + "</extra>",
+            error_x=_bounds([mean.ratio for mean in mine], spans),
+            text=[f"{mean.family}: {mean.ratio:.2f}, of {mean.tasks} tasks" for mean in mine],
+            hovertemplate="%{text}<extra>" + contender + "</extra>",
         )
     figure.add_vline(x=1, line_color=INK, line_width=1)
-    figure.update_xaxes(type="log")
-    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(
+        type="log", **_ratio_ticks([bound for mean in means for bound in mean.interval or (mean.ratio,)])
+    )
+    figure.update_yaxes(
+        range=[len(names) - 0.5, -0.5], tickvals=list(rows.values()), ticktext=names, showgrid=False, zeroline=False
+    )
+    for row in range(1, len(names)):
+        figure.add_hline(y=row - 0.5, line_color=LINES, line_width=1)
     return _html(figure)
 
 
@@ -165,14 +204,7 @@ def times(records: Sequence[Record], simulated: bool = False) -> str:
             timings = [record.measured for record in mine if record.measured]
             values = [timing.median * 1e6 for timing in timings]
             spans = [timing.confidence or (timing.median, timing.median) for timing in timings]
-            bounds = {
-                "type": "data",
-                "symmetric": False,
-                "array": [span[1] * 1e6 - value for span, value in zip(spans, values)],
-                "arrayminus": [value - span[0] * 1e6 for span, value in zip(spans, values)],
-                "thickness": 1.5,
-                "width": 3,
-            }
+            bounds = _bounds(values, [(low * 1e6, high * 1e6) for low, high in spans])
         figure.add_scatter(
             x=values,
             y=[record.name for record in mine],
@@ -204,6 +236,56 @@ def scatter(across: str, up: str, groups: Mapping[str, Sequence[tuple[float, flo
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
     return _html(figure)
+
+
+def nodes(bars: Sequence[Bar], simulated: bool = False) -> str:
+    """A model's nodes in their order, with their limits; or simulated ones, hatched."""
+    unit = "simulated us, of the design's clock" if simulated else "us, measured"
+    figure = _figure(unit, "", 110 + ROW * len(bars))
+    hatched = {"pattern": {"shape": "/", "fgcolor": INK, "size": 6}} if simulated else {}
+    figure.add_bar(
+        x=[bar.microseconds for bar in bars],
+        y=[bar.label for bar in bars],
+        orientation="h",
+        marker={"color": COLOURS[5 if simulated else 0], **hatched},
+        name="simulated" if simulated else "measured",
+        text=[bar.about for bar in bars],
+        textposition="none",
+        hovertemplate="%{y}: %{x:.4g} us<br>%{text}<extra></extra>",
+    )
+    limited = [bar for bar in bars if bar.limit is not None]
+    if limited:
+        figure.add_scatter(
+            x=[bar.limit for bar in limited],
+            y=[bar.label for bar in limited],
+            mode="markers",
+            marker={"symbol": "line-ns", "size": ROW - 6, "line": {"width": 2.5, "color": COLOURS[2]}},
+            name="limit of a direct evaluation",
+            hovertemplate="%{y}: %{x:.4g} us at least<extra></extra>",
+        )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_layout(showlegend=True)
+    return _html(figure)
+
+
+def _bounds(values: Sequence[float], spans: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Error bars from each span's low end to its high one."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, (_, high) in zip(values, spans)],
+        "arrayminus": [value - low for value, (low, _) in zip(values, spans)],
+        "thickness": 1.5,
+        "width": 3,
+    }
+
+
+def _ratio_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Marks of a logarithmic axis that holds these ratios and 1: plain numbers, and few."""
+    least, most = min(*values, 1.0), max(*values, 1.0)
+    steps = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)
+    marks = [step for step in steps if least / 1.3 <= step <= most * 1.3]
+    return {"tickangle": 0, "tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
 
 
 def _marker(place: int) -> dict[str, Any]:

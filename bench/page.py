@@ -10,6 +10,9 @@ import numpy as np
 
 from quatrefoil.errors import QuatrefoilError
 
+PRINTED_WIDTH = 940
+"""Pixels that fit on A4 and on letter paper, laid across."""
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --ours: #2a9d6f; --quiet: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -30,9 +33,16 @@ th[aria-sort=ascending] button::after { content: " \\2191"; } th[aria-sort=desce
 label.filter { display: block; margin: .8rem 0 0; }
 label.filter input { font: inherit; padding: .15rem .4rem; width: 18rem; max-width: 100%; }
 .chart { margin: .8rem 0; overflow-x: auto; }
+@page { size: landscape; margin: 12mm; }
 @media print {
-  body { max-width: none; margin: 0; font-size: 11px; } h2 { break-after: avoid; } tr, .chart { break-inside: avoid; }
-  .sortable td:not(.number) { white-space: normal; } table { font-size: 8px; }
+  :root { color-scheme: light; }
+  body { max-width: none; margin: 0; padding: 0; font-size: 11px; }
+  h1 { font-size: 18px; } h2 { font-size: 14px; margin-top: 1.2rem; break-after: avoid; }
+  .answer { font-size: 13px; margin: .3rem 0; }
+  p { max-width: none; margin: .4rem 0; } thead, tr, .chart, svg { break-inside: avoid; } table { font-size: 8px; }
+  th, td { padding: .15rem .35rem; }
+  td:not(.number), .sortable td:not(.number) { white-space: normal; }
+  table:not(.sortable) td:not(.number) { overflow-wrap: anywhere; }
   label.filter { display: none; } .wide, .chart { overflow: visible; }
 }
 """.strip()
@@ -68,6 +78,15 @@ for (const input of document.querySelectorAll("label.filter input"))
 """.strip()
 """Sorts a table by the column whose head is clicked (again: backwards), and hides the rows that lack a word of a filter."""
 
+PRINTING = f"""
+for (const [moment, width] of [["beforeprint", {PRINTED_WIDTH}], ["afterprint", null]])
+  addEventListener(moment, () => {{
+    for (const chart of document.querySelectorAll(".js-plotly-plot"))
+      Plotly.relayout(chart, width ? {{ width }} : {{ autosize: true }});
+  }});
+""".strip()
+"""Charts are drawn for the window; on paper they are drawn anew for its width."""
+
 Cell = str | int | float | None
 
 
@@ -97,6 +116,7 @@ class Page:
     def chart(self, caption: str, html: str, library: str) -> None:
         """A chart as a library made it, in HTML; ``library`` is the script that it needs, which the page holds once."""
         self._libraries.setdefault(library)
+        self._scripts.setdefault(PRINTING)
         self._parts.append(f'<div class="chart"><p class="quiet">{escape(caption)}</p>{html}</div>')
 
     def table(

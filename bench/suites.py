@@ -95,7 +95,7 @@ def find(target: str) -> Suite:
         raise QuatrefoilError(f"{target!r} names no suite; known are {', '.join(names())}")
     if len(found) == 1:
         return next(iter(found.values()))
-    title = "Every suite without goals" if words == [ALL] else ", ".join(words)
+    title = "Every suite without goals" if words == [ALL] else ", ".join(Path(word).stem for word in words)
     return _joined(found, title)
 
 
@@ -118,15 +118,16 @@ def _joined(suites: Mapping[str, Suite], title: str) -> Suite:
     taken: set[str] = set()
     parts: dict[str, tuple[str, ...]] = {}
     for source, suite in suites.items():
+        label = Path(source).stem if Path(source).stem not in parts else source
         for entry in suite.entries:
             known = by_text.get(entry.text)
             if known is None:
-                name = entry.name if entry.name not in taken else f"{entry.name} ({Path(source).stem})"
+                name = entry.name if entry.name not in taken else f"{entry.name} ({label})"
                 taken.add(name)
                 by_text[entry.text] = Entry(name, entry.text, quick=entry.quick)
             elif entry.quick:
                 by_text[entry.text] = replace(known, quick=True)
-        parts[source] = tuple(dict.fromkeys(by_text[entry.text].name for entry in suite.entries))
+        parts[label] = tuple(dict.fromkeys(by_text[entry.text].name for entry in suite.entries))
     return Suite(title, tuple(by_text.values()), parts=parts)
 
 

@@ -389,7 +389,7 @@ def _measure_model(
             with threads_set(threads):
                 for name in [record.contender for record in theirs if record.ours and not record.refused]:
                     profiles[f"{name}{said}"] = nodes.profile(model, feeds, name, threads, ceilings)
-    return Measured(target, records, goals.together(conditions), profiles=profiles)
+    return Measured(Path(target).name, records, goals.together(conditions), profiles=profiles)
 
 
 def _suite(target: str, match: str, quick: bool, dtypes: list[str]) -> Suite:

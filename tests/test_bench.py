@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ import pytest
 
 from quatrefoil import bench, ops, reference, settings
 from quatrefoil.bench import Effort, inputs, peers, records, report, suites, tasks, verify
+from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.onnx_node import model_of
+from quatrefoil.bench.page import PRINTED_WIDTH
 from quatrefoil.bench.timing import Stretch, Timing, clocked, interleaved
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.registry import Reject
@@ -277,6 +279,76 @@ def test_the_report_opens_with_the_answer_and_keeps_simulated_time_apart(tmp_pat
     assert len(page) < 8_000_000
 
 
+def test_means_have_intervals_and_few_tasks_have_none() -> None:
+    mean, interval = report.geometric([2.0, 4.0, 8.0])
+    assert mean == pytest.approx(4.0)
+    # Student's t for two degrees of freedom is 4.303, and the logarithms deviate by log 2
+    half = 4.303 * np.log(2) / np.sqrt(3)
+    assert interval
+    assert np.log(interval[1] / 4) == pytest.approx(half, rel=0.05)
+    assert np.log(interval[0] / 4) == pytest.approx(-half, rel=0.05)
+    assert report.geometric([2.0, 8.0]) == (pytest.approx(4.0), None)
+
+
+def test_numbers_of_threads_and_suites_stand_apart(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="charts need plotly")
+    base = bench.Record("a", SMALL_CONV, "conv", "cpu", True, "k", "d", macs=4000, bytes=9000, accurate=True)
+    found = [
+        replace(base, name=name, contender=who, ours=who == "cpu", threads=threads, measured=Timing.of([time * 1e-6] * 3, 9))
+        for threads, scale in ((1, 1.0), (2, 0.5))
+        for name in "abcd"
+        for who, time in (("cpu", 4 * scale), ("ort", 6 if threads == 1 else 9))
+    ]  # fmt: skip
+    path = tmp_path / "r.html"
+    report.write_html(path, "T", found, {"machine": {}, "suites": {"left": ["a", "b", "c"], "right": ["c", "d"]}})
+    page = path.read_text()
+    body = page[page.index("<body>") :]
+    one, two = body.index("<h2>One thread"), body.index("<h2>2 threads")
+    assert "1.50 times</b> as long as ours takes ort" in body[one:two]
+    assert "4.50 times</b> as long as ours takes ort" in body[two : body.index("<h2>Method")]
+    for heading in ("Families, one thread", "Families, 2 threads", "More threads"):
+        assert f"<h2>{heading}</h2>" in body
+    scaling = body[body.index("<h2>More threads") : body.index("<h2>Measured")]
+    assert re.search(r"a</td>.*cpu</td>.*4\.00</td>.*2\.00</td>.*2\.00</td>", scaling)
+    assert body.count("left: Time over the best") == body.count("right: Time over the best") == 2
+    families = body[body.index("<h2>Families, 2 threads") : body.index("<h2>Task by task, 2 threads")]
+    rows = re.findall(r">(left|right|all tasks)</td>.*?>ort</td>.*?>(\d)</td>", families)
+    assert rows == [("left", "3"), ("right", "2"), ("all tasks", "4")]
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["plotly", "without"])
+def test_a_model_s_nodes_are_shown_and_simulated_ones_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
+) -> None:
+    if drawn:
+        pytest.importorskip("plotly", reason="charts need plotly")
+    monkeypatch.setattr(report.charts, "available", lambda: drawn)
+    measured = LimitedNode("first <node>", "Conv", "cpu", "conv_k", "first", 4e-6, share=0.8, limit_seconds=1e-6)
+    other = replace(measured, name="last", op="Relu", seconds=1e-6, share=0.2, limit_seconds=None)
+    chip = LimitedNode("first", "Conv", "asic", "conv_a", "first", None, 1234, 3.085, 1.0)
+    data = {"machine": {}, "nodes": {"cpu": [asdict(measured), asdict(other)], "asic": [asdict(chip)]}}
+    path = tmp_path / "r.html"
+    report.write_html(path, "M", [], data)
+    page = path.read_text()
+    body = page[page.index("<body>") :]
+    cpu, asic = body.index("<h2>Node by node on cpu"), body.index("<h2>Node by node on asic")
+    assert "first &lt;node&gt;</td>" in body[cpu:asic]
+    assert "80.0%</td>" in body[cpu:asic]
+    assert "25%</td>" in body[cpu:asic]
+    assert "imulated" not in body[cpu:asic]
+    assert 'class="number simulated">1,234' in body[asic:]
+    assert ("simulated us, of the design" if drawn else "us, simulated") in body[asic:]
+    assert "Measured nodes" not in body[asic:]
+
+
+def test_of_many_nodes_the_longest_are_drawn() -> None:
+    bars = [report.Bar(str(number), float(number % 100), None, "") for number in range(200)]
+    drawn = report._longest(bars)
+    assert len(drawn) == report.MOST_NODES
+    assert min(bar.microseconds for bar in drawn) == 70
+    assert [int(bar.label) for bar in drawn] == sorted(int(bar.label) for bar in drawn)
+
+
 def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
@@ -300,6 +372,9 @@ def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
       const order = [...table.tBodies[0].rows].map(row => parseFloat(row.cells[errors].textContent.replace("~", "")));
       document.body.dataset.sorted = order.every((error, i) => i === 0 || order[i - 1] <= error);
       document.body.dataset.charts = document.querySelectorAll(".chart .main-svg").length;
+      dispatchEvent(new Event("beforeprint"));
+      const widths = [...document.querySelectorAll(".chart .main-svg")].map(svg => svg.getAttribute("width"));
+      document.body.dataset.printed = [...new Set(widths)].join();
     });
     </script>"""
     path.write_text(path.read_text().replace("</head>", script + "</head>", 1))
@@ -313,9 +388,10 @@ def test_a_browser_draws_the_report_and_sorts_its_table(tmp_path: Path) -> None:
         path.as_uri(),
     ]
     shown = subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
-    told = dict(re.findall(r'data-(errors|seen|largest|sorted|charts)="([^"]*)"', shown))
+    told = dict(re.findall(r'data-(errors|seen|largest|sorted|charts|printed)="([^"]*)"', shown))
     assert "errors" not in told, told
     assert told["seen"] == "30"
     assert told["largest"] == "task 29"
     assert told["sorted"] == "true", "errors that are marked ~ stand among the others"
     assert int(told["charts"]) >= 4
+    assert told["printed"] == str(PRINTED_WIDTH)

@@ -31,13 +31,12 @@ def two_suites(folder: Path) -> str:
 
 
 def test_several_suites_hold_each_task_once(tmp_path: Path) -> None:
-    target = two_suites(tmp_path)
-    first, second = target.split(",")
-    found = suites.find(target)
+    found = suites.find(two_suites(tmp_path))
+    assert found.title == "first, second"
     assert [entry.name for entry in found.entries] == ["shared", "small", "small (second)"]
-    assert found.parts == {first: ("shared", "small"), second: ("shared", "small (second)")}
+    assert found.parts == {"first": ("shared", "small"), "second": ("shared", "small (second)")}
     assert [entry.name for entry in found.entries if entry.quick] == ["shared", "small"]
-    assert found.only(found.entries[1:2]).parts == {first: ("small",)}
+    assert found.only(found.entries[1:2]).parts == {"first": ("small",)}
 
 
 def test_all_is_every_suite_without_goals() -> None:
@@ -100,7 +99,7 @@ def test_the_command_takes_suites_formats_and_threads(tmp_path: Path, capsys: py
     data = json.loads(file.read_text())
     records = [(row["name"], row["threads"]) for row in data["records"]]
     assert records == [("shared", 1), ("small (second)", 1), ("shared", 2), ("small (second)", 2)]
-    assert list(data["suites"].values()) == [["shared"], ["shared", "small (second)"]]
+    assert data["suites"] == {"first": ["shared"], "second": ["shared", "small (second)"]}
     assert data["method"][-1].startswith("Each number of threads")
     assert [goals.title(report) for report in goals.by_threads(data)] == ["one thread", "2 threads"]
 

@@ -120,6 +120,8 @@ def test_bench_a_problem_a_suite_and_a_model(capsys: pytest.CaptureFixture[str],
     assert "mine" in out
     assert "simulated" in out
     data = call_json(capsys, "bench", CNN, "-b", "cpu,asic", "--rounds", "3")
+    assert data["ceilings"]["gflop_s"] > 0
+    assert data["method"][-1].startswith("What stands for the oracle of a whole model")
     cpu, asic = data["records"]
     assert cpu["measured"]
     assert cpu["simulated"] is None
