@@ -44,6 +44,8 @@ that they are not all done: what caches and a process that was asleep cost is le
 BEYOND = 0.95
 """Times below this share of the limit are not explained by how exactly the ceilings are known."""
 
+DISTURBED = "some of its rounds were on a slowed or shared core although as many were measured again"
+
 Progress = Callable[[Record], None]
 Judging = Callable[[Task], Judge | None]
 """Makes what knows the right outputs of a task."""
@@ -134,15 +136,15 @@ class Field:
         self.threads = threads
         self.cold = cold
         self.ceilings = ceilings
-        self._checkouts = checkouts or {}
-        self.names = list(dict.fromkeys([*names, *self._checkouts]))
-        self._contenders = {name: known.get("cpu" if name in self._checkouts else name) for name in self.names}
+        self.checkouts = checkouts or {}
+        self.names = list(dict.fromkeys([*names, *self.checkouts]))
+        self._contenders = {name: known.get("cpu" if name in self.checkouts else name) for name in self.names}
         self._before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self.cores = sorted(self._before)[-threads:]
         """The last cores: the first ones serve more interrupts."""
         self._workers = {
-            name: Worker("cpu", threads, self.cores, cold, self._checkouts[name])
-            if name in self._checkouts
+            name: Worker("cpu", threads, self.cores, cold, self.checkouts[name])
+            if name in self.checkouts
             else Worker(name, threads, self.cores, cold)
             for name in self._contenders
         }
@@ -228,8 +230,11 @@ class Field:
     def _settled(self, record: Record, worker: Worker, refills: bool, own: Judge | None, other: Judge | None) -> Record:
         """The record of a timed contender, without its figure where what it gave during or after the rounds is wrong or
         was not computed anew."""
-        if record.measured is None:
+        timing = record.measured
+        if timing is None:
             return replace(record, refused=str(worker.lost))
+        if timing.disturbed:
+            record = replace(record, note=f"{record.note}; {DISTURBED}".lstrip("; "))
         if refills:
             # Whoever remembers a result by where its inputs lie gives the wrong one, and whoever does so by what they are takes
             # longer for inputs that it has not seen.
@@ -241,16 +246,19 @@ class Field:
                 if stretch is None or outputs is None:
                     return replace(record, measured=None, refused=str(worker.lost))
                 anew = stretch.seconds
+                if judge is None:
+                    continue
                 again = judged(record, outputs, judge)
-                if again.wrong and not record.wrong:
-                    return replace(
-                        again,
-                        measured=None,
-                        refused=f"on fresh inputs it gives other than the right outputs ({again.refused or 'wrong'})",
-                    )
-            repeated = record.measured.least
+                if again.refused or (number == UNSEEN and own is not None and _nearer(outputs, own, judge)):
+                    said = again.refused or "those of others"
+                    refused = f"on fresh inputs it gives other than the right outputs ({said})"
+                    return replace(again, measured=None, wrong=True, refused=refused)
+                if (again.error or 0.0) > (record.error or 0.0):  # the worst of what was compared
+                    record = replace(record, error=again.error)
+                record = replace(record, accurate=record.accurate and again.accurate, wrong=record.wrong or again.wrong)
+            repeated = timing.least
             least_suspicious = max(SUSPICIOUS * repeated, WORTH_SUSPICION)
-            if record.measured.calls > 1 and anew > least_suspicious:
+            if timing.calls > 1 and anew > least_suspicious:
                 anew = min(anew, self._alone(worker))
                 if anew > least_suspicious:
                     refused = (
@@ -279,7 +287,7 @@ class Field:
         work = Work(0, task.work.bytes) if integer else task.work
         least, by = self.ceilings.limit(task.problem, work, self.threads)
         beyond = task.problem is None or integer or (record.chosen is not None and record.chosen.beyond)
-        on_cpu = record.contender == "cpu" or record.contender in self._checkouts  # whose ceilings they are
+        on_cpu = record.contender == "cpu" or record.contender in self.checkouts  # whose ceilings they are
         beats = on_cpu and not beyond and by == "arithmetic" and record.measured.median < BEYOND * least
         note = (
             f"{record.note}; faster than the machine's limit: not to be believed".lstrip("; ") if beats else record.note
@@ -287,7 +295,7 @@ class Field:
         return replace(record, limit_seconds=least, limit_by=by, beats_limit=beats, note=note)
 
     def _prepared(self, name: str, task: Task, contender: str, worker: Worker) -> tuple[Record, Ready | Reject | None]:
-        ours = contender in backends.names() or contender in self._checkouts
+        ours = contender in backends.names() or contender in self.checkouts
         note = backends.get(contender).timing_note if contender in backends.names() else ""
         record = Record(
             name, task.text, task.op, contender, ours, threads=self.threads,
@@ -322,16 +330,26 @@ def method(field: Field, effort: Effort) -> list[str]:
     threads = "one thread" if field.threads == 1 else f"{field.threads} threads"
     return [
         "Every contender runs in a process of its own on the same core or cores and is compared with the oracle before it is "
-        "timed, and again afterwards on inputs that it was not given before where fresh ones can be written into its arrays.",
+        "timed, and again afterwards on inputs that it was not given before.",
+        "Bringing fresh inputs to a contender, before each round, is never timed. Timed are: "
+        + "; ".join(f"of {name}, {known.get(name).timed}" for name in field.names if name not in field.checkouts)
+        + ".",
         f"Up to {effort.rounds} interleaved rounds of {effort.round_seconds * 1e3:g} ms, {threads}; a figure is the median over "
         "the rounds, its interval the 95 % one of order statistics.",
-        "Contenders are called until two stretches in a row take as long within 5 %. Before each round a fixed loop waits until "
-        "the core runs at its usual speed, and a round of which another process took a part is measured again.",
+        "Contenders are called until two stretches in a row take as long within 5 %. A round is measured again that "
+        "began or ended on a core below its usual speed, by a fixed loop, or of which another process took a part; of each "
+        "contender as many as it has rounds, and a record says how many were (repeated) and how many then stayed (disturbed).",
         "Caches are flushed before each call, by writing 64 MiB: a larger last-level cache keeps something."
         if field.cold
         else "Calls follow each other on warm caches.",
         "Limits are those of a direct evaluation by ceilings measured in the same run.",
     ]
+
+
+def _nearer(outputs: Sequence[np.ndarray | None], one: Judge, another: Judge) -> bool:
+    """Whether outputs are nearer to what one judge wants than to what another does."""
+    errors = [judge.check(outputs, QUANTISED_SLACK).error for judge in (one, another)]
+    return (errors[0] or 0.0) < (errors[1] or 0.0)
 
 
 def judged(record: Record, outputs: Sequence[np.ndarray | None], judge: Judge | None) -> Record:

@@ -5,8 +5,9 @@ call until it lasts ``round_seconds``, so that the clock's own cost vanishes. Th
 a 95 % confidence interval that supposes nothing of how times are distributed; the quartiles are its spread, and the
 least is kept as what the machine can do undisturbed.
 
-Before each round a fixed loop tells whether the core runs at its usual speed, and a round of which another process
-took a part is measured again.
+A round is measured again that began or ended on a core below its usual speed, which a fixed loop tells before and after it,
+or of which another process took a part. When a contender has had as many of these as it has rounds, what is left of them
+is measured as it is, and counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 MAX_CALLS = 10_000
 SHARED = 0.9
@@ -45,6 +47,10 @@ class Timing:
     """Of each round, in their order."""
     confidence: tuple[float, float] | None = None
     """95 % interval of the median; with fewer than six rounds the least and the largest, which is less sure."""
+    repeated: int = 0
+    """Rounds that were thrown away and measured again, since the core was slowed or shared."""
+    disturbed: int = 0
+    """Of ``rounds``, those on a slowed or shared core that are kept, since enough were measured again."""
 
     @property
     def spread(self) -> float:
@@ -52,9 +58,10 @@ class Timing:
         return (self.upper_quartile - self.lower_quartile) / self.median if self.median else 0.0
 
     @classmethod
-    def of(cls, seconds: list[float], calls: int) -> Timing:
+    def of(cls, seconds: list[float], calls: int, repeated: int = 0, disturbed: int = 0) -> Timing:
         low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
-        return cls(middle, min(seconds), low, high, len(seconds), calls, tuple(seconds), median_interval(seconds))
+        interval = median_interval(seconds)
+        return cls(middle, min(seconds), low, high, len(seconds), calls, tuple(seconds), interval, repeated, disturbed)
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -71,6 +78,16 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return ordered[cut], ordered[n - 1 - cut]
 
 
+class Probe(Protocol):
+    """Tells whether the core is as fast as it can be."""
+
+    def wait(self) -> bool:
+        """Waits for that, for a bounded time; whether it is so now."""
+
+    def quick(self) -> bool:
+        """Whether it is so now, without waiting."""
+
+
 class CoreProbe:
     """Tells by a fixed loop whether this core runs at its usual speed. A busy sibling on the host shows nowhere else.
 
@@ -80,6 +97,8 @@ class CoreProbe:
     TOLERATED = 1.12
     WAIT_SECONDS = 0.02
     WAITS = 25
+    GLANCES = 8
+    """Loops, of 0.2 ms each, in which a core has to show its speed: clocks rise again so soon after wide vectors."""
 
     def __init__(self, patience: float = 120.0) -> None:
         """``patience``: seconds that are waited in all; a machine that never comes to rest is measured as it is."""
@@ -87,19 +106,30 @@ class CoreProbe:
         self._best = min(self._loop() for _ in range(200))
         self.asked = self.slow = 0
 
-    def wait(self) -> None:
+    def wait(self) -> bool:
         """Returns at once on a core at its usual speed, else after up to half a second."""
         self.asked += 1
         for _ in range(self.WAITS):
-            taken = min(self._loop(), self._loop())
-            self._best = min(self._best, taken)
-            if taken < self.TOLERATED * self._best:
-                return
+            if self._usual(2):
+                return True
             if self._left == 0:
                 break
             self._left -= 1
             time.sleep(self.WAIT_SECONDS)
         self.slow += 1
+        return False
+
+    def quick(self) -> bool:
+        return self._usual(self.GLANCES)
+
+    def _usual(self, loops: int) -> bool:
+        """Whether one of so many loops takes no longer than usual."""
+        for _ in range(loops):
+            taken = self._loop()
+            self._best = min(self._best, taken)
+            if taken < self.TOLERATED * self._best:
+                return True
+        return False
 
     @staticmethod
     def _loop() -> float:
@@ -132,7 +162,7 @@ def interleaved(
     least_rounds: int = 3,
     seconds_each: float = 2.0,
     exclusive: frozenset[str] = frozenset(),
-    probe: CoreProbe | None = None,
+    probe: Probe | None = None,
     rest: float = 0.0,
     most_calls: int = MAX_CALLS,
     before: Callable[[str, int], object] | None = None,
@@ -140,9 +170,10 @@ def interleaved(
     """Time every contender; one that cannot go on is left out.
 
     rounds: shrinks to ``least_rounds`` for a contender so slow that its rounds would exceed ``seconds_each``.
-    exclusive: contenders that work on the calling core alone: a round in which they had less than 0.9 of it is
-    measured again, ``rounds`` times at most.
-    probe: waits before each round until the core is quick.
+    exclusive: contenders that work on the calling core alone: they have to have 0.9 of it in each round, and it has to be
+    at its usual speed afterwards.
+    probe: waits before each round until the core is quick, and says whether it is. A round on a core that was slow or
+    shared is measured again, of each contender as many as it has rounds.
     rest: seconds to sleep before each round, so that the threads of others, which go on spinning after their work, have
     come to rest.
     most_calls: of a round.
@@ -156,7 +187,7 @@ def interleaved(
             calls[name] = max(1, min(most_calls, round(round_seconds / max(once, 1e-9))))
             wanted[name] = max(least_rounds, min(rounds, int(seconds_each / max(once * calls[name], 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    again = dict.fromkeys(exclusive, rounds)
+    repeated, disturbed = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0)
     number = 0
     while order := [name for name in seconds if len(seconds[name]) < wanted[name]]:
         shift = number % len(order)
@@ -165,17 +196,20 @@ def interleaved(
                 before(name, number)
             if rest:
                 time.sleep(rest)
-            if probe is not None:
-                probe.wait()
+            quick = probe is None or probe.wait()
             stretch = contenders[name](calls[name])
             if stretch is None:
                 del seconds[name]
-            elif again.get(name, 0) and stretch.processor < SHARED * stretch.seconds:
-                again[name] -= 1
-            else:
-                seconds[name].append(stretch.seconds / calls[name])
+                continue
+            if name in exclusive:  # others' threads may go on spinning, and what runs elsewhere needs no core
+                quick &= stretch.processor >= SHARED * stretch.seconds and (probe is None or probe.quick())
+            if not quick and repeated[name] < wanted[name]:
+                repeated[name] += 1
+                continue
+            disturbed[name] += not quick
+            seconds[name].append(stretch.seconds / calls[name])
         number += 1
-    return {name: Timing.of(times, calls[name]) for name, times in seconds.items()}
+    return {name: Timing.of(times, calls[name], repeated[name], disturbed[name]) for name, times in seconds.items()}
 
 
 STEADY = 0.05

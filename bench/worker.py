@@ -51,7 +51,7 @@ class Ready:
 def ready(prepared: Prepared) -> Ready:
     """Runs once, for the outputs."""
     outputs = prepared.outputs(prepared.run())
-    refills = bool(prepared.inputs) and all(array.flags.writeable for array in prepared.inputs)
+    refills = prepared.refill is not None
     return Ready(prepared.description, prepared.device, prepared.simulated, outputs, refills, prepared.chosen)
 
 
@@ -87,7 +87,7 @@ class Worker:
         return None
 
     def refill(self, number: int) -> None:
-        """Writes the task's own inputs (0), or fresh ones, to where each run reads them."""
+        """Brings the task's own inputs (0), or fresh ones, to where each run reads them."""
         self._ask("refill", number)
 
     def outputs(self) -> list[np.ndarray | None] | None:
@@ -218,8 +218,8 @@ class Course:
             inputs = self._task.fresh(number).varying
             if number in TURNS:
                 self._inputs[number] = inputs
-        for to, values in zip(self._prepared.inputs, inputs, strict=True):
-            np.copyto(to, values)
+        assert self._prepared.refill is not None
+        self._prepared.refill(inputs)
 
     def outputs(self, _: None) -> list[np.ndarray | None]:
         return self._prepared.outputs(self._last)

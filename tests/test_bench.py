@@ -82,6 +82,47 @@ def test_a_round_on_a_shared_core_is_measured_again() -> None:
     assert (timings["one"].rounds, timings["one"].median) == (3, pytest.approx(0.03))
 
 
+class Script:
+    """A probe that says what it is told to."""
+
+    def __init__(self, before: str, after: str) -> None:
+        self._before, self._after = iter(before), iter(after)
+
+    def wait(self) -> bool:
+        return next(self._before) == "+"
+
+    def quick(self) -> bool:
+        return next(self._after) == "+"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept", "repeated", "disturbed"),
+    [
+        ("+++", "+++", [1, 2, 3], 0, 0),
+        ("-+++", "++++", [2, 3, 4], 1, 0),
+        ("++++", "+-++", [1, 3, 4], 1, 0),
+        ("++++++", "------", [4, 5, 6], 3, 3),
+        ("------", "++++++", [4, 5, 6], 3, 3),
+    ],
+    ids=["quiet", "slow before", "slow after", "slowed in each", "slow from the beginning"],
+)
+def test_a_round_on_a_slowed_core_is_measured_again(
+    before: str, after: str, kept: list[int], repeated: int, disturbed: int
+) -> None:
+    stretches = iter([Stretch(0.03, 0.03), *(Stretch(float(number), float(number)) for number in range(1, 9))])
+    probe = Script(before, after)
+    timings = interleaved({"one": lambda calls: next(stretches)}, rounds=3, exclusive=frozenset({"one"}), probe=probe)
+    timing = timings["one"]
+    assert list(timing.samples) == kept
+    assert (timing.repeated, timing.disturbed) == (repeated, disturbed)
+
+
+def test_what_spins_after_a_round_of_several_threads_is_not_its_fault() -> None:
+    stretches = iter([Stretch(0.03, 0.03)] * 4)
+    timings = interleaved({"one": lambda calls: next(stretches)}, rounds=3, probe=Script("+++", ""))
+    assert (timings["one"].rounds, timings["one"].repeated) == (3, 0)
+
+
 def test_a_contender_that_cannot_go_on_is_left_out() -> None:
     stretches = iter([Stretch(0.03, 0.03), Stretch(0.03, 0.03), None])
     steady = clocked(lambda calls: time.sleep(0.002 * calls))

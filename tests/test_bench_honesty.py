@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from quatrefoil import ops, reference
-from quatrefoil.bench import Effort, Record, Timing, against, flat
-from quatrefoil.bench.peers import Prepared
+from quatrefoil.bench import Effort, Record, Timing, against, flat, runner
+from quatrefoil.bench.peers import Prepared, into
 from quatrefoil.bench.roofline import Ceilings, Level
 from quatrefoil.bench.runner import Field
 from quatrefoil.bench.tasks import Task, read
@@ -21,6 +21,7 @@ from quatrefoil.bench.timing import Stretch, median_interval
 from quatrefoil.bench.verify import judge_of
 from quatrefoil.bench.worker import Course, Ready, ready
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.registry import Availability
 
 CONV = "conv float32[1x4x8x8],float32[6x4x3x3],float32[6] pads=1x1x1x1"
 QUICK = Effort(4, 0.002, 0.1)
@@ -46,7 +47,7 @@ class Inside:
             "fake",
             lambda: self._run(x, lambda: reference.evaluate(problem, arrays)[0]),
             lambda y: [np.array(y)],
-            inputs=(x,),
+            refill=into([x]),
         )
         self._course = Course(task, prepared, self._cold)
         return ready(prepared)
@@ -71,6 +72,63 @@ def measured(run: Run, effort: Effort = QUICK, **options: object) -> Record:
         field._workers["cpu"] = Inside(run)  # type: ignore[assignment]
         [record] = field.compare("fake", read(CONV), judge_of, effort)
     return record
+
+
+class SomebodyElse:
+    """A peer that is there."""
+
+    title = timed = "as told"
+
+    def probe(self) -> Availability:
+        return Availability(True, "1.0")
+
+
+def measured_as_peer(monkeypatch: pytest.MonkeyPatch, run: Run) -> Record:
+    monkeypatch.setattr(runner.known, "get", lambda name: SomebodyElse())
+    with Field(["peer"], 1) as field:
+        field._workers["peer"] = Inside(run)  # type: ignore[assignment]
+        [record] = field.compare("fake", read(CONV), judge_of, QUICK)
+    assert not record.ours
+    return record
+
+
+def test_a_peer_that_remembers_its_result_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[np.ndarray] = []
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        first.append(compute())
+        return first[0]
+
+    record = measured_as_peer(monkeypatch, run)
+    assert (record.measured, record.wrong) == (None, True)
+    assert "on fresh inputs it gives other than the right outputs" in record.refused
+
+
+def test_a_peers_remembered_result_is_known_where_inputs_matter_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    first: list[np.ndarray] = []
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        first.append(compute())
+        return first[0]
+
+    monkeypatch.setattr(runner, "ANOTHER", 100.0)
+    record = measured_as_peer(monkeypatch, run)
+    assert (record.measured, record.wrong) == (None, True)
+    assert "those of others" in record.refused
+
+
+def test_a_peer_that_rounds_on_other_inputs_is_timed_and_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_first: list[bytes] = []
+
+    def run(x: np.ndarray, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        x_first.append(x.tobytes())
+        return compute() * (1 if x.tobytes() == x_first[0] else np.float32(1.01))
+
+    record = measured_as_peer(monkeypatch, run)
+    assert record.measured is not None
+    assert record.fresh
+    assert (record.wrong, record.accurate) == (True, False)
+    assert record.error == pytest.approx(0.01, rel=0.2)
 
 
 def test_an_honest_contender_is_measured() -> None:
@@ -140,6 +198,16 @@ def test_what_is_faster_than_the_machine_is_flagged() -> None:
     assert not record.beats_limit
     assert record.share is not None
     assert 0 < record.share < 1
+
+
+def test_rounds_that_stayed_disturbed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Field(["cpu"], 1) as field:
+        monkeypatch.setattr(field.probe, "quick", lambda: False)
+        field._workers["cpu"] = Inside(lambda x, compute: compute())  # type: ignore[assignment]
+        [record] = field.compare("fake", read(CONV), judge_of, QUICK)
+    assert record.measured is not None
+    assert (record.measured.repeated, record.measured.disturbed) == (4, 4)
+    assert runner.DISTURBED in record.note
 
 
 def test_cold_calls_are_timed_one_by_one() -> None:

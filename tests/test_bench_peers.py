@@ -14,7 +14,7 @@ from quatrefoil.bench import contenders, peers, tasks, verify
 from quatrefoil.bench.networks import NETWORKS, in_float64, without_softmax
 from quatrefoil.bench.onnx_node import model_of
 from quatrefoil.bench.peers.openvino import unquantised
-from quatrefoil.bench.runner import ANOTHER, Effort, Field
+from quatrefoil.bench.runner import ANOTHER, UNSEEN, Effort, Field
 from quatrefoil.bench.worker import Worker
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import load
@@ -96,6 +96,15 @@ def test_a_peer_computes_the_same_task_or_says_why_not(name: str, text: str, wor
     stretch = worker.time(3)
     assert stretch is not None
     assert 0 < stretch.seconds < 60
+    assert ready.refills
+    worker.refill(UNSEEN)
+    worker.time(1)
+    outputs, judge = worker.outputs(), verify.judge_of(task.fresh(UNSEEN))
+    assert outputs is not None
+    assert judge is not None
+    error = judge.check(outputs, slack=1).error
+    assert error is not None
+    assert error <= limit, "it does not take other inputs"
 
 
 def test_onnx_runtime_takes_every_problem(workers: dict[str, Worker]) -> None:
@@ -149,6 +158,7 @@ class Added:
 
     name: str = "added"
     title: str = "added"
+    timed: str = "nothing"
 
     def probe(self) -> Availability:
         return Availability(True, "added 1.0")

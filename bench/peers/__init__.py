@@ -9,7 +9,7 @@ Another package adds a peer by an entry point in the group ``quatrefoil.peers`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, metadata, util
@@ -29,6 +29,9 @@ SILENCED = ("openvino_telemetry", "aliyun", "aliyun.log", "MNN.tools.utils.log")
 being imported in a contender's process."""
 
 
+Refill = Callable[[Sequence[np.ndarray]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A contender ready for one task.
@@ -40,8 +43,8 @@ class Prepared:
     device       what it runs on, where that is not plain
     wait         waits for a device that runs behind, given what ``run`` returned
     simulated    what one run takes on a simulated chip; such a contender is not timed
-    inputs       the arrays that each run reads, in the task's order (``Task.varying``), so that fresh values can be
-                 written into them; empty where the contender keeps copies in a form of its own
+    refill       takes other arrays of the same types in the task's order (``Task.varying``) and brings them to where the
+                 next run reads its inputs; never timed. None where the contender can take no other inputs
     chosen       of ours: which kernel, why it, its version, and the instruction set or device code that it runs as
     """
 
@@ -51,18 +54,20 @@ class Prepared:
     device: str = ""
     wait: Callable[[object], object] | None = None
     simulated: Simulated | None = None
-    inputs: tuple[np.ndarray, ...] = ()
+    refill: Refill | None = None
     chosen: Chosen | None = None
 
 
 class Peer(Protocol):
     """Somebody else's runtime.
 
-    ``name`` is what people call it by; ``title`` says in a few words what it is and how it is called.
+    ``name`` is what people call it by; ``title`` says in a few words what it is and how it is called; ``timed`` says, as the
+    rest of a sentence, what of moving inputs and outputs is inside the timed region.
     """
 
     name: str
     title: str
+    timed: str
 
     def probe(self) -> Availability:
         """Whether it is installed. Imports nothing."""
@@ -127,6 +132,17 @@ class Package:
 def contiguous(array: np.ndarray) -> np.ndarray:
     """The array, C-contiguous and writeable, a scalar staying one: some runtimes refuse views and read-only memory."""
     return np.array(array, order="C")
+
+
+def into(arrays: Iterable[np.ndarray]) -> Refill:
+    """For a contender that reads its inputs from these arrays in every run."""
+    places = tuple(arrays)
+
+    def refill(inputs: Sequence[np.ndarray]) -> None:
+        for place, values in zip(places, inputs, strict=True):
+            np.copyto(place, values)
+
+    return refill
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Mnn:
 
     name = "mnn"
     title = "MNN, precision high, copies from and to NCHW counted"
+    timed = "copies of the inputs into its layout, the session, and copies of the outputs back"
     _package = Package("MNN", ("MNN", "_tools"))
 
     def probe(self) -> Availability:
@@ -57,24 +59,25 @@ class Mnn:
                 return Reject("MNN's converter made no model of it")
             interpreter = MNN.Interpreter(str(target))
         session = interpreter.createSession({"backend": "CPU", "precision": "high", "numThread": threads})
-        copies = []
+        taken = []
         for name, array in task.feeds.items():
             tensor = interpreter.getSessionInput(session, name)
             if tuple(tensor.getShape()) != array.shape:
                 interpreter.resizeTensor(tensor, array.shape)
                 interpreter.resizeSession(session)
-            copies.append((tensor, _host_tensor(contiguous(array))))
+            taken.append(tensor)
+        given = _host_tensors(task.feeds.values())
         if interpreter.runSession(session) != 0:
             return Reject("MNN turns it into a loop, which a session does not run")
         names = [output.name for output in task.model.graph.output]
         tensors = [interpreter.getSessionOutput(session, name) for name in names]
         if not all(math.prod(tensor.getShape()) for tensor in tensors):
             return Reject("MNN makes an empty result of it")
-        results = [(tensor, _host_tensor(np.zeros(tensor.getShape(), np.float32))) for tensor in tensors]
+        results = list(zip(tensors, _host_tensors(np.zeros(tensor.getShape(), np.float32) for tensor in tensors)))
         shapes = [tuple(d.dim_value for d in y.type.tensor_type.shape.dim) for y in task.model.graph.output]
 
         def run() -> None:
-            for tensor, host in copies:
+            for tensor, host in zip(taken, given):
                 tensor.copyFrom(host)
             interpreter.runSession(session)
             for tensor, host in results:
@@ -85,7 +88,10 @@ class Mnn:
             # a 1-d result has one axis too many
             return [y.reshape(shape) if y.size == math.prod(shape) else y for y, shape in zip(found, shapes)]
 
-        return Prepared(self._package.probe().detail, run, outputs)
+        def refill(inputs: Sequence[np.ndarray]) -> None:
+            given[:] = _host_tensors(inputs)
+
+        return Prepared(self._package.probe().detail, run, outputs, refill=refill)
 
 
 def _refused(problem: Problem | None) -> Reject | None:
@@ -103,10 +109,12 @@ def _refused(problem: Problem | None) -> Reject | None:
     return None
 
 
-def _host_tensor(array: np.ndarray) -> Any:
+def _host_tensors(arrays: Iterable[np.ndarray]) -> list[Any]:
+    """Tensors of MNN's in NCHW with these values."""
     import MNN
 
-    return MNN.Tensor(array.shape, MNN.Halide_Type_Float, array, MNN.Tensor_DimensionType_Caffe)
+    kind, order = MNN.Halide_Type_Float, MNN.Tensor_DimensionType_Caffe
+    return [MNN.Tensor(array.shape, kind, contiguous(array), order) for array in arrays]
 
 
 PEERS = (Mnn(),)

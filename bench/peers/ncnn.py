@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous
+from quatrefoil.bench.peers import Package, Prepared, contiguous, into
 from quatrefoil.bench.peers.layers import Layer, Layers, in_line, layers_of, symmetric
 from quatrefoil.bench.tasks import Task
 from quatrefoil.ops import conv, rnn
@@ -56,6 +56,7 @@ class Ncnn:
 
     name = "ncnn"
     title = "ncnn, float32, NCHW in its own matrices, batch 1"
+    timed = "a new extractor, its run, and the conversion of the outputs from packed channels; inputs are shared"
     _package = Package("ncnn")
 
     def probe(self) -> Availability:
@@ -99,8 +100,10 @@ class Ncnn:
             weights.write_bytes(b"".join(network.weights))
             if net.load_param(str(parameters)) or net.load_model(str(weights)):
                 return Reject("ncnn does not load it")
+        # Matrices over arrays of ours: they keep no reference, and batch 1 has no axis.
         arrays = [contiguous(array[:, 0] if recurrent else array[0]) for array in task.feeds.values()]
         given = [(name, ncnn.Mat(array)) for name, array in zip(sources, arrays)]
+        refill = into(array[:, np.newaxis] if recurrent else array[np.newaxis] for array in arrays)
 
         def run() -> list[Any]:
             extractor = net.create_extractor()
@@ -117,7 +120,7 @@ class Ncnn:
                 return [array.reshape(tensor.shape) for array, tensor in zip(found, last.outputs)]
             return [found[0].reshape(last.outputs[0].shape)]
 
-        return Prepared(self._package.probe().detail, run, outputs)
+        return Prepared(self._package.probe().detail, run, outputs, refill=refill)
 
 
 def _layer(network: _Network, layers: Layers, layer: Layer, source: str, target: str) -> Reject | None:

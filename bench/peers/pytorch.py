@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class PyTorch:
     title: str
     channels_last: bool = False
     prepacked: bool = False
+    timed: ClassVar = "the operators alone, on tensors in its layout; outputs newly allocated"
 
     def probe(self) -> Availability:
         return Package("torch").probe()
@@ -65,16 +66,25 @@ class PyTorch:
                 (step, [name for name in layer.node.inputs if name and name not in layers.constants],
                  [name for name in layer.node.outputs if name])
             )  # fmt: skip
-        inputs = {name: builder.brought(torch.from_numpy(contiguous(array))) for name, array in task.feeds.items()}
-        if task.problem is not None and task.problem.op == "qlinear_conv":
-            inputs = {name: builder.quantised_input(layers.layers[0], x) for name, x in inputs.items()}
+        quantised = task.problem is not None and task.problem.op == "qlinear_conv"
+
+        def tensor(array: np.ndarray) -> Any:
+            x = builder.brought(torch.from_numpy(contiguous(array)))
+            return builder.quantised_input(layers.layers[0], x) if quantised else x
+
+        inputs = {name: tensor(array) for name, array in task.feeds.items()}
+
+        def refill(arrays: Sequence[np.ndarray]) -> None:
+            for x, array in zip(inputs.values(), arrays, strict=True):
+                x.copy_(tensor(array))
+
         run = _program(steps, inputs, layers.outputs)
         try:
             run()
         except RuntimeError as error:
             return Reject(f"torch refuses it: {first_line(error)}")
         recurrent = task.problem if task.problem is not None and task.problem.op in rnn.GATES else None
-        return Prepared(self.probe().detail, run, lambda results: _arrays(results, recurrent))
+        return Prepared(self.probe().detail, run, lambda results: _arrays(results, recurrent), refill=refill)
 
     def _refused(self, task: Task, layers: Layers) -> Reject | None:
         ops = [layer.problem.op for layer in layers.layers if layer.problem is not None]
