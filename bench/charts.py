@@ -7,7 +7,7 @@ Measured figures alone are drawn; simulated ones have a chart of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
 from typing import Any

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from quatrefoil import asic_sim, ops
-from quatrefoil.asic_sim import Hardware, SimulationReport
+from quatrefoil.asic_sim import Hardware, SimulationReport, energy
 from quatrefoil.bench import spread
 from quatrefoil.bench.machine import package_version
 from quatrefoil.errors import QuatrefoilError
@@ -61,10 +61,18 @@ OBJECTIVES: Mapping[str, Objective] = {
     "cycles": Objective("cycles", lambda design, reports: sum(report.cycles * n for report, n in reports)),
     "microseconds": Objective("us", lambda design, reports: sum(report.microseconds * n for report, n in reports)),
     "dram_bytes": Objective("bytes", lambda design, reports: sum(report.dram_bytes * n for report, n in reports)),
+    "energy_pj": Objective("pJ", lambda design, reports: sum(report.energy_pj * n for report, n in reports)),
+    "area_mm2": Objective("mm2", lambda design, reports: _area_mm2(design, reports)),
     "elements": Objective("elements of the array", lambda design, reports: design.array_rows * design.array_columns),
     "sram_kib": Objective("KiB", lambda design, reports: _sram_kib(design)),
 }
 """All are recorded for every design; a sweep names those by which designs are compared."""
+
+
+def _area_mm2(design: Hardware, reports: Reports) -> float:
+    """Of an array that computes every format that the network needs; the middle of the band."""
+    integers = all(report.integers for report, _ in reports)
+    return energy.total(energy.area_mm2(design, integers)).middle
 
 
 def _sram_kib(design: Hardware) -> float:
@@ -190,7 +198,7 @@ class Sweep:
     method: str = GRID
     number: int = 0
     seed: int = 0
-    objectives: tuple[str, ...] = ("cycles", "dram_bytes", "elements")
+    objectives: tuple[str, ...] = ("cycles", "energy_pj", "area_mm2")
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in OBJECTIVES]

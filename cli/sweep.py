@@ -49,7 +49,7 @@ def command(
     design: Design = "",
     random: Random = None,
     optuna: Optuna = None,
-    objectives: Objectives = "cycles,dram_bytes,elements",
+    objectives: Objectives = "cycles,energy_pj,area_mm2",
     scheduler: Scheduler = "local",
     keep: Keep = None,
     html: Html = None,
@@ -129,13 +129,19 @@ def _network(target: str, seed: int) -> Network:
     return network_of(model, gather(model.inputs, [], seed))
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
+
+
 def _show(asked: Sweep, found: list[Outcome], best: list[Outcome]) -> None:
     names = [name for one in asked.axes for name in one.fields]
-    columns = [*names, *OBJECTIVES]
+    columns = [*names, *asked.objectives]
     shown = table(f"{len(best)} of {len(found)} designs are beaten by no other one", *columns, right=tuple(columns))
     for outcome in best[:MOST_ROWS]:
         figures: Any = outcome.figures
-        shown.row(*(str(outcome.values[name]) for name in names), *(f"{figures[name]:,.10g}" for name in OBJECTIVES))
+        shown.row(
+            *(str(outcome.values[name]) for name in names), *(_figure(figures[name]) for name in asked.objectives)
+        )
     console = stdout()
     console.print(f"base design {asked.base}", markup=False)
     console.print(shown)

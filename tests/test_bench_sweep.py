@@ -53,7 +53,7 @@ def test_values_of_an_axis(text: str, values: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rows=8", "has no field 'rows'; it has clock_mhz, array_rows"),
+        ("rows=8", "has no field 'rows'; it has clock_mhz, dataflow"),
         ("array_rows", "has no values"),
         ("array_rows=", "has no values"),
         ("array_rows=8,x", "'x' is no whole number"),

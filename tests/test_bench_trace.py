@@ -83,7 +83,7 @@ def test_simulated_nodes_have_a_process_that_says_so() -> None:
     found = checked(trace.document({"asic": profile}))
     [simulated] = [title for title in found if "SIMULATED" in title]
     [measured] = [title for title in found if "SIMULATED" not in title]
-    assert "edge (16x16 at 400 MHz" in simulated
+    assert "edge (16x16 weight stationary at 400 MHz" in simulated
     assert [event["args"]["kernel"] for event in found[simulated]] == [
         n.kernel for n in profile if n.cycles is not None
     ]
