@@ -36,6 +36,7 @@ class Hardware:
     weight_load                   how a resting tile comes into it: double_buffered, skewed, serial or broadcast
     array_rows, array_columns     processing elements; a multiply-accumulate each in every cycle
     weight_fifo_tiles             weight tiles (rows x columns) requested ahead of the array
+    whole_weight_tiles            resting weights come as whole tiles, however few of them are used
     accumulator_entries           32-bit sums below each column, in two banks
     activation_sram_kib           memory for activations, in two buffers
     weight_sram_kib               memory for weights that are used again; 0 for none
@@ -54,6 +55,7 @@ class Hardware:
     array_rows: int
     array_columns: int
     weight_fifo_tiles: int
+    whole_weight_tiles: bool
     accumulator_entries: int
     activation_sram_kib: int
     weight_sram_kib: int
@@ -71,6 +73,8 @@ class Hardware:
             value = getattr(self, key)
             if key in CHOICES and (not isinstance(value, str) or value not in CHOICES[key]):
                 raise self._error(key, f"{value!r}", f"write one of {', '.join(CHOICES[key])}")
+            if kind == "bool" and not isinstance(value, bool):
+                raise self._error(key, f"{value!r}", "write true or false")
             if kind == "float":
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
                     raise self._error(key, f"{value!r}", "give a number")

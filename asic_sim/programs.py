@@ -67,6 +67,7 @@ def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
         dram_latency_cycles=rng.randint(0, 50),
         vector_lanes=rng.choice([1, 2, 4, 8, 16]),
         dataflow=native().Dataflow.__members__[dataflow],
+        whole_weight_tiles=rng.random() < 0.2,
         weight_load=native().WeightLoad.__members__[weight_load],
     )
 

@@ -120,6 +120,7 @@ def native_design(design: Hardware) -> Any:
         dram_latency_cycles=design.dram_latency_cycles,
         vector_lanes=design.vector_lanes,
         dataflow=native().Dataflow.__members__[design.dataflow],
+        whole_weight_tiles=design.whole_weight_tiles,
         weight_load=native().WeightLoad.__members__[design.weight_load],
     )
 

@@ -12,7 +12,9 @@ from quatrefoil.asic_sim import hardware
 
 EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
 KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
-WHOLE = [key for key in KEYS if key not in ("name", "clock_mhz", "technology_nm", *hardware.CHOICES)]
+WHOLE = [
+    key for key in KEYS if key not in ("name", "clock_mhz", "technology_nm", "whole_weight_tiles", *hardware.CHOICES)
+]
 
 
 def with_line(key: str, text: str | None) -> str:
@@ -59,6 +61,12 @@ def test_a_choice_that_is_none(key: str, value: str) -> None:
         asic_sim.DesignError, match=rf"design edge: {key} is .*; write one of {hardware.CHOICES[key][0]}"
     ):
         hardware.parse(with_line(key, value), "here")
+
+
+@pytest.mark.parametrize("value", ["1", '"yes"', "[]"])
+def test_a_switch_that_is_none(value: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match="whole_weight_tiles is .*; write true or false"):
+        hardware.parse(with_line("whole_weight_tiles", value), "here")
 
 
 @pytest.mark.parametrize("value", [4.9, 181, float("nan")])
@@ -132,6 +140,7 @@ def test_every_figure_is_in_the_digest() -> None:
     for key, choices in hardware.CHOICES.items():
         digests.add(dataclasses.replace(edge, **{key: choices[-1]}).digest)
     digests.add(dataclasses.replace(edge, clock_mhz=401.0).digest)
+    digests.add(dataclasses.replace(edge, whole_weight_tiles=True).digest)
     digests.add(dataclasses.replace(edge, technology_nm=7.0).digest)
     digests.add(dataclasses.replace(edge, name="other").digest)
     assert len(digests) == len(KEYS) + 1

@@ -113,6 +113,13 @@ def test_weights_from_dram_set_the_pace() -> None:
     assert cycles[2] - cycles[1] == cycles[1] - cycles[0] == 10 * (12 + 2)
 
 
+def test_whole_tiles_take_their_whole_time() -> None:
+    """2 x 2 of 2 x 3 weights are used in the last tile of each strip: 3 tiles of 6 bytes all the same."""
+    stage = alone(product(4, 6, 2))
+    used, whole = (native.time_program(small_design(whole_weight_tiles=w), stage, RESIDENT) for w in (False, True))
+    assert (used["weight_bytes"], whole["weight_bytes"]) == (3 * 4, 3 * 6)
+
+
 def test_kept_weights_are_fetched_once() -> None:
     design = small_design(accumulator_entries=8)  # blocks of 4 rows
     fetched = native.time_program(design, alone(product(40, 10, 7)), RESIDENT)

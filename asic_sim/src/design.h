@@ -24,6 +24,7 @@ struct Design {
   int64_t vector_lanes = 1;
   Dataflow dataflow = Dataflow::weight;
   WeightLoad weight_load = WeightLoad::double_buffered;
+  bool whole_weight_tiles = false; /* resting weights come as whole tiles, however few of them are used */
 
   /* An element that enters the array at its top left corner has left the bottom of the last column after this many
    * cycles. */

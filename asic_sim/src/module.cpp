@@ -244,14 +244,15 @@ PYBIND11_MODULE(_native, m) {
   py::class_<Design>(m, "Design")
       .def(py::init([](int64_t rows, int64_t columns, int64_t accumulators, int64_t fifo, int64_t activation_sram,
                        int64_t weight_sram, int64_t bandwidth, int64_t latency, int64_t lanes, Dataflow dataflow,
-                       WeightLoad load) {
+                       WeightLoad load, bool whole_tiles) {
              return Design{rows,      columns, accumulators, fifo,     activation_sram, weight_sram,
-                           bandwidth, latency, lanes,        dataflow, load};
+                           bandwidth, latency, lanes,        dataflow, load,            whole_tiles};
            }),
            py::kw_only(), py::arg("array_rows"), py::arg("array_columns"), py::arg("accumulator_entries"),
            py::arg("weight_fifo_tiles"), py::arg("activation_sram_bytes"), py::arg("weight_sram_bytes"),
            py::arg("dram_bytes_per_cycle"), py::arg("dram_latency_cycles"), py::arg("vector_lanes"),
-           py::arg("dataflow") = Dataflow::weight, py::arg("weight_load") = WeightLoad::double_buffered);
+           py::arg("dataflow") = Dataflow::weight, py::arg("weight_load") = WeightLoad::double_buffered,
+           py::arg("whole_weight_tiles") = false);
 
   py::class_<Mapping>(m, "Mapping")
       .def(py::init([](bool resident, int64_t most_places) {

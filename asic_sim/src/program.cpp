@@ -241,6 +241,9 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       fold_.height = depth;
       fold_.width = columns;
       on_chip = again || (s.weights_kept && block_ > 0);
+      if (design.whole_weight_tiles) {
+        fold_.bytes[WEIGHTS] = design.array_rows * design.array_columns * s.weight_bytes;
+      }
       if (same_weights) fold_.reads[WEIGHTS] = 0;
       if (t.resident) {
         fold_.fresh[ACTIVATIONS] = strip_ == 0 && slice_ == 0;

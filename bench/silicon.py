@@ -1,0 +1,120 @@
+"""The simulator beside silicon: what Google's first TPU and Eyeriss were measured to do.
+
+    python -m quatrefoil.bench.silicon
+
+prints two tables. TPUv1: N. Jouppi et al., "In-Datacenter Performance Analysis of a Tensor Processing Unit", ISCA 2017,
+tables 1 and 3, for its applications whose layers follow from the text: MLPs are square layers that share the weights
+given; LSTM0 likewise, LSTM1 has the 600 x 600 matrices that section 7 names; CNN0 is a 19 x 19 board (its 2,888
+operations for a byte of weights are 8 x 361) through 3 x 3 kernels of 256 channels, as no multiply-accumulate is unused.
+CNN1's layers are not told. As on the TPU, activations stay on the chip and weights alone come from DRAM; each layer waits
+for the one before. Eyeriss: Y.-H. Chen et al., JSSC 52(1), 2017, table V, AlexNet's convolutions, batch 4.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quatrefoil import asic_sim, ops
+from quatrefoil.asic_sim.simulation import ArrayPart, count, native, product_stage
+from quatrefoil.cli.output import stdout, table
+
+TPU, EYERISS = "tpu_like", "eyeriss_like"
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application of the TPU's paper: its layers as (rows, depth, columns) or 3x3 convolutions of (batch, side,
+    channels), and what was measured."""
+
+    name: str
+    layers: Sequence[tuple[int, int, int]]
+    convolutions: bool
+    tops: float
+    active: float
+    """Per cent of cycles in which the array is active."""
+    weight_stall: float
+    """Per cent of cycles, weights being fetched or shifted in."""
+
+
+def square(batch: int, weights: float, layers: int) -> list[tuple[int, int, int]]:
+    side = round((weights / layers) ** 0.5)
+    return [(batch, side, side)] * layers
+
+
+APPLICATIONS = (
+    Application("MLP0", square(200, 20e6, 5), False, 12.3, 12.7, 53.9 + 15.9),
+    Application("MLP1", square(168, 5e6, 4), False, 9.7, 10.6, 44.2 + 13.4),
+    Application("LSTM0", square(64, 52e6, 24), False, 3.7, 8.2, 58.1 + 15.8),
+    Application("LSTM1", [(96, 600, 600)] * 94, False, 2.8, 10.5, 62.1 + 17.1),
+    Application("CNN0", [(8, 19, 256)] * 16, True, 86.0, 78.2, 0.0),
+)
+
+ALEXNET = (
+    ("CONV1", "conv_integer uint8[4x3x227x227],int8[96x3x11x11] strides=4x4", 16.5, 20.9),
+    ("CONV2", "conv_integer uint8[4x96x27x27],int8[256x48x5x5] pads=2x2x2x2 group=2", 39.2, 41.9),
+    ("CONV3", "conv_integer uint8[4x256x13x13],int8[384x256x3x3] pads=1x1x1x1", 21.8, 23.6),
+    ("CONV4", "conv_integer uint8[4x384x13x13],int8[384x192x3x3] pads=1x1x1x1 group=2", 16.0, 18.4),
+    ("CONV5", "conv_integer uint8[4x384x13x13],int8[256x192x3x3] pads=1x1x1x1 group=2", 10.0, 10.5),
+)
+"""Layer, its problem, measured processing and total latency in milliseconds."""
+
+
+def stages(application: Application) -> list[Any]:
+    found = []
+    for place, (a, b, c) in enumerate(application.layers):
+        more: dict[str, Any] = {"activation_bytes": 0, "weight_bytes": 1, "output_bytes": 0, "dependent": place > 0}
+        if application.convolutions:
+            axis = native().Axis
+            axes = [axis(a, a), axis(), axis(b, b, 3, 1, -1, 1), axis(b, b, 3, 1, -1, 1)]
+            found.append(native().Stage(channels=c, columns=c, axes=axes, **more))
+        else:
+            found.append(product_stage(a, b, c, **more))
+    return found
+
+
+def tpu() -> None:
+    design = asic_sim.load(TPU)
+    columns = ("TOPS", "measured", "ours / theirs", "active", "measured ", "weights awaited", "measured  ")
+    shown = table(f"TPUv1 and {design}", "application", *columns, right=columns)
+    for application in APPLICATIONS:
+        cost = count([ArrayPart([(stages(application), 1)])], design, application.name)
+        tops = 2 * cost["macs"] / cost["cycles"] * design.clock_mhz * 1e-6
+        shown.row(
+            application.name,
+            f"{tops:.1f}",
+            f"{application.tops:.1f}",
+            f"{tops / application.tops:.2f}",
+            f"{cost['busy'] / cost['cycles']:.1%}",
+            f"{application.active:.1f}%",
+            f"{cost['stall_weights'] / cost['cycles']:.1%}",
+            f"{application.weight_stall:.1f}%",
+        )
+    stdout().print(shown)
+
+
+def eyeriss() -> None:
+    design = asic_sim.load(EYERISS)
+    columns = ("ms", "processing, measured", "total, measured", "ours / processing", "array in use")
+    shown = table(f"Eyeriss and {design}, AlexNet, batch 4", "layer", *columns, right=columns)
+    cycles, processing, total = 0, 0.0, 0.0
+    for name, text, processed, latency in ALEXNET:
+        report = asic_sim.simulate(ops.parse(text), design)
+        ms = report.microseconds / 1000
+        shown.row(name, f"{ms:.1f}", f"{processed}", f"{latency}", f"{ms / processed:.2f}", f"{report.utilisation:.0%}")
+        cycles, processing, total = cycles + report.cycles, processing + processed, total + latency
+    ms = cycles / design.clock_mhz / 1000
+    shown.row("all", f"{ms:.1f}", f"{processing:.1f}", f"{total:.1f}", f"{ms / processing:.2f}", "", style="bold")
+    stdout().print(shown)
+
+
+def main() -> int:
+    tpu()
+    eyeriss()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
