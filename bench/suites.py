@@ -73,6 +73,10 @@ class Suite:
         parts = {part: tuple(name for name in those if name in names) for part, those in self.parts.items()}
         return replace(self, entries=tuple(entries), parts={part: those for part, those in parts.items() if those})
 
+    def sections(self) -> dict[str, Any]:
+        """What a report says of several suites in one: the names of each one's tasks; nothing of a single suite."""
+        return {"suites": {part: list(those) for part, those in self.parts.items()}} if self.parts else {}
+
 
 def names() -> list[str]:
     """The suites that come with quatrefoil."""

@@ -67,7 +67,7 @@ Dtype = Annotated[
 ]
 Rounds = Annotated[int | None, typer.Option("--rounds", min=3, help="Interleaved rounds: 9, for goals 5.")]
 Match = Annotated[str, typer.Option("--match", help="Only tasks of the suite whose name has this regular expression.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Only the few tasks that stand for their families.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Only the few tasks that stand for their suite or family.")]
 Tune = Annotated[bool, typer.Option("--tune", help="Measure every kernel first and take the fastest.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Leave the comparison with the oracle out (and say so).")]
 Inputs = Annotated[list[str] | None, typer.Option("--input", "-i", help="A model's inputs, as for run.")]
@@ -336,7 +336,8 @@ def _spread(
     for worker, theirs in machines.items():
         records = [record for one in theirs for record in one.records]
         ceilings = next((one.ceilings for one in theirs if one.ceilings is not None), None)
-        data = document(records, {**theirs[0].machine, "worker": worker}, {"ceilings": ceilings})
+        conditions = {"ceilings": ceilings, **suite.sections()}
+        data = document(records, {**theirs[0].machine, "worker": worker}, conditions)
         shown.append(data)
         title = suite.title if len(machines) == 1 else f"{suite.title}, on worker {worker}"
         (files if len(machines) == 1 else files.named(worker)).write(title, records, data)
@@ -443,8 +444,7 @@ def _measure(
             with _watched(title, len(suite.entries), aims and show) as (begin, tell):
                 records += field.run(suite.entries, effort, begin=begin, progress=tell, **options)
             conditions.append(goals.conditions(source if aims else None, field) | {"method": method(field, effort)})
-    parts = {"suites": {name: list(tasks) for name, tasks in suite.parts.items()}} if suite.parts else {}
-    return Measured(suite.title, records, goals.together(conditions) | parts)
+    return Measured(suite.title, records, goals.together(conditions) | suite.sections())
 
 
 @contextmanager
