@@ -26,14 +26,15 @@ import configparser
 import csv
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, lru_cache, reduce
 from itertools import accumulate
 from operator import add, mul
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from quatrefoil.errors import QuatrefoilError
 
@@ -43,7 +44,7 @@ SETS_IN_A_HALF = 50
 FIRST_FETCH_PER_CYCLE = 10
 """Words a cycle at which a half is filled before the first request."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Addresses that are looked at at once."""
 
 
@@ -119,6 +120,17 @@ class Layer:
     @property
     def macs(self) -> int:
         return self.m * self.k * self.n
+
+    @property
+    def words(self) -> int:
+        return self.height * self.width * self.channels
+
+    @property
+    def hanging(self) -> bool:
+        """Some windows reach over the image's edge."""
+        return (self.out_height - 1) * self.stride_height + self.window_height > self.height or (
+            self.out_width - 1
+        ) * self.stride_width + self.window_width > self.width
 
     @property
     def addresses(self) -> int:
@@ -547,15 +559,14 @@ def _ifmap(layer: Layer, folds: _Folds, requests: _Requests) -> Memory:
 
 def _last_request(layer: Layer, folds: _Folds, requests: _Requests) -> int:
     """The last cycle with a request for a word inside the image: a window that hangs over its edge asks for less."""
-    whole = (layer.out_height - 1) * layer.stride_height + layer.window_height <= layer.height
-    if whole and (layer.out_width - 1) * layer.stride_width + layer.window_width <= layer.width:
+    if not layer.hanging:
         return requests.last
     for number in reversed(range(folds.count)):
         row_fold = number % len(folds.row_parts)
         lanes = row_fold * folds.config.rows + np.arange(folds.row_parts[row_fold])
         if folds.config.dataflow == "is":
-            cycles, addresses = _stream(layer, folds, number)
-            lasts = cycles[addresses >= 0]
+            lasts = np.concatenate([cycle + np.flatnonzero((block < layer.words).any(axis=1))
+                                    for cycle, block in _stream(layer, folds, number)])  # fmt: skip
         elif folds.config.dataflow == "ws":
             down, along, _ = _taps(layer, lanes)
             top = np.minimum((layer.height - 1 - down) // layer.stride_height, layer.out_height - 1)
@@ -565,28 +576,28 @@ def _last_request(layer: Layer, folds: _Folds, requests: _Requests) -> int:
             top, left = _corners(layer, lanes)
             down = np.minimum(layer.height - 1 - top, layer.window_height - 1)
             along = np.minimum(layer.width - 1 - left, layer.window_width - 1)
-            moments = ((down + 1) * layer.window_width - (layer.window_width - 1 - along)) * layer.channels - 1
+            moments = (down * layer.window_width + along + 1) * layer.channels - 1
             lasts = (number * folds.cycles + moments + lanes - lanes[0])[(down >= 0) & (along >= 0)]
         if lasts.size:
             return int(lasts.max())
     raise AssertionError("the first window lies inside the image")
 
 
-def _stretches(layer: Layer, folds: _Folds, half: int) -> tuple[int, int | None]:
+def _stretches(layer: Layer, folds: _Folds, half: int) -> tuple[int, int]:
     """Reads of DRAM, and the cycle in which a half was full for the last time, address by address."""
-    stretch = np.zeros(layer.height * layer.width * layer.channels, np.int32)  # the one in which it was asked for last
-    place = np.zeros(stretch.size, np.int32)
+    stretch = np.zeros(layer.words + 1, np.int32)  # the one in which each word was asked for last
+    place = np.zeros(layer.words + 1, np.int32)
     reads = held = 0
-    current, filled = 1, None
+    current, filled = 1, -1
+    stretch[layer.words] = current  # what is no request is never new
+    look = min(max(2 * half, CHUNK // 64), CHUNK)
     for number in range(folds.count):
-        fold_cycles, fold_addresses = _stream(layer, folds, number)
-        inside = fold_addresses >= 0
-        all_addresses, all_cycles = fold_addresses[inside], fold_cycles[inside]
-        for begin in range(0, all_addresses.size, CHUNK):
-            addresses, cycles = all_addresses[begin : begin + CHUNK], all_cycles[begin : begin + CHUNK]
-            while addresses.size:
-                new = np.flatnonzero(stretch[addresses] != current)
-                asked = addresses[new]
+        for cycle, block in _stream(layer, folds, number):
+            addresses, begin = block.ravel(), 0
+            while begin < addresses.size:
+                some = addresses[begin : begin + look]
+                new = np.flatnonzero(stretch[some] != current)
+                asked = some[new]
                 order = np.arange(asked.size, dtype=np.int32)
                 place[asked[::-1]] = order[::-1]  # the first of equal ones is written last
                 first = new[place[asked] == order]
@@ -594,12 +605,13 @@ def _stretches(layer: Layer, folds: _Folds, half: int) -> tuple[int, int | None]
                     stretch[asked] = current
                     held += first.size
                     reads += first.size
-                    break
-                end = int(first[half - held - 1])
+                    begin += some.size
+                    continue
+                end = begin + int(first[half - held - 1])
                 reads += half - held
-                filled = int(cycles[end])
-                held, current = 0, current + 1
-                addresses, cycles = addresses[end + 1 :], cycles[end + 1 :]
+                filled = cycle + end // block.shape[1]
+                held, current, begin = 0, current + 1, end + 1
+                stretch[layer.words] = current
     return reads, filled
 
 
@@ -615,28 +627,47 @@ def _taps(layer: Layer, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
     return down, *np.divmod(rest, layer.channels)
 
 
-def _stream(layer: Layer, folds: _Folds, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cycles and addresses of the image's requests in a fold, in their order; -1 is outside the image."""
+def _stream(layer: Layer, folds: _Folds, number: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The image's requests in a fold, in blocks: a cycle, and addresses (cycles from there on, array's lanes), in the order
+    of their requests; layer.words stands where there is none."""
     config = folds.config
     column_fold, row_fold = divmod(number, len(folds.row_parts))
-    start, rows = number * folds.cycles, folds.row_parts[row_fold]
-    first_row, first_column = row_fold * config.rows, column_fold * config.columns
+    lanes = row_fold * config.rows + np.arange(folds.row_parts[row_fold])
+    start = number * folds.cycles + (config.rows if folds.standing else 0)
     if config.dataflow == "is":
-        columns = folds.column_parts[column_fold]
-        taps = np.repeat(np.arange(first_row + rows - 1, first_row - 1, -1), columns)
-        places = np.tile(np.arange(first_column, first_column + columns), rows)
-        cycles = start + config.rows - rows + np.repeat(np.arange(rows), columns)
-    else:
-        at = np.arange(folds.time + rows - 1)[:, None] - np.arange(rows)
-        diagonal, column = np.nonzero((at >= 0) & (at < folds.time))
-        moment, across = diagonal - column, first_row + column
-        places, taps = (moment, across) if config.dataflow == "ws" else (across, moment)
-        cycles = start + (config.rows if folds.standing else 0) + diagonal
-    top, left = (axis[places] for axis in _corners(layer, np.arange(layer.m)))
-    down, along, channel = (axis[taps] for axis in _taps(layer, np.arange(layer.k)))
-    row, column = top + down, left + along
-    inside = (row < layer.height) & (column < layer.width)
-    return cycles, np.where(inside, (row * layer.width + column) * layer.channels + channel, -1)
+        columns = column_fold * config.columns + np.arange(folds.column_parts[column_fold])
+        yield start - lanes.size, _addresses(layer, columns, lanes[::-1, None])
+        return
+    # lane c asks in cycle d for the element d - c of what passes in time: windows over those elements, read backwards
+    nothing = np.full(lanes.size - 1, -1)
+    passing = sliding_window_view(np.concatenate((nothing, np.arange(folds.time), nothing)), lanes.size)[:, ::-1]
+    step = max(1, CHUNK // lanes.size)
+    for begin in range(0, len(passing), step):
+        times = passing[begin : begin + step]
+        found = _addresses(layer, times, lanes) if config.dataflow == "ws" else _addresses(layer, lanes, times)
+        if begin < lanes.size or begin + step > folds.time:
+            found = np.where(times < 0, layer.words, found)
+        yield start + begin, found
+
+
+def _addresses(layer: Layer, places: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """The addresses of taps at output places, broadcast; layer.words outside the image."""
+    origins, offsets, (top, left, down, along) = _image(layer)
+    found: np.ndarray = origins[places] + offsets[taps]
+    if layer.hanging:
+        inside = (top[places] + down[taps] < layer.height) & (left[places] + along[taps] < layer.width)
+        return np.where(inside, found, layer.words)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _image(layer: Layer) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """The first address of each output place, what each tap adds to it, and where both lie: top, left, down, along."""
+    top, left = _corners(layer, np.arange(layer.m))
+    down, along, channel = _taps(layer, np.arange(layer.k))
+    origins = (top * layer.width + left) * layer.channels
+    offsets = (down * layer.width + along) * layer.channels + channel
+    return origins, offsets, (top, left, down, along)
 
 
 def _ofmap(requests: _Requests, writes: int, config: Config) -> Memory:
