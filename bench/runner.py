@@ -85,7 +85,9 @@ def run(
     their limit. ``begin`` is called with each entry's name before it, ``progress`` with each record when it is complete.
     """
     with Field([*on, *peers], threads, cold=cold, ceilings=ceilings) as field:
-        return field.run(problems, effort, tune=tune, verify=verify, seed=seed, begin=begin, progress=progress)
+        return field.run(
+            problems, effort, tune=tune, judging=judge_of if verify else None, seed=seed, begin=begin, progress=progress
+        )
 
 
 def _entry(problem: Problem | Entry | str) -> Entry:
@@ -125,7 +127,7 @@ class Field:
 
     def __init__(
         self,
-        names: Sequence[str],
+        names: Iterable[str],
         threads: int,
         *,
         cold: bool = False,
@@ -153,14 +155,18 @@ class Field:
     def __enter__(self) -> Field:
         if self.cores:
             os.sched_setaffinity(0, self.cores)
-        self.probe = CoreProbe()
+        self.probe = self.probe or CoreProbe()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for worker in self._workers.values():
-            worker.close()
+        self.renew()
         if self.cores:
             os.sched_setaffinity(0, self._before)
+
+    def renew(self) -> None:
+        """Ends the processes; the next task finds new ones, in other places of memory."""
+        for worker in self._workers.values():
+            worker.close()
 
     def run(
         self,
@@ -168,12 +174,12 @@ class Field:
         effort: Effort,
         *,
         tune: bool = False,
-        verify: bool = True,
+        judging: Judging | None = judge_of,
         seed: int = 0,
         begin: Callable[[str], None] | None = None,
         progress: Progress | None = None,
     ) -> list[Record]:
-        """As the function ``run``."""
+        """As the function ``run``; ``judging`` None leaves the oracle out."""
         say, tell = begin or (lambda name: None), progress or (lambda record: None)
         records = []
         for problem in problems:
@@ -182,7 +188,7 @@ class Field:
             task = replace(read(entry.text), seed=seed)
             if tune:
                 _tune(task, [name for name in self._workers if name in backends.names()])
-            for record in self.compare(entry.name, task, judge_of if verify else None, effort):
+            for record in self.compare(entry.name, task, judging, effort):
                 records.append(record)
                 tell(record)
         return records

@@ -19,7 +19,6 @@ from typing import Any
 
 from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim.simulation import ArrayPart, count, native, product_stage
-from quatrefoil.cli.output import stdout, table
 
 TPU, EYERISS = "tpu_like", "eyeriss_like"
 
@@ -77,37 +76,46 @@ def stages(application: Application) -> list[Any]:
 
 def tpu() -> None:
     design = asic_sim.load(TPU)
-    columns = ("TOPS", "measured", "ours / theirs", "active", "measured ", "weights awaited", "measured  ")
-    shown = table(f"TPUv1 and {design}", "application", *columns, right=columns)
+    rows = [("application", "TOPS", "measured", "ratio", "active", "measured", "weights awaited", "measured")]
     for application in APPLICATIONS:
         cost = count([ArrayPart([(stages(application), 1)])], design, application.name)
         tops = 2 * cost["macs"] / cost["cycles"] * design.clock_mhz * 1e-6
-        shown.row(
-            application.name,
-            f"{tops:.1f}",
-            f"{application.tops:.1f}",
-            f"{tops / application.tops:.2f}",
-            f"{cost['busy'] / cost['cycles']:.1%}",
-            f"{application.active:.1f}%",
-            f"{cost['stall_weights'] / cost['cycles']:.1%}",
-            f"{application.weight_stall:.1f}%",
+        rows.append(
+            (
+                application.name,
+                f"{tops:.1f}",
+                f"{application.tops:.1f}",
+                f"{tops / application.tops:.2f}",
+                f"{cost['busy'] / cost['cycles']:.1%}",
+                f"{application.active:.1f}%",
+                f"{cost['stall_weights'] / cost['cycles']:.1%}",
+                f"{application.weight_stall:.1f}%",
+            )
         )
-    stdout().print(shown)
+    show(f"TPUv1 and {design}", rows)
 
 
 def eyeriss() -> None:
     design = asic_sim.load(EYERISS)
-    columns = ("ms", "processing, measured", "total, measured", "ours / processing", "array in use")
-    shown = table(f"Eyeriss and {design}, AlexNet, batch 4", "layer", *columns, right=columns)
+    rows = [("layer", "ms", "processing, measured", "total, measured", "ratio to processing", "array in use")]
     cycles, processing, total = 0, 0.0, 0.0
     for name, text, processed, latency in ALEXNET:
         report = asic_sim.simulate(ops.parse(text), design)
         ms = report.microseconds / 1000
-        shown.row(name, f"{ms:.1f}", f"{processed}", f"{latency}", f"{ms / processed:.2f}", f"{report.utilisation:.0%}")
+        ratio, use = f"{ms / processed:.2f}", f"{report.utilisation:.0%}"
+        rows.append((name, f"{ms:.1f}", f"{processed:.1f}", f"{latency:.1f}", ratio, use))
         cycles, processing, total = cycles + report.cycles, processing + processed, total + latency
     ms = cycles / design.clock_mhz / 1000
-    shown.row("all", f"{ms:.1f}", f"{processing:.1f}", f"{total:.1f}", f"{ms / processing:.2f}", "", style="bold")
-    stdout().print(shown)
+    rows.append(("all", f"{ms:.1f}", f"{processing:.1f}", f"{total:.1f}", f"{ms / processing:.2f}", ""))
+    show(f"Eyeriss and {design}, AlexNet, batch 4", rows)
+
+
+def show(title: str, rows: Sequence[Sequence[str]]) -> None:
+    print(title)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    for row in rows:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths))
+        print("  ", first.strip().ljust(widths[0]), *others, sep="  ")
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quatrefoil.bench.against import SLOWER, UNKNOWN, Change
+from quatrefoil.bench.against import SLOWER, UNKNOWN, Change, Thresholds
 from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.records import Record, threads_said
 from quatrefoil.bench.suites import Suite
@@ -235,13 +235,13 @@ def command(
             _spread(suite, on, others, scheduler, keep, counts[0], rounds, seed, files)
             return
 
-        def run(rounds: int | None, checkouts: Mapping[str, str] | None = None) -> Measured:
-            return _measure(
-                suite, target, [*on, *others], counts, rounds, not files.printed,
-                cold=cache == "cold", checkouts=checkouts, tune=tune, verify=not no_verify, seed=seed,
-            )  # fmt: skip
-
-        found = run(rounds) if against is None else _compared(run, against, rounds, relative, absolute)
+        options: dict[str, Any] = {"cold": cache == "cold", "tune": tune, "verify": not no_verify, "seed": seed}
+        contenders = [*on, *others]
+        if against is None:
+            found = _measure(suite, target, contenders, counts, rounds, not files.printed, **options)
+        else:
+            thresholds = Thresholds(relative, absolute * 1e-6)
+            found = _compared(suite, target, contenders, counts, rounds, against, thresholds, files.printed, **options)
     _tell(found, files)
     changes = found.changes or []
     if changes and all(change.verdict == UNKNOWN for change in changes):
@@ -280,25 +280,59 @@ def _tell(found: Measured, files: Files) -> None:
 
 
 def _compared(
-    run: Callable[..., Measured], against: Path, rounds: int | None, relative: float, absolute: float
+    suite: Suite,
+    source: str,
+    names: list[str],
+    counts: list[int],
+    rounds: int | None,
+    against: Path,
+    thresholds: Thresholds,
+    quiet: bool,
+    **options: Any,
 ) -> Measured:
-    """A run against an earlier report, or some laps of it against another checkout. ``run`` takes the rounds, and further
-    contenders as ``checkouts``."""
+    """As ``_measure``, against an earlier report or beside another checkout."""
     from quatrefoil.bench import against as comparison
 
-    thresholds = comparison.Thresholds(relative, absolute * 1e-6)
-    if against.is_file():
-        earlier = comparison.read(against)
-        found = run(rounds or comparison.ROUNDS)
-        return replace(
-            found, changes=comparison.with_report(found.records, found.conditions["ceilings"], earlier, thresholds)
-        )
-    with comparison.checkout(against) as folder:
-        laps = [
-            run(rounds or comparison.PAIRED_ROUNDS, checkouts={comparison.BEFORE: folder})
-            for _ in range(comparison.LAPS)
-        ]
-    return replace(laps[-1], changes=comparison.paired([lap.records for lap in laps], thresholds))
+    if not against.is_file():
+        with comparison.checkout(against) as folder:
+            return _paired(suite, names, counts, rounds, folder, thresholds, **options)
+    earlier = comparison.read(against)
+    found = _measure(suite, source, names, counts, rounds or comparison.ROUNDS, not quiet, **options)
+    changes = comparison.with_report(found.records, found.conditions["ceilings"], earlier, thresholds)
+    return replace(found, changes=changes)
+
+
+def _paired(
+    suite: Suite,
+    names: list[str],
+    counts: list[int],
+    rounds: int | None,
+    checkout: str,
+    thresholds: Thresholds,
+    *,
+    cold: bool,
+    verify: bool,
+    **options: Any,
+) -> Measured:
+    """Beside another checkout, with each number of threads. ``options`` are ``Pairs.run``'s."""
+    from quatrefoil.bench import against, goals, roofline
+    from quatrefoil.bench.runner import Effort, method
+
+    effort = Effort(rounds or against.PAIRED_ROUNDS, against.PAIRED_SECONDS, seconds_each=0.5)
+    records: list[Record] = []
+    changes: list[Change] = []
+    conditions: list[dict[str, Any]] = []
+    ceilings = None
+    for threads in counts:
+        with against.Pairs(names, threads, checkout, cold=cold) as pairs:
+            ceilings = pairs.first.ceilings = ceilings or roofline.measure()
+            with steps("bench", len(suite.entries)) as begin:
+                measured, changed = pairs.run(suite.entries, effort, thresholds, verify=verify, begin=begin, **options)
+            records += measured
+            changes += changed
+            said = [*method(pairs.first, effort), pairs.method()]
+            conditions.append(goals.conditions(None, pairs.first) | {"method": said})
+    return Measured(suite.title, records, goals.together(conditions) | suite.sections(), changes)
 
 
 def _spread(
@@ -425,24 +459,26 @@ def _measure(
     show: bool,
     *,
     cold: bool,
-    checkouts: Mapping[str, str] | None,
+    verify: bool,
     **options: Any,
 ) -> Measured:
     """A suite with each number of threads, one after the other. ``options`` are ``Field.run``'s."""
     from quatrefoil.bench import goals, roofline
     from quatrefoil.bench.runner import Effort, Field, method
+    from quatrefoil.bench.verify import judge_of
 
-    aims = bool(suite.families) and not checkouts
+    aims = bool(suite.families)
     effort = Effort(rounds or 5, seconds_each=0.5) if aims else Effort(rounds or 9)
+    judging = judge_of if verify else None
     records: list[Record] = []
     conditions: list[dict[str, Any]] = []
     ceilings = None
     for threads in counts:
         title = suite.title if len(counts) == 1 else f"{suite.title}, {threads_said(threads)}"
-        with Field(names, threads, cold=cold, checkouts=checkouts) as field:
+        with Field(names, threads, cold=cold) as field:
             ceilings = field.ceilings = ceilings or roofline.measure()
             with _watched(title, len(suite.entries), aims and show) as (begin, tell):
-                records += field.run(suite.entries, effort, begin=begin, progress=tell, **options)
+                records += field.run(suite.entries, effort, judging=judging, begin=begin, progress=tell, **options)
             conditions.append(goals.conditions(source if aims else None, field) | {"method": method(field, effort)})
     return Measured(suite.title, records, goals.together(conditions) | suite.sections())
 

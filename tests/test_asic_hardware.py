@@ -65,7 +65,7 @@ def test_a_choice_that_is_none(key: str, value: str) -> None:
 
 @pytest.mark.parametrize("value", ["1", '"yes"', "[]"])
 def test_a_switch_that_is_none(value: str) -> None:
-    with pytest.raises(asic_sim.DesignError, match="whole_weight_tiles is .*; write true or false"):
+    with pytest.raises(asic_sim.DesignError, match=r"whole_weight_tiles is .*; write true or false"):
         hardware.parse(with_line("whole_weight_tiles", value), "here")
 
 

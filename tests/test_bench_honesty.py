@@ -16,6 +16,7 @@ from quatrefoil.bench import Effort, Record, Timing, against, flat, runner
 from quatrefoil.bench.peers import Prepared, into
 from quatrefoil.bench.roofline import Ceilings, Level
 from quatrefoil.bench.runner import Field
+from quatrefoil.bench.suites import Entry
 from quatrefoil.bench.tasks import Task, read
 from quatrefoil.bench.timing import Stretch, median_interval
 from quatrefoil.bench.verify import judge_of
@@ -249,58 +250,86 @@ def _record(name: str, contender: str, seconds: list[float]) -> Record:
     return Record(name, CONV, "conv", contender, True, measured=_timing(seconds))
 
 
-def _noisy(rng: np.random.Generator, seconds: float, rounds: int) -> np.ndarray:
-    """A neighbour slows a third of the rounds; the rest spreads by 1 %."""
-    return seconds * (1 + 0.01 * rng.standard_normal(rounds)) * np.where(rng.random(rounds) < 0.3, 1.5, 1.0)
+def _laps(rng: np.random.Generator, factor: float) -> against.Lap:
+    """Pairs of processes of which each has 1 % of luck; one lap in ten is badly disturbed, one way or the other."""
+
+    def lap(number: int) -> tuple[float, float]:
+        before, now = 1e-4 * (1 + 0.01 * rng.standard_normal(2))
+        disturbed = rng.random() < 0.1
+        return before * (1.2 if disturbed and number % 2 else 1.0), now * factor * (1.0 if number % 2 else 1.2**disturbed)
+
+    return lap
 
 
 def test_five_per_cent_are_seen_and_nothing_else_is() -> None:
-    """Over 40 cases on a noisy machine; both of a pair share what was slow in a round, and every process has its luck."""
+    """Suites of 40 cases each: every interval of a suite holds with 95 %."""
     rng = np.random.default_rng(1)
-    laps = []
-    for _ in range(against.LAPS):
-        records = []
-        for case in range(40):
-            slow = np.where(rng.random(against.PAIRED_ROUNDS) < 0.3, 1.5, 1.0)
-            for contender in (against.BEFORE, "cpu"):
-                factor = 1.06 if contender == "cpu" and case % 4 == 0 else 1.0
-                luck = 1 + 0.005 * rng.standard_normal()
-                seconds = 1e-4 * factor * luck * (1 + 0.01 * rng.standard_normal(against.PAIRED_ROUNDS)) * slow
-                records.append(_record(f"case {case}", contender, list(seconds)))
-        laps.append(records)
-    changes = against.paired(laps, against.Thresholds(relative=0.02))
-    assert [change.verdict for change in changes] == [
-        against.SLOWER if case % 4 == 0 else against.SAME for case in range(40)
-    ]
-    assert all(change.visible is not None and change.visible < 0.1 for change in changes)
+    seen = {1.0: 0, 1.05: 0, 1 / 1.05: 0}
+    each, thresholds = 400, against.Thresholds()
+    for factor in seen:
+        for _ in range(each):
+            change = against.settled("one", "cpu", _laps(rng, factor), 40, thresholds)
+            assert change.verdict in (against.SAME, against.SLOWER if factor > 1 else against.FASTER), factor
+            seen[factor] += change.verdict != against.SAME
+    assert seen[1.0] == 0
+    assert seen[1.05] > 0.93 * each, seen
+    assert seen[1 / 1.05] > 0.93 * each, seen
+
+
+def test_false_positives_are_bounded_over_all_looks() -> None:
+    """With a threshold that no luck is within, all looks are taken, and no more suites than 5 % see a change."""
+    rng = np.random.default_rng(2)
+    thresholds = against.Thresholds(relative=0.0, absolute=0.0)
+    wrong = sum(
+        against.settled("one", "cpu", _laps(rng, 1.0), 1, thresholds).verdict != against.SAME for _ in range(400)
+    )
+    assert 0 < wrong < 0.07 * 400, "with one case and no threshold the level is used up, and not passed"
+
+
+def test_laps_end_when_they_tell() -> None:
+    def laps_taken(*, noise: float, factor: float = 1.0, relative: float = 0.03) -> int:
+        rng = np.random.default_rng(3)
+        taken = 0
+
+        def lap(number: int) -> tuple[float, float]:
+            nonlocal taken
+            taken += 1
+            return 1e-4, 1e-4 * factor * (1 + noise * rng.standard_normal())
+
+        against.settled("one", "cpu", lap, 40, against.Thresholds(relative))
+        return taken
+
+    first = against.looks(40)[0][0]
+    assert laps_taken(noise=0.002) == first
+    assert laps_taken(noise=0.002, factor=1.1) == first
+    assert first < laps_taken(noise=0.02) < against.MOST_LAPS
+    assert laps_taken(noise=0.2) == against.MOST_LAPS
 
 
 def test_a_small_difference_does_not_matter() -> None:
-    pair = [_record("tiny", against.BEFORE, [1e-6] * 21), _record("tiny", "cpu", [1.1e-6] * 21)]
-    assert [change.verdict for change in against.paired([pair] * 3, against.Thresholds())] == [against.SAME]
-    [change] = against.paired([pair] * 3, against.Thresholds(absolute=5e-8))
-    assert change.verdict == against.SLOWER
+    def verdict(thresholds: against.Thresholds) -> str:
+        return against.settled("tiny", "cpu", lambda number: (1e-6, 1.1e-6), 1, thresholds).verdict
+
+    assert verdict(against.Thresholds()) == against.SAME
+    assert verdict(against.Thresholds(absolute=5e-8)) == against.SLOWER
 
 
 def test_what_some_processes_alone_show_is_no_difference() -> None:
-    def verdict(*ratios: float) -> str:
-        laps = [
-            [_record("one", against.BEFORE, [1e-4] * 9), _record("one", "cpu", [ratio * 1e-4] * 9)] for ratio in ratios
-        ]
-        [change] = against.paired(laps, against.Thresholds())
-        return change.verdict
-
-    assert verdict(1.07, 1.0, 1.06, 0.99, 1.07) == against.SAME
-    assert verdict(1.07, 1.05, 1.06, 1.05, 1.07) == against.SLOWER
-    assert verdict(1 / 1.07, 1 / 1.05, 1 / 1.06) == against.FASTER
-    assert verdict(1.07, 1.07) == against.SAME, "two processes are too few to tell"
+    change = against.settled(
+        "one", "cpu", lambda number: (1e-4, (1.07 if number % 2 else 0.97) * 1e-4), 1, against.Thresholds()
+    )
+    assert change.verdict == against.SAME
+    change = against.settled("one", "cpu", lambda number: "it died", 1, against.Thresholds())
+    assert (change.verdict, change.why) == (against.UNKNOWN, "it died")
 
 
-def test_the_interval_of_a_mean_is_students() -> None:
-    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    deviation = float(np.std(values, ddof=1)) / math.sqrt(7)
-    assert against.half_width(values, 0.95) / deviation == pytest.approx(2.447, rel=0.01)  # Student's table
-    assert against.half_width(values, 0.99) / deviation == pytest.approx(3.707, rel=0.02)
+def test_the_interval_of_signed_ranks_is_wilcoxons() -> None:
+    # the tabulated critical values for two-sided tests (Hollander and Wolfe, table A.4)
+    assert [against._signed_rank_cut(n, 0.95) for n in (5, 6, 7, 8, 10, 20)] == [0, 1, 3, 4, 9, 53]
+    assert against._signed_rank_cut(20, 0.99) == 38
+    assert against.signed_rank_interval([1.0, 2.0], 0.95) == (1.5, -math.inf, math.inf)
+    middle, low, high = against.signed_rank_interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0], 0.95)
+    assert (middle, low, high) == (3.5, 1.0, 6.0)
 
 
 def test_an_earlier_report_is_brought_to_todays_clock() -> None:
@@ -323,7 +352,7 @@ def test_an_earlier_report_is_brought_to_todays_clock() -> None:
     assert (change.verdict, "takes 6 rounds" in change.why) == (against.UNKNOWN, True)
 
 
-def test_real_work_that_takes_longer_is_seen() -> None:
+def test_real_work_that_takes_longer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two contenders that count, in the same rounds; the one as far, then a quarter further. Processor time is what is
     compared, which other processes on the core take no part of."""
 
@@ -343,15 +372,17 @@ def test_real_work_that_takes_longer_is_seen() -> None:
     task = read(CONV)
     problem = ops.parse(task.text)
     y = reference.evaluate(problem, task.arrays)[0]
+    monkeypatch.setattr(against, "POOL", 2)
     for times, verdict in ((20_000, against.SAME), (25_000, against.SLOWER)):
-        laps = []
-        for _ in range(against.LAPS):
-            with Field(["cpu"], 1, checkouts={against.BEFORE: "nowhere"}) as field:
+        with against.Pairs([], 1, "nowhere") as pairs:
+            for field in (pairs.first, *pairs._more):
                 field._workers = {  # type: ignore[assignment]
                     "cpu": OnProcessor(counting(times)), against.BEFORE: OnProcessor(counting(20_000)),
                 }  # fmt: skip
-                laps.append(field.compare("count", task, None, Effort(against.PAIRED_ROUNDS, 0.004, 2.0)))
-        [change] = against.paired(laps, against.Thresholds(relative=0.05))
+            entry = Entry("count", task.text)
+            effort = Effort(3, 0.002, 2.0)
+            records, [change] = pairs.run([entry], effort, against.Thresholds(relative=0.1), verify=False)
+        assert [record.contender for record in records] == ["cpu", against.BEFORE]
         assert change.verdict == verdict, change
 
 
