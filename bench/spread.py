@@ -2,22 +2,22 @@
 
 Each task is measured by one worker, all its contenders side by side, as ``run`` does it; each worker measures its own
 ceilings once and says what machine it is. Workers hold one task at a time: they offer the resource MEASURE, of which a task
-takes one. A task whose worker is lost goes to another one. Results are kept in a file as they come, a line of JSON for each
+takes one. Workers of one machine take turns: a lock on a file, which the system opens again when its holder dies. A task whose worker is lost goes to another one. Results are kept in a file as they come, a line of JSON for each
 task, from which a later run goes on.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import platform
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import import_module, util
 from pathlib import Path
@@ -34,6 +34,8 @@ from quatrefoil.errors import QuatrefoilError
 
 LOCAL = "local"
 RESOURCE = "MEASURE"
+LOCK = "quatrefoil-measuring"
+"""In the folder for temporary files: who holds it measures."""
 INSTALL = "pip install 'quatrefoil[spread]'"
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ Call = TypeVar("Call", bound="tuple[Any, ...]")
 class Done:
     """A task's records, and who measured them.
 
-    worker    a label of the machine that is the same in every run, and is not its name
+    worker    the machine's number among those of the run, from 1 in the order of their first results, which is not its name
     machine   as ``machine.describe`` says
     ceilings  of that machine, or None where all was simulated
     asked     what was measured and how, in plain data: the problem, contenders, threads, effort, seed
@@ -107,14 +109,18 @@ def measure(
             raise QuatrefoilError(f"{keep} holds {key[0]!r} of another run ({said}); give another file")
     left = [entry for entry in entries if _key(entry) not in done]
     failed: dict[str, str] = {}
+    machines: dict[str, int] = {}
+    known = 1 + max((int(one.worker) for one in done.values() if one.worker.isdigit()), default=0)
     if left:
         simulated = all(backends.get(name).simulated for name in on) and not peers
         with cluster_client(scheduler, simulated) as client:
             for entry, outcome in _outcomes(client, left, tuple(on), tuple(peers), threads, effort, seed):
-                if isinstance(outcome, Done):
-                    done[outcome.key] = outcome
+                if isinstance(outcome, tuple):
+                    name, result = outcome
+                    number = machines.setdefault(name, len(machines) + known)
+                    result = done[result.key] = replace(result, worker=str(number))
                     if keep is not None:
-                        append(keep, [outcome.as_dict()])
+                        append(keep, [result.as_dict()])
                 else:
                     failed[entry.name] = str(outcome)
                 if begin is not None:
@@ -203,6 +209,7 @@ def cluster_client(scheduler: str, simulated: bool) -> Iterator[Any]:
                 processes=True,
                 resources={RESOURCE: 1},
                 scheduler_kwargs={"dashboard": False},
+                dashboard_address="127.0.0.1:0",  # Dask always has a server there, else where everybody reaches it
                 silence_logs=logging.CRITICAL,  # what goes wrong is said in our own words
             )
         with cluster, distributed.Client(cluster) as client:
@@ -243,7 +250,7 @@ def _outcomes(
     threads: int,
     effort: Effort,
     seed: int,
-) -> Iterator[tuple[Entry, Done | BaseException]]:
+) -> Iterator[tuple[Entry, tuple[str, Done] | BaseException]]:
     """Each task with what came of it, as they come."""
     calls = [(entry, on, peers, threads, effort, seed) for entry in entries]
     for (entry, *_), outcome in as_they_come(client, task, calls):
@@ -262,26 +269,37 @@ def as_they_come(
         future.release()
 
 
-def task(entry: Entry, on: Sequence[str], peers: Sequence[str], threads: int, effort: Effort, seed: int) -> Done:
-    """One task, in a worker."""
+def task(
+    entry: Entry, on: Sequence[str], peers: Sequence[str], threads: int, effort: Effort, seed: int
+) -> tuple[str, Done]:
+    """One task, in a worker: the machine's name, by which the client tells machines apart, and what was found."""
     measured = any(not backends.get(name).simulated for name in on) or bool(peers)
-    ceilings = _ceilings() if measured else None
-    records = run([entry], on, peers, threads=threads, effort=effort, seed=seed, ceilings=ceilings)
-    return Done(
+    with alone() if measured else nullcontext():
+        ceilings = _ceilings() if measured else None
+        records = run([entry], on, peers, threads=threads, effort=effort, seed=seed, ceilings=ceilings)
+    return platform.node(), Done(
         entry.name,
         tuple(records),
-        label(),
+        "",
         describe(),
         None if ceilings is None else ceilings.as_dict(),
         _asked(entry, on, peers, threads, effort, seed),
     )
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Waits until no other worker on this machine is inside; on systems without ``flock`` for nothing."""
+    if util.find_spec("fcntl") is None:
+        yield
+        return
+    import fcntl
+
+    with Path(tempfile.gettempdir(), LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @cache
 def _ceilings() -> Ceilings:
     return roofline.measure()
-
-
-def label() -> str:
-    """Tells machines apart without naming them."""
-    return hashlib.sha256(f"quatrefoil {platform.node()}".encode()).hexdigest()[:8]

@@ -254,9 +254,11 @@ def _laps(rng: np.random.Generator, factor: float) -> against.Lap:
     """Pairs of processes of which each has 1 % of luck; one lap in ten is badly disturbed, one way or the other."""
 
     def lap(number: int) -> tuple[float, float]:
-        before, now = 1e-4 * (1 + 0.01 * rng.standard_normal(2))
-        disturbed = rng.random() < 0.1
-        return before * (1.2 if disturbed and number % 2 else 1.0), now * factor * (1.0 if number % 2 else 1.2**disturbed)
+        times = 1e-4 * (1 + 0.01 * rng.standard_normal(2))
+        if rng.random() < 0.1:
+            times[number % 2] *= 1.2
+        before, now = times
+        return before, now * factor
 
     return lap
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +128,8 @@ def test_an_interrupted_command_keeps_what_is_done_and_says_how_to_go_on(tmp_pat
 
 def test_each_worker_says_who_it_is_and_what_it_can() -> None:
     [done] = spread.measure(ENTRIES[:1], ("cpu",), effort=QUICK)
-    assert done.worker == spread.label()
+    assert done.worker == "1"
+    assert platform.node() not in json.dumps(done.as_dict()), "a machine's name stays there"
     assert done.ceilings is not None
     assert done.ceilings["gflop_s"] > 0
     assert done.machine["cores"]
@@ -134,6 +138,58 @@ def test_each_worker_says_who_it_is_and_what_it_can() -> None:
     assert record.limit_seconds
     assert spread.Done.of(json.loads(json.dumps(done.as_dict()))) == done
     assert records.restored(json.loads(json.dumps(record.as_dict()))) == record
+
+
+def test_machines_are_numbered_on_from_those_of_a_kept_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, found = spread.task(ENTRIES[0], ("asic",), (), 1, QUICK, 0)
+
+    def outcomes(client: object, entries: list[Entry], *rest: Any) -> Any:
+        for name, entry in zip("bab", entries):
+            yield entry, (name, replace(found, name=entry.name, asked={**found.asked, "problem": entry.text}))
+
+    monkeypatch.setattr(spread, "_outcomes", outcomes)
+    monkeypatch.setattr(spread, "_client", lambda *where: nullcontext())
+    keep = tmp_path / "results.jsonl"
+    done = spread.measure(ENTRIES[:2], ("asic",), keep=keep, effort=QUICK)
+    assert [one.worker for one in done] == ["1", "2"]
+    done = spread.measure(ENTRIES[:3], ("asic",), keep=keep, effort=QUICK)
+    assert [one.worker for one in done] == ["1", "2", "3"], "nobody can tell whether this is one of the first two"
+
+
+def test_workers_of_one_machine_measure_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr(spread.tempfile, "gettempdir", lambda: str(tmp_path))
+    code = (
+        "import sys; from quatrefoil.bench import spread; spread.tempfile.tempdir = sys.argv[1]\n"
+        "with spread.alone(): print('in', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "in\n"
+    entered = threading.Event()
+
+    def enter() -> None:
+        with spread.alone():
+            entered.set()
+
+    waiting = threading.Thread(target=enter)
+    waiting.start()
+    assert not entered.wait(0.3)
+    holder.kill()
+    holder.communicate()
+    waiting.join(timeout=10)
+    assert entered.is_set(), "a dead worker holds nobody up"
+
+
+def test_a_local_cluster_is_open_to_this_machine_alone() -> None:
+    psutil = pytest.importorskip("psutil")
+    with spread._client(spread.LOCAL, simulated=False):
+        mine = psutil.Process()
+        processes = [mine, *mine.children(recursive=True)]
+        addresses = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == "LISTEN"}
+    assert addresses == {"127.0.0.1"}
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
