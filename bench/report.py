@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from quatrefoil.bench import charts
-from quatrefoil.bench.against import half_width
 from quatrefoil.bench.charts import Bar, Mean
 from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.page import Cell, Page
 from quatrefoil.bench.records import Record, threads_said
 from quatrefoil.bench.roofline import Ceilings
 from quatrefoil.bench.suites import load
+from quatrefoil.bench.timing import half_width
 
 METHOD = (
     "Every result was compared before it was timed. Contenders ran in turn, in interleaved rounds, on the same arrays; "

@@ -2,8 +2,9 @@
 
 Each task is measured by one worker, all its contenders side by side, as ``run`` does it; each worker measures its own
 ceilings once and says what machine it is. Workers hold one task at a time: they offer the resource MEASURE, of which a task
-takes one. Workers of one machine take turns: a lock on a file, which the system opens again when its holder dies. A task whose worker is lost goes to another one. Results are kept in a file as they come, a line of JSON for each
-task, from which a later run goes on.
+takes one. Workers of one machine take turns: a lock on a file, which the system opens again when its holder dies. A task
+whose worker is lost goes to another one. Results are kept in a file as they come, a line of JSON for each task, from which
+a later run goes on.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_machines_are_numbered_on_from_those_of_a_kept_run(tmp_path: Path, monke
             yield entry, (name, replace(found, name=entry.name, asked={**found.asked, "problem": entry.text}))
 
     monkeypatch.setattr(spread, "_outcomes", outcomes)
-    monkeypatch.setattr(spread, "_client", lambda *where: nullcontext())
+    monkeypatch.setattr(spread, "cluster_client", lambda *where: nullcontext())
     keep = tmp_path / "results.jsonl"
     done = spread.measure(ENTRIES[:2], ("asic",), keep=keep, effort=QUICK)
     assert [one.worker for one in done] == ["1", "2"]
@@ -185,7 +185,7 @@ def test_workers_of_one_machine_measure_one_after_the_other(tmp_path: Path, monk
 
 def test_a_local_cluster_is_open_to_this_machine_alone() -> None:
     psutil = pytest.importorskip("psutil")
-    with spread._client(spread.LOCAL, simulated=False):
+    with spread.cluster_client(spread.LOCAL, simulated=False):
         mine = psutil.Process()
         processes = [mine, *mine.children(recursive=True)]
         addresses = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == "LISTEN"}
