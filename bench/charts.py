@@ -283,13 +283,16 @@ def _bounds(values: Sequence[float], spans: Sequence[tuple[float, float]]) -> di
 def _ratio_ticks(values: Sequence[float]) -> dict[str, Any]:
     """Marks of a logarithmic axis that holds these ratios and 1: plain numbers, and few."""
     least, most = min(*values, 1.0), max(*values, 1.0)
-    steps = (0.1, 0.2, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10, 20, 50, 100)
+    steps = (
+        (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if most / least > 8 else (0.2, 0.3, 0.5, 0.8, 1, 1.25, 1.5, 2, 3, 5)
+    )
     marks = [step for step in steps if least / 1.3 <= step <= most * 1.3]
     return {"tickangle": 0, "tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
 
 
 def _marker(place: int) -> dict[str, Any]:
-    colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[place % len(SYMBOLS)]
+    """A colour and a symbol, which together are one contender's alone: once all colours are taken, symbols move on."""
+    colour, symbol = COLOURS[place % len(COLOURS)], SYMBOLS[(place + place // len(COLOURS)) % len(SYMBOLS)]
     return {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 0.5, "color": INK}}
 
 

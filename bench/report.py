@@ -6,7 +6,7 @@ It is one file that loads nothing. Charts are plotly's (pip install 'quatrefoil[
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,11 @@ METHOD = (
 )
 MOST_BARS = 24
 """Tasks up to which each has bars; more are in the map and in the table."""
-MOST_PLAIN = 12
-"""Rows up to which a table needs no sorting and no filter."""
 MOST_NODES = 60
 """Nodes of a model that are drawn; of more, those that take longest."""
 CONFIDENCE = 0.95
 EVERY = "all tasks"
+TIED = "\N{NO-BREAK SPACE}"
 INSTALL = "Charts need plotly: pip install 'quatrefoil[report]'."
 
 Groups = Mapping[str, Sequence[str]]
@@ -201,10 +200,7 @@ def _charts(page: Page, measured: Sequence[Record], said: str, groups: Groups, d
                 charts.families(means),
                 charts.library(),
             )
-        numbers = ("tasks", "time over ours", "from", "to")
-        rows = [(m.family, m.contender, m.tasks, m.ratio, *(m.interval or (None, None))) for m in means]
-        sortable = f"families{measured[0].threads}" if len(rows) > MOST_PLAIN else ""
-        page.table(("family", "peer", *numbers), rows, numbers=numbers, sortable=sortable)
+        _families_table(page, means, {record.name for record in _ours(measured).values()}, groups)
     if not charts.available():
         return
     script = charts.library()
@@ -246,6 +242,23 @@ def _means(measured: Sequence[Record], groups: Groups) -> list[Mean]:
             if here:
                 found.append(Mean(family, contender, len(here), *geometric(here)))
     return found
+
+
+def _families_table(page: Page, means: Sequence[Mean], ours: Collection[str], groups: Groups) -> None:
+    """A row for each family, a column for each peer: the mean, its interval, and of how many tasks where not of all."""
+    peers = tuple(dict.fromkeys(mean.contender for mean in means))
+    by = {(mean.family, mean.contender): mean for mean in means}
+    rows: list[tuple[Cell, ...]] = []
+    for family in dict.fromkeys(mean.family for mean in means):
+        tasks = len(ours) if family == EVERY else sum(name in ours for name in groups[family])
+        cells = []
+        for peer in peers:
+            mean = by.get((family, peer))
+            span = f" [{mean.interval[0]:.2f},{TIED}{mean.interval[1]:.2f}]" if mean and mean.interval else ""
+            part = f" of{TIED}{mean.tasks}" if mean and mean.tasks < tasks else ""
+            cells.append(f"{mean.ratio:.2f}{span}{part}" if mean else "")
+        rows.append((family, tasks, *cells))
+    page.table(("family", "tasks", *peers), rows, numbers=("tasks", *peers), caption="Time over ours, and its interval")
 
 
 def _scaling(page: Page, measured: Sequence[Record], counts: Sequence[int]) -> None:

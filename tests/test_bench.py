@@ -353,8 +353,17 @@ def test_numbers_of_threads_and_suites_stand_apart(tmp_path: Path) -> None:
     assert re.search(r"a</td>.*cpu</td>.*4\.00</td>.*2\.00</td>.*2\.00</td>", scaling)
     assert body.count("left: Time over the best") == body.count("right: Time over the best") == 2
     families = body[body.index("<h2>Families, 2 threads") : body.index("<h2>Task by task, 2 threads")]
-    rows = re.findall(r">(left|right|all tasks)</td>.*?>ort</td>.*?>(\d)</td>", families)
-    assert rows == [("left", "3"), ("right", "2"), ("all tasks", "4")]
+    rows = re.findall(r">(left|right|all tasks)</td><td[^>]*>(\d)</td><td[^>]*>([^<]*)</td>", families)
+    assert rows == [
+        ("left", "3", "4.50 [4.50,\N{NO-BREAK SPACE}4.50]"),
+        ("right", "2", "4.50"),
+        ("all tasks", "4", "4.50 [4.50,\N{NO-BREAK SPACE}4.50]"),
+    ]
+
+
+def test_every_contender_has_a_mark_of_its_own() -> None:
+    marks = [report.charts._marker(place) for place in range(20)]
+    assert len({(mark["color"], mark["symbol"]) for mark in marks}) == 20
 
 
 @pytest.mark.parametrize("drawn", [True, False], ids=["plotly", "without"])
