@@ -414,13 +414,6 @@ class _Requests:
             return self._start(fold) + bisect_right(range(deep + wide), inside, key=lambda d: _below(d, deep, wide)) - 1
         return self._start(fold) + inside // self.wide[fold]
 
-    def before(self, cycle: int) -> int:
-        """How many requests there are before a cycle."""
-        fold = min(cycle // self.cycles, len(self.deep) - 1)
-        earlier = self.ends[fold - 1] if fold else 0
-        inside, deep, wide = max(0, cycle - self._start(fold)), self.deep[fold], self.wide[fold]
-        return earlier + (_below(inside, deep, wide) if self.skewed else min(inside, deep) * wide)
-
     def _start(self, fold: int) -> int:
         return fold * self.cycles + self.base[fold]
 
@@ -672,15 +665,11 @@ def _image(layer: Layer) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, ...]
 
 def _ofmap(requests: _Requests, writes: int, config: Config) -> Memory:
     half, line = config.ofmap_kib * 512, config.columns
-    if half <= 3 * line:
-        raise ScaleSimError(
-            f"OfmapSramSzkB {config.ofmap_kib} is too small for {line} columns: writes may stall, which is not modelled"
-        )
     end = len(requests.deep) * requests.cycles - 1
     lines = -(-half // line)
     waiting: deque[tuple[int, int]] = deque()  # lines, and the words in each
     done = drained = full = 0
-    free_from, start, stop = 0, None, 0
+    start, stop = None, 0
 
     def gather(words: int) -> None:
         """A drain takes lines, so that one that is not full goes along with those that are."""
@@ -700,20 +689,17 @@ def _ofmap(requests: _Requests, writes: int, config: Config) -> Memory:
             taken += count
         return taken, taken * line - (line - words)
 
-    while True:
-        trigger = max(done + max(half + 1 - full, 1) - 1, requests.before(free_from))
-        if trigger >= requests.total:
-            break
-        new = trigger + 1 - done
+    # A drain of n lines leaves room for (n - 1) x C + 1 words or more, and takes n - 1 cycles of C words at most: the next
+    # one never has to wait, and writes never stall.
+    while (new := half + 1 - full) <= requests.total - done:
         gather(new)
         taken, words = drain()
-        cycle = requests.cycle(trigger)
+        cycle = requests.cycle(done + new - 1)
         start = cycle if start is None else start
-        free_from = cycle + taken - 1
-        stop = max(stop, free_from)
+        stop = max(stop, cycle + taken - 1)
         full += new - words
         drained += words
-        done = trigger + 1
+        done += new
     gather(requests.total - done)
     cycle = end
     while waiting:

@@ -152,8 +152,6 @@ def test_memories_that_scalesim_has_no_figures_for_are_refused() -> None:
     layer = Layer.product("fc", 10, 10, 10)
     with pytest.raises(ScaleSimError, match="IfmapSramSzkB 1 is too small for 600"):
         scalesim.simulate(layer, Config("x", 600, 8, "ws", 1, 8, 8))
-    with pytest.raises(ScaleSimError, match="OfmapSramSzkB 1 is too small for 300 columns"):
-        scalesim.simulate(layer, Config("x", 8, 300, "ws", 8, 8, 1))
 
 
 def test_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
