@@ -51,20 +51,27 @@ FRUITLESS = 20
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A figure of a design, the less the better."""
+    """A figure of a design, the less the better: what it is, with its unit, and how it follows from the design and from
+    the reports of the network's problems, each with how often it occurs."""
 
-    unit: str
+    label: str
     of: Callable[[Hardware, Reports], float]
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     "cycles": Objective("cycles", lambda design, reports: sum(report.cycles * n for report, n in reports)),
-    "microseconds": Objective("us", lambda design, reports: sum(report.microseconds * n for report, n in reports)),
-    "dram_bytes": Objective("bytes", lambda design, reports: sum(report.dram_bytes * n for report, n in reports)),
-    "energy_pj": Objective("pJ", lambda design, reports: sum(report.energy_pj * n for report, n in reports)),
-    "area_mm2": Objective("mm2", lambda design, reports: _area_mm2(design, reports)),
+    "microseconds": Objective(
+        "us at the design's clock", lambda design, reports: sum(report.microseconds * n for report, n in reports)
+    ),
+    "dram_bytes": Objective(
+        "bytes from and to DRAM", lambda design, reports: sum(report.dram_bytes * n for report, n in reports)
+    ),
+    "energy_pj": Objective(
+        "pJ, the middle of the band", lambda design, reports: sum(report.energy_pj * n for report, n in reports)
+    ),
+    "area_mm2": Objective("mm2, the middle of the band", lambda design, reports: _area_mm2(design, reports)),
     "elements": Objective("elements of the array", lambda design, reports: design.array_rows * design.array_columns),
-    "sram_kib": Objective("KiB", lambda design, reports: _sram_kib(design)),
+    "sram_kib": Objective("KiB of memory on the chip", lambda design, reports: _sram_kib(design)),
 }
 """All are recorded for every design; a sweep names those by which designs are compared."""
 
@@ -406,7 +413,7 @@ def _search(
 
 def _compared(outcome: Outcome, objectives: Sequence[str]) -> list[float]:
     assert outcome.figures is not None
-    return [outcome.figures[name] for name in objectives]
+    return [float(outcome.figures[name]) for name in objectives]
 
 
 def front(found: Sequence[Outcome], objectives: Sequence[str]) -> list[Outcome]:
@@ -438,10 +445,14 @@ def write_html(path: Path, title: str, asked: Sweep, found: Sequence[Outcome]) -
     best = front(found, asked.objectives)
     valid = [outcome for outcome in found if outcome.figures is not None]
     page = Page(title, f"{asked.base}; {asked.method} over {'; '.join(map(str, asked.axes))}")
-    page.answer([(f"{len(best)} of {len(valid)}", "designs are beaten by no other one.")])
+    said = f"designs are beaten by no other one in {', '.join(asked.objectives)}."
+    page.answer([(f"{len(best)} of {len(valid)}", said)])
     page.paragraph("Figures of a chip that does not exist, counted by the simulator.", quiet=True)
     if charts.available() and len(asked.objectives) > 1 and valid:
-        page.chart("Every design, and those that no other one beats", _chart(asked, valid, best), charts.library())
+        drawn = ", drawn by the first two objectives" if len(asked.objectives) > 2 else ""
+        page.chart(
+            f"Every design, and those that no other one beats{drawn}", _chart(asked, valid, best), charts.library()
+        )
     names = [name for one in asked.axes for name in one.fields]
     page.table(
         (*names, *OBJECTIVES),
@@ -471,7 +482,7 @@ def _chart(asked: Sweep, valid: Sequence[Outcome], best: Sequence[Outcome]) -> s
     kept = {outcome.key for outcome in best}
     beaten = [outcome for outcome in valid if outcome.key not in kept]
     return charts.scatter(
-        f"{across} ({OBJECTIVES[across].unit})",
-        f"{up} ({OBJECTIVES[up].unit})",
+        OBJECTIVES[across].label,
+        OBJECTIVES[up].label,
         {"beaten by none": points(best), "beaten": points(beaten)},
     )

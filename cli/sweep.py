@@ -91,7 +91,7 @@ def command(
         raise
     best = sweep.front(found, asked.objectives)
     if html is not None:
-        sweep.write_html(html, f"Designs for {target}", asked, found)
+        sweep.write_html(html, f"Designs for {Path(target).name if is_model(target) else target}", asked, found)
         stderr().print(f"page written to {html}")
     refused = Counter(outcome.refused for outcome in found if outcome.figures is None)
     if as_json:
