@@ -194,6 +194,7 @@ setup(
         "quatrefoil.gpu.emulation": ["*.h"],
         "quatrefoil.fpga": ["src/*"],
         "quatrefoil.asic_sim": ["designs/*.toml"],
+        "quatrefoil.asic_sim.rtl": ["*.cpp", "verilog/*.v"],
         "quatrefoil.models": ["gallery/*.onnx"],
         "quatrefoil.bench": ["*.toml", "suites/*.toml"],
     },
