@@ -8,7 +8,7 @@ cost depends on the problem and the design, never on values, so it is computed o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -64,6 +64,11 @@ class SimulationReport:
     design: Hardware
     integers: bool
     counters: Mapping[str, int]
+    parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
+
+    def events(self, most: int = 1_000_000) -> list[Event]:
+        """What each part of the chip does when, unsorted. Raises QuatrefoilError where there are more than ``most``."""
+        return events(self.parts, self.design, self.problem, most)
 
     @property
     def cycles(self) -> int:
@@ -131,9 +136,46 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationR
     too_large = reject_size(problem)
     if too_large is not None:
         raise QuatrefoilError(f"asic: {too_large} ({problem})")
-    counters = count(lowering(problem, design), design, str(problem))
+    parts = lowering(problem, design)
+    counters = count(parts, design, str(problem))
     first = problem.input(0).dtype
-    return SimulationReport(problem.text, design, first in ("int8", "uint8"), counters)
+    return SimulationReport(problem.text, design, first in ("int8", "uint8"), counters, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A part of the chip at work: ``array``, ``loading`` (of a resting tile), ``vector``, or the port to DRAM
+    (``dram_weights``, ``dram_activations``, ``dram_outputs``, with its bytes), from one cycle to another."""
+
+    part: str
+    begin: int
+    end: int
+    bytes: int
+
+
+def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, most: int) -> list[Event]:
+    """The events of parts that run one after the other, counted from the first one's start."""
+    chip, start = native_design(design), 0
+    found: list[Event] = []
+    try:
+        for part in parts:
+            left = most - len(found)
+            if isinstance(part, ArrayPart):
+                sections = _sections(part)
+                _, mapping = native().time_fastest(chip, sections)
+                cost, told = native().trace_program(chip, sections, mapping, left)
+            else:
+                cost, told = native().trace_vector(chip, part.stage, left)
+            found += [Event(kind.name, start + begin, start + end, size) for kind, begin, end, size in told]
+            start += cost["cycles"]
+    except ValueError as error:
+        raise QuatrefoilError(f"asic: {what} cannot be traced: {error}") from None
+    return found
+
+
+def _sections(part: ArrayPart) -> Any:
+    stages = [list(stages) for stages, _ in part.sections]
+    return native().Sections(stages, [repeats for _, repeats in part.sections])
 
 
 def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) -> dict[str, int]:
@@ -143,9 +185,7 @@ def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) 
     try:
         for part in parts:
             if isinstance(part, ArrayPart):
-                stages = [list(stages) for stages, _ in part.sections]
-                sections = native().Sections(stages, [repeats for _, repeats in part.sections])
-                cost, _ = native().time_fastest(chip, sections)
+                cost, _ = native().time_fastest(chip, _sections(part))
             else:
                 cost = native().time_vector(chip, part.stage)
             for name in COUNTERS:

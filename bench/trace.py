@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrefoil import backends
+from quatrefoil.asic_sim import SimulationReport
 from quatrefoil.bench.nodes import LimitedNode
 from quatrefoil.bench.page import write_text
 from quatrefoil.models import NodeProfile
@@ -45,6 +46,48 @@ def document(profiles: Mapping[str, Sequence[NodeProfile]], model: str = "model"
             events += _simulated(process, simulated)
     events.sort(key=lambda event: event["ts"])
     return {"traceEvents": names + events, "displayTimeUnit": "ns", "otherData": {"model": model, "by": "quatrefoil"}}
+
+
+PARTS = {
+    "dram_weights": "DRAM: weights in",
+    "dram_activations": "DRAM: activations in",
+    "dram_outputs": "DRAM: results out",
+    "loading": "a resting tile is laid in",
+    "array": "the array",
+    "vector": "the vector unit",
+}
+
+
+def chip_document(layers: Sequence[tuple[str, SimulationReport]], most: int = 1_000_000) -> dict[str, Any]:
+    """What each part of a simulated chip does, layer by layer, in microseconds of the design's clock. Raises
+    QuatrefoilError where it is more than ``most`` events."""
+    design = layers[0][1].design
+    rows = {name: number for number, name in enumerate(PARTS, 2)}
+    threads = {1: "layers", **{number: PARTS[name] for name, number in rows.items()}}
+    said = f"SIMULATED, in microseconds of the design's clock ({design})"
+    names, start = list(_named(1, said, threads, "")), 0
+    events: list[Event] = []
+    for name, report in layers:
+        found = report.events(most - len(events))
+        about = {"problem": report.problem, "cycles, simulated": report.cycles}
+        events.append(_span(1, name, start, start + report.cycles, design.clock_mhz, about))
+        for event in found:
+            about = {"cycles, simulated": event.end - event.begin}
+            if event.bytes:
+                about["bytes"] = event.bytes
+            span = start + event.begin, start + event.end
+            events.append(_span(rows[event.part], PARTS[event.part], *span, design.clock_mhz, about))
+        start += report.cycles
+    events.sort(key=lambda event: (event["ts"], -event["dur"]))
+    return {"traceEvents": names + events, "displayTimeUnit": "ns", "otherData": {"by": "quatrefoil"}}
+
+
+def _span(thread: int, name: str, begin: int, end: int, clock_mhz: float, about: Mapping[str, Any]) -> Event:
+    first = begin / clock_mhz
+    return {
+        "ph": "X", "name": name, "cat": "simulated", "pid": 1, "tid": thread, "ts": first,
+        "dur": end / clock_mhz - first, "args": dict(about),
+    }  # fmt: skip
 
 
 def write(path: Path, profiles: Mapping[str, Sequence[NodeProfile]], model: str = "model") -> None:

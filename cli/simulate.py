@@ -3,6 +3,7 @@ SCALE-Sim's files, with its reports."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,10 @@ Check = Annotated[
 Unsupported = Annotated[
     str,
     typer.Option("--unsupported", help="Operators that the simulator does not know: error, or host to list them."),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="JSON", help="Write what each part of the chip does when, for ui.perfetto.dev."),
 ]
 ScaleSim = Annotated[
     Path | None,
@@ -60,6 +65,7 @@ def command(
     check: Check = False,
     unsupported: Unsupported = "error",
     seed: Seed = 0,
+    trace: Trace = None,
     scalesim: ScaleSim = None,
     topology: Topology = None,
     output: Output = None,
@@ -79,6 +85,8 @@ def command(
     if not target:
         raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
+    from quatrefoil.bench.page import write_text
+    from quatrefoil.bench.trace import chip_document
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
 
     with asic_sim.use_design(design) if design else asic_sim.use_design(asic_sim.current()) as chip:
@@ -89,6 +97,10 @@ def command(
         else:
             layers = (Layer(report.problem, "", "", report),)
         errors = _errors(target, seed) if check else {}
+    if trace is not None:
+        timed = [(layer.name, layer.report) for layer in layers if layer.report is not None]
+        write_text(trace, json.dumps(chip_document(timed), allow_nan=False) + "\n")
+        stderr().print(f"trace written to {trace}")
     wrong = [name for name, (_, places) in errors.items() if places]
     if as_json:
         say_json(_document(chip, report, layers, errors))

@@ -152,5 +152,5 @@ def _layer(placement: Placement, chip: asic_sim.Hardware) -> Layer:
         return Layer(node.name, node.title, "nothing moves", None)
     text = f"{node.kind} {','.join(str(tensor) for tensor in placement.inputs if tensor is not None)}"
     integers = known[0].dtype in ("int8", "uint8")
-    report = SimulationReport(text, chip, integers, count(parts, chip, text))
+    report = SimulationReport(text, chip, integers, count(parts, chip, text), parts)
     return Layer(node.name, node.title, "host's numbers, the vector unit's or the array's time", report)

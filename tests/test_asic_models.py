@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -133,3 +134,23 @@ def test_lstm_on_hardware_neurons() -> None:
     assert report.utilisation <= 1
     assert report.counters["busy"] >= report.macs / 64
     assert report.counters["stall_steps"] > 0
+
+
+@pytest.mark.parametrize("dataflow", ["weight", "output", "input"])
+def test_the_trace_is_what_the_counters_count(dataflow: str) -> None:
+    """Busy cycles and bytes of the trace are the counters', no part does two things at once, nothing ends too late."""
+    design = dataclasses.replace(asic_sim.load("edge"), dataflow=dataflow)
+    for text in (CONV, "lstm float32[10x1x32],float32[1x512x32],float32[1x512x128]"):
+        report = asic_sim.simulate(ops.parse(text), design)
+        events = report.events()
+        busy = sum(event.end - event.begin for event in events if event.part == "array")
+        assert busy == report.counters["busy"]
+        assert sum(event.bytes for event in events) == report.dram_bytes
+        vector = sum(event.end - event.begin for event in events if event.part == "vector")
+        assert vector == report.counters["vector_busy"]
+        assert max(event.end for event in events) <= report.cycles
+        for parts in (("array",), ("loading",), ("vector",), ("dram_weights", "dram_activations", "dram_outputs")):
+            spans = sorted((event.begin, event.end) for event in events if event.part in parts)
+            assert all(before[1] <= after[0] for before, after in pairwise(spans)), parts
+    with pytest.raises(QuatrefoilError, match="cannot be traced: more than 10 events happen"):
+        report.events(10)

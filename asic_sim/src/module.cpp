@@ -79,6 +79,16 @@ py::dict unlocked(const Compute& compute) {
   return as_dict(counters);
 }
 
+/* Counters, and events as (part, begin, end, bytes) in the order of their kind's. */
+template <typename Compute>
+py::tuple traced(const Compute& compute) {
+  std::vector<Event> events;
+  const py::dict counters = unlocked([&] { return compute(events); });
+  py::list told;
+  for (const Event& event : events) told.append(py::make_tuple(event.part, event.begin, event.end, event.bytes));
+  return py::make_tuple(counters, told);
+}
+
 struct Sizes {
   int64_t x, y, channels, weights;
 };
@@ -340,6 +350,19 @@ PYBIND11_MODULE(_native, m) {
   });
   m.def("time_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
     return unlocked([&] { return time_program(lower(d, s, mapping)); });
+  });
+  py::enum_<Event::Part>(m, "Part")
+      .value("array", Event::ARRAY)
+      .value("loading", Event::LOADING)
+      .value("vector", Event::VECTOR)
+      .value("dram_weights", Event::DRAM_WEIGHTS)
+      .value("dram_activations", Event::DRAM_ACTIVATIONS)
+      .value("dram_outputs", Event::DRAM_OUTPUTS);
+  m.def("trace_program", [](const Design& d, const Sections& s, const Mapping& mapping, size_t most) {
+    return traced([&](std::vector<Event>& events) { return trace_program(lower(d, s, mapping), most, events); });
+  });
+  m.def("trace_vector", [](const Design& d, const VectorStage& s, size_t most) {
+    return traced([&](std::vector<Event>& events) { return trace_vector(d, s, most, events); });
   });
   m.def("time_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });

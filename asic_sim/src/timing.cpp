@@ -21,6 +21,26 @@ enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CL
 /* What the future depends on, as numbers; times are seen from `base`. */
 using State = std::vector<int64_t>;
 
+/* Takes down what happens, if anybody asks. */
+class Record {
+ public:
+  Record() = default;
+  Record(std::vector<Event>& events, size_t most) : events_(&events), most_(most) {}
+
+  bool wanted() const { return events_ != nullptr; }
+  void operator()(Event::Part part, int64_t begin, int64_t end, int64_t bytes = 0) const {
+    if (!events_ || begin == end) return;
+    if (events_->size() == most_) {
+      throw std::length_error("more than " + std::to_string(most_) + " events happen");
+    }
+    events_->push_back({part, begin, end, bytes});
+  }
+
+ private:
+  std::vector<Event>* events_ = nullptr;
+  size_t most_ = 0;
+};
+
 /* The one port to DRAM. Transactions of a class are numbered from 0 in the order of their requests, and taken in it.
  *
  * Requests become known while folds are worked through. `take` serves all that come no later than the one asked
@@ -32,8 +52,8 @@ class Port {
     int64_t requested[CLASSES] = {}, taken[CLASSES] = {}, bytes[CLASSES] = {};
   };
 
-  Port(const Design& design, int64_t most_in_flight)
-      : design_(design), arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
+  Port(const Design& design, int64_t most_in_flight, const Record& record)
+      : design_(design), record_(record), arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
 
   void request(Class kind, int64_t time, int64_t bytes) {
     const int64_t id = counts_.requested[kind]++;
@@ -136,11 +156,14 @@ class Port {
       measured_cycles_ = ceil_div(request.bytes, design_.dram_bytes_per_cycle);
     }
     free_ = std::max(free_, request.time) + measured_cycles_;
+    record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), free_ - measured_cycles_, free_,
+            request.bytes);
     arrivals_[request.kind][request.id] = free_ + design_.dram_latency_cycles;
     last_ = std::max(last_, free_ + design_.dram_latency_cycles);
   }
 
   const Design& design_;
+  const Record record_;
   Ring arrivals_[CLASSES];
   Counts counts_;
   std::deque<Request> queue_; /* in the order of service */
@@ -184,7 +207,7 @@ class Ahead {
 /* The vector unit, behind the array in every dataflow. */
 class Vector {
  public:
-  Vector(Port& port, Counters& counters) : port_(port), counters_(counters) {}
+  Vector(Port& port, Counters& counters, const Record& record) : port_(port), counters_(counters), record_(record) {}
 
   void pass(int64_t out, const Fold& fold) {
     const Port::Counts& counts = port_.counts();
@@ -193,6 +216,7 @@ class Vector {
     before_ = end_;
     end_ = std::max({out, end_, slot_free}) + fold.vector_cycles;
     counters_.vector_busy += fold.vector_cycles;
+    record_(Event::VECTOR, end_ - fold.vector_cycles, end_);
     port_.request(OUTPUTS, end_, fold.output_bytes);
   }
   int64_t end() const { return end_; }       /* of the tile before the one that folds add to */
@@ -207,6 +231,7 @@ class Vector {
  private:
   Port& port_;
   Counters& counters_;
+  const Record record_;
   int64_t end_ = 0, before_ = 0;
 };
 
@@ -220,10 +245,13 @@ struct Cause {
  * Array: `describe(state)`, with times seen from `end`, and `skip(time)` for what it holds itself; `ahead`. */
 class Clock {
  public:
-  Clock(const Program& program, Counters& counters)
-      : port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2),
-        vector(port, counters),
+  Clock(const Program& program, Counters& counters, const Record& record)
+      : record(record),
+        port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, record),
+        vector(port, counters, record),
         counters_(counters) {}
+
+  const Record record;
 
   Port port;
   Vector vector;
@@ -244,6 +272,7 @@ class Clock {
     }
     end = start + fold.cycles;
     counters_.busy += fold.cycles;
+    record(Event::ARRAY, start, end);
     tally(fold, counters_);
     return start;
   }
@@ -251,7 +280,7 @@ class Clock {
   /* To be called when `fold` has gone on. */
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
-    if (fold.done()) return;
+    if (fold.done() || record.wanted()) return; /* what is to be told is not skipped */
     const Cursor::Position here = fold.position();
     const auto loop = static_cast<Cursor::Loop>(
         std::mismatch(here.begin(), here.end(), last_.begin()).first - here.begin());
@@ -385,6 +414,7 @@ struct RestingArray {
  private:
   void lay(int64_t from) {
     ready = std::max(ahead[rests].take(), from) + design.load_cycles();
+    clock.record(Event::LOADING, ready - design.load_cycles(), ready);
     ahead[rests].request(ready);
   }
   /* A tile is laid in as soon as it can be, however many folds use the one before; a tile of results of the stage
@@ -460,14 +490,14 @@ void tally(const Fold& fold, Counters& counters) {
   counters.lane_operations += fold.lane_operations;
 }
 
-Counters time_program(const Program& program) {
+static Counters run(const Program& program, const Record& record) {
   const Design& design = program.design();
   if (program.folds() > Program::MOST_FOLDS) {
     throw std::length_error("it takes more than " + std::to_string(Program::MOST_FOLDS) + " passes through the array");
   }
   Counters counters;
   counters.macs = program.macs();
-  Clock clock(program, counters);
+  Clock clock(program, counters, record);
   Cursor fold(program);
   if (design.dataflow == Dataflow::output) {
     SummingArray(program, clock).run(fold);
@@ -481,6 +511,12 @@ Counters time_program(const Program& program) {
   counters.activation_bytes = counts.bytes[ACTIVATION_TILES];
   counters.output_bytes = counts.bytes[OUTPUTS];
   return counters;
+}
+
+Counters time_program(const Program& program) { return run(program, {}); }
+
+Counters trace_program(const Program& program, size_t most, std::vector<Event>& events) {
+  return run(program, Record(events, most));
 }
 
 Program lower(const Design& design, const Sections& sections, const Mapping& mapping) {
@@ -598,11 +634,11 @@ VectorBlock VectorBlocks::operator[](int64_t index) const {
           ceil_div(outputs, design_.vector_lanes) * stage_.lane_cycles, times(outputs, stage_.lane_cycles)};
 }
 
-Counters time_vector(const Design& design, const VectorStage& stage) {
+static Counters run(const Design& design, const VectorStage& stage, const Record& record) {
   const VectorBlocks blocks(design, stage);
   Counters counters;
   counters.folds = blocks.count();
-  Port port(design, 4);
+  Port port(design, 4, record);
   const int64_t buffers = std::min<int64_t>(2, blocks.count());
   for (int64_t b = 0; b < buffers; b++) port.request(ACTIVATION_TILES, 0, blocks[b].input_bytes);
   int64_t end = 0;
@@ -614,6 +650,7 @@ Counters time_vector(const Design& design, const VectorStage& stage) {
     int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
     wait += start - end;
     end = start + block.cycles;
+    record(Event::VECTOR, start, end);
     counters.busy += block.cycles;
     counters.lane_operations += block.lane_operations;
     counters.activation_reads += block.input_bytes;
@@ -626,6 +663,12 @@ Counters time_vector(const Design& design, const VectorStage& stage) {
   counters.activation_bytes = port.counts().bytes[ACTIVATION_TILES];
   counters.output_bytes = port.counts().bytes[OUTPUTS];
   return counters;
+}
+
+Counters time_vector(const Design& design, const VectorStage& stage) { return run(design, stage, {}); }
+
+Counters trace_vector(const Design& design, const VectorStage& stage, size_t most, std::vector<Event>& events) {
+  return run(design, stage, Record(events, most));
 }
 
 }  // namespace asic

@@ -71,11 +71,22 @@ struct VectorStage {
   int64_t lane_cycles = 1;  /* for an output */
 };
 
+/* What a part of the chip does from one cycle to another. */
+struct Event {
+  enum Part { ARRAY, LOADING, VECTOR, DRAM_WEIGHTS, DRAM_ACTIVATIONS, DRAM_OUTPUTS };
+  Part part;
+  int64_t begin, end;
+  int64_t bytes; /* over the port to DRAM; else 0 */
+};
+
 /* What the folds alone say, in any order of events. */
 void tally(const Fold& fold, Counters& counters);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
 Counters time_program(const Program& program);
+
+/* The same, walking every iteration, with what happens; at most `most` events, or std::length_error. */
+Counters trace_program(const Program& program, size_t most, std::vector<Event>& events);
 
 /* Sections as Program::add takes them. */
 struct Sections {
@@ -94,6 +105,7 @@ Found time_fastest(const Design& design, const Sections& sections);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */
 Counters time_vector(const Design& design, const VectorStage& stage);
+Counters trace_vector(const Design& design, const VectorStage& stage, size_t most, std::vector<Event>& events);
 
 struct VectorBlock {
   int64_t input_bytes, output_bytes, cycles, lane_operations;
