@@ -1,7 +1,7 @@
 """SCALE-Sim's files: its configurations and topologies read, its three reports written with its figures.
 
-The figures are those of SCALE-Sim 3.0.0 (https://github.com/scalesim-project/SCALE-Sim), in closed form and not by
-stepping cycles. A layer is a product of M output places, depth K and N filters; a dataflow lays two of them over the
+The figures are those of SCALE-Sim 3.0.0 (https://github.com/scalesim-project/SCALE-Sim), without stepping
+cycles. A layer is a product of M output places, depth K and N filters; a dataflow lays two of them over the
 array's R rows and C columns and lets the third pass in time:
 
     ws   rows K, columns N, time M        weights stand, inputs stream, P = 2R
@@ -16,7 +16,8 @@ next free place; when a half is full it is dropped as a whole, and the half that
 reads of DRAM are the sum of the different addresses in each stretch of requests, where a stretch ends when it has
 asked for as many different addresses as a half holds. The memory for writes drains half of itself whenever more than
 half is full, in lines as wide as the array. With ``InterfaceBandwidth: CALC`` reads never stall, and all figures
-follow. With USER they hang on the order of single addresses in a prefetcher; those figures are None here, and empty
+follow: in closed form, but for an input whose windows overlap and whose words fill a half, which takes its addresses
+fold by fold. With USER they hang on the order of single addresses in a prefetcher; those figures are None here, and empty
 cells in the reports.
 """
 
@@ -148,7 +149,7 @@ def _touched(size: int, outputs: int, window: int, stride: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the reports say of one operand. Cycles count from the first request's cycle 0; those of DRAM may lie before.
+    """What the reports say of one operand. Cycles count from the layer's beginning; those of DRAM may lie before it.
 
     accesses          of the memory on the chip
     start, stop       cycles of its first and last access; None where stalls are not known
@@ -483,18 +484,21 @@ def simulate(layer: Layer, config: Config) -> Result:
     )
 
 
-def _half(kib: int, config: Config, key: str) -> tuple[int, int]:
-    """The words of a set, and those of a half of a memory for reads."""
+def _half(kib: int, different: int, config: Config, key: str) -> tuple[int, int]:
+    """The words of a set, and those of a half of a memory for reads, of which so many different ones are asked for."""
     words = kib * 1024 // 100
-    widest = max(config.rows, config.columns)
-    if words * SETS_IN_A_HALF < widest:
-        raise ScaleSimError(f"{key} {kib} is too small for {widest} requests in a cycle: SCALE-Sim has no figures then")
-    return words, words * SETS_IN_A_HALF
+    half, widest = words * SETS_IN_A_HALF, max(config.rows, config.columns)
+    if half < widest and half <= different:
+        raise ScaleSimError(
+            f"{key} {kib} is too small for {widest} requests in a cycle: SCALE-Sim stops where half of it fills up twice in one"
+        )
+    return words, half
 
 
 def _fetched(requests: _Requests, last: int, reads: int, words: int, filled: int | None) -> Memory:
     """A memory for reads. ``last``: the cycle of the last request that is none for padding; ``filled``: the cycle in
-    which a half was full for the last time, or None where none ever was."""
+    which a half was full for the last time, or None where none ever was. Reads are counted in the cycle of their answer,
+    one later than their request."""
     if filled is None:
         start = -(-(-(-reads // words) * words) // FIRST_FETCH_PER_CYCLE)
         return Memory(requests.total, requests.first + 1, last + 1, reads, -start, -1)
@@ -503,8 +507,8 @@ def _fetched(requests: _Requests, last: int, reads: int, words: int, filled: int
 
 
 def _filter(layer: Layer, folds: _Folds, requests: _Requests) -> Memory:
-    words, half = _half(folds.config.filter_kib, folds.config, "FilterSramSzkB")
     number = layer.k * layer.n
+    words, half = _half(folds.config.filter_kib, number, folds.config, "FilterSramSzkB")
     if number < half:
         return _fetched(requests, requests.last, number, words, None)
     if folds.config.dataflow == "os":
@@ -540,8 +544,8 @@ def _blocks(folds: _Folds, half: int) -> tuple[int, int]:
 
 
 def _ifmap(layer: Layer, folds: _Folds, requests: _Requests) -> Memory:
-    words, half = _half(folds.config.ifmap_kib, folds.config, "IfmapSramSzkB")
     last, number = _last_request(layer, folds, requests), layer.addresses
+    words, half = _half(folds.config.ifmap_kib, number, folds.config, "IfmapSramSzkB")
     if number < half:
         return _fetched(requests, last, number, words, None)
     if number == layer.m * layer.k:  # no word in two windows

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from quatrefoil import backends
 from quatrefoil.bench import roofline
@@ -37,6 +37,8 @@ LOCAL = "local"
 RESOURCE = "MEASURE"
 LOCK = "quatrefoil-measuring"
 """In the folder for temporary files: who holds it measures."""
+BLOCK = 1 << 16
+"""Bytes in which a file is read backwards."""
 INSTALL = "pip install 'quatrefoil[spread]'"
 
 T = TypeVar("T")
@@ -177,13 +179,25 @@ def lines(path: Path, restore: Callable[[Any], T], what: str) -> list[T]:
 def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Lines of JSON at the end of a file that ``lines`` reads, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
-        text = file.read() if file.mode == "r+" else ""
-        file.seek(len(text[: text.rfind("\n") + 1].encode()))  # over a line that was cut off
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.seek(_end_of_lines(file))  # over a line that was cut off
         file.truncate()
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line of a file ends, looked for from its end."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - BLOCK)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            return begin + newline + 1
+        end = begin
+    return 0
 
 
 def _kept(keep: Path | None) -> str:

@@ -83,6 +83,19 @@ def test_a_run_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(spread.read(keep)) == 3
 
 
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_lines_are_appended_over_one_that_was_cut_off(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spread, "BLOCK", block)
+    file = tmp_path / "lines.jsonl"
+    for begun in ("", '{"a', '{"a": 1}\n', '{"a": 1}\n{"b": "ü'):
+        file.write_text(begun, encoding="utf-8")
+        spread.append(file, [{"c": 2}, {"d": 3}])
+        whole = [{"a": 1}] if "\n" in begun else []
+        assert spread.lines(file, dict, "line") == [*whole, {"c": 2}, {"d": 3}]
+
+
 def test_results_of_another_run_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     keep = tmp_path / "results.jsonl"
     [one] = spread.measure(ENTRIES[:1], ("asic",), keep=keep, effort=QUICK)

@@ -149,7 +149,8 @@ def test_errors_of_a_configuration_name_the_key(old: str, new: str, said: str, t
 
 
 def test_memories_that_scalesim_has_no_figures_for_are_refused() -> None:
-    layer = Layer.product("fc", 10, 10, 10)
+    layer = Layer.product("fc", 100, 10, 100)
+    scalesim.simulate(Layer.product("fc", 10, 10, 10), Config("x", 600, 8, "ws", 1, 8, 8))
     with pytest.raises(ScaleSimError, match="IfmapSramSzkB 1 is too small for 600"):
         scalesim.simulate(layer, Config("x", 600, 8, "ws", 1, 8, 8))
 
