@@ -20,7 +20,7 @@ from quatrefoil.bench.timing import MAX_CALLS, CoreProbe, interleaved
 from quatrefoil.bench.verify import Judge, judge_of
 from quatrefoil.bench.worker import TURNS, Ready, Worker, ready
 from quatrefoil.errors import NoKernelError
-from quatrefoil.problem import Problem, Work
+from quatrefoil.problem import Problem
 from quatrefoil.registry import Reject
 
 QUANTISED_SLACK = 1
@@ -286,13 +286,11 @@ class Field:
         return least
 
     def _limited(self, record: Record, task: Task) -> Record:
-        """The record with its limit, where ceilings were measured; integer work is bounded by memory alone."""
+        """The record with its limit, where ceilings were measured."""
         if self.ceilings is None or record.measured is None or not task.work.bytes:
             return record
-        integer = task.problem is not None and task.problem.dtype in ("int8", "uint8")
-        work = Work(0, task.work.bytes) if integer else task.work
-        least, by = self.ceilings.limit(task.problem, work, self.threads)
-        beyond = task.problem is None or integer or (record.chosen is not None and record.chosen.beyond)
+        least, by = self.ceilings.limit(task.problem, task.work, self.threads)
+        beyond = task.problem is None or (record.chosen is not None and record.chosen.beyond)
         on_cpu = record.contender == "cpu" or record.contender in self.checkouts  # whose ceilings they are
         beats = on_cpu and not beyond and by == "arithmetic" and record.measured.median < BEYOND * least
         note = (

@@ -1,7 +1,7 @@
 # The thin door to cpu/src/roofline.cpp: what one core can do at most.
 
 cimport cython
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 cdef extern from *:
     """
@@ -11,11 +11,17 @@ cdef extern from *:
 
     QF_DECLARE(double, roofline_flops_f32, (int64_t, float, float, float*))
     QF_DECLARE(double, roofline_bytes_f32, (const float*, int64_t, int64_t, float*))
+    QF_DECLARE_VNNI(double, roofline_products_i8, (int64_t, int32_t, int32_t, int32_t*))
+    QF_DECLARE_AMX_ALONE(double, roofline_tiles_i8, (int64_t, int32_t*))
     """
     ctypedef double (*FlopsFunction)(int64_t, float, float, float*) noexcept nogil
     ctypedef double (*BytesFunction)(const float*, int64_t, int64_t, float*) noexcept nogil
+    ctypedef double (*ProductsFunction)(int64_t, int32_t, int32_t, int32_t*) noexcept nogil
+    ctypedef double (*TilesFunction)(int64_t, int32_t*) noexcept nogil
     FlopsFunction roofline_flops_f32(int isa) nogil
     BytesFunction roofline_bytes_f32(int isa) nogil
+    ProductsFunction roofline_products_i8(int isa) nogil
+    TilesFunction roofline_tiles_i8(int isa) nogil
 
 
 def flops(int isa, int64_t rounds):
@@ -24,6 +30,19 @@ def flops(int isa, int64_t rounds):
     cdef double rate
     with nogil:
         rate = roofline_flops_f32(isa)(rounds, 0.999, 0.001, &sink)
+    return rate
+
+
+def byte_operations(int isa, int64_t rounds):
+    """Multiplications of bytes and additions in int32 a second, over that many rounds, in vectors or, where it is faster, in
+    tiles (a round of which does the most work, so that there are a sixteenth as many)."""
+    cdef int32_t sink
+    cdef double rate, tiles
+    with nogil:
+        rate = roofline_products_i8(isa)(rounds, 0x01020304, 0x04030201, &sink)
+        if roofline_tiles_i8(isa) != NULL:
+            tiles = roofline_tiles_i8(isa)(rounds // 16, &sink)
+            rate = max(rate, tiles)
     return rate
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from quatrefoil.bench import goals, roofline, suites
 from quatrefoil.bench.goals import Compared, compared, standing
 from quatrefoil.bench.suites import Family
 from quatrefoil.cli.app import run
+from quatrefoil.cpu import _instruction_set, _roofline, instruction_set
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.problem import Work
 
@@ -189,9 +191,34 @@ def test_the_roofline_takes_the_slower_of_arithmetic_and_memory() -> None:
     assert CEILINGS.seconds(None, Work(50_000, 10**9), 1) == pytest.approx(1e-6)
 
 
+def test_products_of_bytes_have_a_peak_of_their_own() -> None:
+    conv = ops.parse("conv_integer uint8[1x4x8x8],int8[6x4x3x3]")
+    pool = ops.parse("max_pool uint8[1x4x8x8] kernel_shape=2x2")
+    quick = replace(CEILINGS, int8_gop_s=400.0)
+    assert quick.limit(conv, Work(50_000, 80), 1) == (pytest.approx(0.25e-6), "arithmetic")
+    assert quick.limit(conv, Work(50, 16_000), 1) == (pytest.approx(80e-9), "L1")
+    assert quick.limit(pool, Work(50_000, 16_000), 1) == (pytest.approx(80e-9), "L1")
+    earlier = {name: value for name, value in CEILINGS.as_dict().items() if name != "int8_gop_s"}
+    assert roofline.Ceilings.of(earlier).limit(conv, Work(50_000, 80), 1)[1] == "L1", "it was not measured then"
+
+
+def test_byte_products_are_measured_for_each_instruction_set() -> None:
+    found = {
+        name: max(_roofline.byte_operations(number, 20_000) for _ in range(100))
+        for number, name in enumerate(instruction_set.supported())
+    }
+    assert min(found.values()) > 1e8
+    if "v3" in found:
+        assert found["v3"] > found["portable"]
+    if "v4_vnni" in found and not _instruction_set.emulated(instruction_set.supported().index("v4_vnni")):
+        assert found["v4_vnni"] > 1.5 * found["v3"], "an instruction does the work of three"
+
+
 def test_ceilings_are_measured_and_survive_json() -> None:
     found = roofline.measure()
     assert found.gflop_s > 0.1
+    assert found.int8_gop_s
+    assert found.int8_gop_s > 0.1
     assert found.levels[-1].kib is None
     assert all(level.gbyte_s > 0.1 for level in found.levels)
     assert roofline.Ceilings.of(json.loads(json.dumps(found.as_dict()))) == found

@@ -6,20 +6,13 @@
 // pass after another over a block, summed into eight registers, since fewer would wait for the additions' latency
 // instead of for the loads.
 
-#include <time.h>
-
+#include "seconds.h"
 #include "simd.h"
 
 namespace {
 
 constexpr int CHAINS = REGISTERS - 4;  // two operands, and two to spare
 constexpr int SUMS = 8;
-
-double seconds() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return double(now.tv_sec) + 1e-9 * double(now.tv_nsec);
-}
 
 }  // namespace
 
