@@ -23,7 +23,7 @@ from quatrefoil.errors import BackendUnavailable, NoKernelError
 from quatrefoil.models import load
 from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem
-from quatrefoil.registry import Array, Availability, Reject, SimulatedCost, collect_costs
+from quatrefoil.registry import Array, Availability, Reject, SimulatedCost, TimesDevice, collect_costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Ours:
             lambda results: house.get(_all(results)[0]),
             cost_of(costs) if house.simulated else None,
             refill,
+            house.device_seconds if isinstance(house, TimesDevice) else None,
             chosen_of(selection, house.device()),
         )
 
@@ -97,6 +98,7 @@ class Ours:
             None,
             cost_of(costs) if house.simulated else None,
             into(feeds.values()),
+            house.device_seconds if isinstance(house, TimesDevice) else None,
         )
 
 

@@ -286,8 +286,9 @@ class Field:
         return least
 
     def _limited(self, record: Record, task: Task) -> Record:
-        """The record with its limit, where ceilings were measured."""
-        if self.ceilings is None or record.measured is None or not task.work.bytes:
+        """The record with its limit, where ceilings of what it ran on were measured: a CPU's are no card's."""
+        elsewhere = record.contender in ELSEWHERE
+        if self.ceilings is None or record.measured is None or not task.work.bytes or elsewhere:
             return record
         least, by = self.ceilings.limit(task.problem, task.work, self.threads)
         beyond = task.problem is None or (record.chosen is not None and record.chosen.beyond)

@@ -26,10 +26,12 @@ SHARED = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Some calls in a row: the wall time and the processor time that they took together, in seconds."""
+    """Some calls in a row: the wall time and the processor time that they took together, and the time by the device's own
+    clock where it has one, in seconds."""
 
     seconds: float
     processor: float
+    device: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Timing:
     """Rounds that were thrown away and measured again, since the core was slowed or shared."""
     disturbed: int = 0
     """Of ``rounds``, those on a slowed or shared core that are kept, since enough were measured again."""
+    device_seconds: float | None = None
+    """The median by the device's own clock, idle time between kernels included; None where the call's time is the device's."""
 
     @property
     def spread(self) -> float:
@@ -58,10 +62,25 @@ class Timing:
         return (self.upper_quartile - self.lower_quartile) / self.median if self.median else 0.0
 
     @classmethod
-    def of(cls, seconds: list[float], calls: int, repeated: int = 0, disturbed: int = 0) -> Timing:
+    def of(
+        cls, seconds: list[float], calls: int, repeated: int = 0, disturbed: int = 0, device: Sequence[float] = ()
+    ) -> Timing:
         low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else seconds * 3
         interval = median_interval(seconds)
-        return cls(middle, min(seconds), low, high, len(seconds), calls, tuple(seconds), interval, repeated, disturbed)
+        by_device = statistics.median(device) if device else None
+        return cls(
+            middle,
+            min(seconds),
+            low,
+            high,
+            len(seconds),
+            calls,
+            tuple(seconds),
+            interval,
+            repeated,
+            disturbed,
+            by_device,
+        )
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -187,6 +206,7 @@ def interleaved(
             calls[name] = max(1, min(most_calls, round(round_seconds / max(once, 1e-9))))
             wanted[name] = max(least_rounds, min(rounds, int(seconds_each / max(once * calls[name], 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    device: dict[str, list[float]] = {name: [] for name in calls}
     repeated, disturbed = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0)
     number = 0
     while order := [name for name in seconds if len(seconds[name]) < wanted[name]]:
@@ -208,8 +228,13 @@ def interleaved(
                 continue
             disturbed[name] += not quick
             seconds[name].append(stretch.seconds / calls[name])
+            if stretch.device is not None:
+                device[name].append(stretch.device / calls[name])
         number += 1
-    return {name: Timing.of(times, calls[name], repeated[name], disturbed[name]) for name, times in seconds.items()}
+    return {
+        name: Timing.of(times, calls[name], repeated[name], disturbed[name], device[name])
+        for name, times in seconds.items()
+    }
 
 
 STEADY = 0.05

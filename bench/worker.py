@@ -82,7 +82,8 @@ class Worker:
         """So many calls in a row; None, with the reason in ``lost``, when the process died over them."""
         answer = self._ask("time", calls)
         if isinstance(answer, Stretch):
-            return answer
+            # an earlier checkout's has no device
+            return answer if hasattr(answer, "device") else Stretch(answer.seconds, answer.processor)
         self.lost = answer
         return None
 
@@ -191,26 +192,39 @@ class Course:
         self._task, self._prepared = task, prepared
         self._inputs: dict[int, list[np.ndarray]] = {}
         self._last: object = None
+        self._device: float | None = None
         self._flush = np.zeros(FLUSH_BYTES // 8) if cold else None
 
     def time(self, calls: int) -> Stretch:
         """So many calls, timed together with the wait for a device that runs behind."""
         if self._flush is None:
-            return clocked(self._work)(calls)
+            return self._timed(calls)
         seconds = processor = 0.0
+        device: float | None = None
         for _ in range(calls):
             self._flush += 1.0
-            stretch = clocked(self._work)(1)
+            stretch = self._timed(1)
             seconds, processor = seconds + stretch.seconds, processor + stretch.processor
-        return Stretch(seconds, processor)
+            device = None if stretch.device is None else (device or 0.0) + stretch.device
+        return Stretch(seconds, processor, device)
+
+    def _timed(self, calls: int) -> Stretch:
+        self._device = None
+        return replace(clocked(self._work)(calls), device=self._device)
 
     def _work(self, calls: int) -> None:
-        run, wait = self._prepared.run, self._prepared.wait
-        for _ in range(calls):
-            last = run()
+        run, wait, by_device = self._prepared.run, self._prepared.wait, self._prepared.device_seconds
+
+        def runs() -> None:
+            for _ in range(calls):
+                self._last = run()
+
+        if by_device is None:
+            runs()
+        else:
+            self._device = by_device(runs)
         if wait is not None:
-            wait(last)
-        self._last = last
+            wait(self._last)
 
     def refill(self, number: int) -> None:
         inputs = self._inputs.get(number)

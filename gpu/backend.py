@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -63,6 +63,16 @@ class GpuBackend:
         # An array of CuPy's exists only where CuPy is loaded.
         cupy = sys.modules.get("cupy")
         return cupy is not None and isinstance(array, cupy.ndarray)
+
+    def device_seconds(self, work: Callable[[], object]) -> float:
+        import cupy
+
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+        begin.record()  # on the current stream, as kernels are
+        work()
+        end.record()
+        end.synchronize()
+        return float(cupy.cuda.get_elapsed_time(begin, end)) * 1e-3
 
     def put(self, array: np.ndarray) -> Array:
         return self._device.put(array)

@@ -138,6 +138,15 @@ class RunsDirectly(Protocol):
         """For calls that give the inputs at these positions of the problem, in this order."""
 
 
+@runtime_checkable
+class TimesDevice(Protocol):
+    """A backend whose device has a clock. Where there is none, as on the CPU, a call's time is the device's."""
+
+    def device_seconds(self, work: Callable[[], object]) -> float:
+        """Calls ``work``, and gives the seconds by the device's clock from where its queue stood before to where what ``work``
+        put there is done, idle time between two kernels included. Waits for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SimulatedCost:
     """What a simulated run took: cycles of the design's clock, and the counters behind them."""

@@ -6,23 +6,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from quatrefoil import ops, reference
+from quatrefoil import backends, ops, reference
 from quatrefoil.bench import Effort, Record, Timing, against, flat, runner
 from quatrefoil.bench.peers import Prepared, into
 from quatrefoil.bench.roofline import Ceilings, Level
 from quatrefoil.bench.runner import Field
 from quatrefoil.bench.suites import Entry
 from quatrefoil.bench.tasks import Task, read
-from quatrefoil.bench.timing import Stretch, median_interval
+from quatrefoil.bench.timing import Stretch, interleaved, median_interval
 from quatrefoil.bench.verify import judge_of
 from quatrefoil.bench.worker import Course, Ready, ready
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.registry import Availability
+from quatrefoil.gpu import GpuBackend
+from quatrefoil.registry import Availability, TimesDevice
 
 CONV = "conv float32[1x4x8x8],float32[6x4x3x3],float32[6] pads=1x1x1x1"
 QUICK = Effort(4, 0.002, 0.1)
@@ -73,6 +75,32 @@ def measured(run: Run, effort: Effort = QUICK, **options: object) -> Record:
         field._workers["cpu"] = Inside(run)  # type: ignore[assignment]
         [record] = field.compare("fake", read(CONV), judge_of, effort)
     return record
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_a_device_with_a_clock_is_timed_by_it_too(cold: bool) -> None:
+    queued: list[int] = []
+
+    def device_seconds(work: Callable[[], object]) -> float:
+        queued.clear()
+        work()
+        return 0.25 * len(queued)
+
+    def call() -> list[np.ndarray]:
+        queued.append(1)
+        return [np.zeros(1)]
+
+    prepared = Prepared("fake", call, lambda y: list(y), device_seconds=device_seconds)  # type: ignore[call-overload]
+    course = Course(read(CONV), prepared, cold)
+    assert course.time(3).device == 0.75
+    stretch = course.time(2)
+    assert 0 < stretch.seconds < 0.5
+    timing = interleaved({"gpu": course.time}, rounds=3, round_seconds=1e-5, most_calls=4)["gpu"]
+    assert timing.device_seconds == 0.25
+    assert timing.median != 0.25
+    assert Course(read(CONV), replace(prepared, device_seconds=None), cold).time(1).device is None
+    assert isinstance(GpuBackend(), TimesDevice)
+    assert not isinstance(backends.get("cpu"), TimesDevice), "a call's time is the CPU's"
 
 
 class SomebodyElse:
@@ -206,8 +234,9 @@ def test_rounds_that_stayed_disturbed_are_told(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(field.probe, "quick", lambda: False)
         field._workers["cpu"] = Inside(lambda x, compute: compute())  # type: ignore[assignment]
         [record] = field.compare("fake", read(CONV), judge_of, QUICK)
-    assert record.measured is not None
-    assert (record.measured.repeated, record.measured.disturbed) == (4, 4)
+    timing = record.measured
+    assert timing is not None
+    assert timing.repeated == timing.disturbed == timing.rounds
     assert runner.DISTURBED in record.note
 
 

@@ -45,6 +45,8 @@ class Prepared:
     simulated    what one run takes on a simulated chip; such a contender is not timed
     refill       takes other arrays of the same types in the task's order (``Task.varying``) and brings them to where the
                  next run reads its inputs; never timed. None where the contender can take no other inputs
+    device_seconds  calls what it is given and says how long the device was at it, by its own clock; None where a call's time
+                 is that
     chosen       of ours: which kernel, why it, its version, and the instruction set or device code that it runs as
     """
 
@@ -55,6 +57,7 @@ class Prepared:
     wait: Callable[[object], object] | None = None
     simulated: Simulated | None = None
     refill: Refill | None = None
+    device_seconds: Callable[[Callable[[], object]], float] | None = None
     chosen: Chosen | None = None
 
 
