@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("rtl")
 
 
-@pytest.fixture(scope="module", params=BUILT, ids="/".join)
+@pytest.fixture(scope="module", params=BUILT, ids=["weight", "output", "another"])
 def model(request: pytest.FixtureRequest, folder: Path) -> verilator.Model:
     return verilator.build(prove.chip(4, 5, 3, *request.param), folder)
 

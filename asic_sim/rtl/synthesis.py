@@ -9,20 +9,18 @@ memory; the FPGA's own limits are printed beside them. Nothing is placed or rout
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.rtl.generator import Formats, write
-from quatrefoil.asic_sim.rtl.prove import KINDS, chip
 from quatrefoil.errors import QuatrefoilError
 
 FPGAS = {
