@@ -114,7 +114,8 @@ def compare_product(model: Model, memory: Memory, stage: Stage, seed: int) -> tu
     a = values.integers(-255, 256, (rows, depth)).astype(np.int16)
     w = values.integers(-255, 256, (depth, columns)).astype(np.int16)
     counted, sums = model.run(memory, [stage], a, w)
-    wrong = np.count_nonzero(np.not_equal(sums, a.astype(np.int32) @ w.astype(np.int32)))
+    assert sums is not None  # numbers went in
+    wrong = int(np.count_nonzero(sums != a.astype(np.int32) @ w.astype(np.int32)))
     return counted["cycles"], _differences(counted, simulated(model.design, memory, [stage]), wrong)
 
 
@@ -143,7 +144,7 @@ def compare_pooling(model: Model, memory: Memory, rng: random.Random) -> tuple[i
     told = ("cycles", "busy", "vector_busy", "activation_bytes", "output_bytes")
     timed = module.time_vector(native_design(model.design, memory), stage)
     return counted["cycles"], _differences(
-        {name: counted[name] for name in told}, timed, np.count_nonzero(out != wanted)
+        {name: counted[name] for name in told}, timed, int(np.count_nonzero(out != wanted))
     )  # fmt: skip
 
 
