@@ -184,30 +184,18 @@ class Model:
     def _loaded(self) -> ctypes.CDLL:
         return ctypes.CDLL(str(self.library))
 
-    def run(
-        self, memory: Memory, stages: Sequence[Stage], a: np.ndarray | None = None, w: np.ndarray | None = None
-    ) -> tuple[dict[str, int], np.ndarray | None]:
-        """The counters of a program and, with the operands a (M, K) and w (K, N) of one plain product (int16), the
-        sums (M, N), int32. Raises VerilatorError where the Verilog does not end or hands out what it should not."""
-        if memory.accumulator_entries > self.design.accumulator_entries:
-            raise VerilatorError(
-                f"accumulator_entries is {memory.accumulator_entries}; the Verilog has {self.design.accumulator_entries}"
-            )
-        figures = [
-            [s.groups, s.channels, s.columns, s.activation_bytes, s.weight_bytes, s.output_bytes, s.lane_cycles,
-             s.weights_kept, s.dependent, s.opening_bytes, s.repeats, *(x for axis in s.axes for x in axis)]
-            for s in stages
-        ]  # fmt: skip
-        out = None
-        operands: list[np.ndarray | None] = [None, None, None]
-        if a is not None and w is not None:
-            out = np.zeros((a.shape[0], w.shape[1]), np.int32)
-            operands = [np.ascontiguousarray(a, np.int16), np.ascontiguousarray(w, np.int16), out]
-        counters = self._call(
-            "run_program", memory,
-            [len(stages), np.array(figures, np.int64), int(memory.resident), memory.most_places, *operands],
-        )  # fmt: skip
-        return counters, out
+    def run(self, memory: Memory, stages: Sequence[Stage]) -> dict[str, int]:
+        """The counters of a program; its operands are zeros. Raises VerilatorError where the Verilog does not end or
+        hands out what it should not."""
+        return self._program(memory, stages, (None, None, None))
+
+    def multiply(
+        self, memory: Memory, stage: Stage, a: np.ndarray, w: np.ndarray
+    ) -> tuple[dict[str, int], np.ndarray]:  # fmt: skip
+        """As ``run``, for one plain product with its operands a (M, K) and w (K, N): the sums too, (M, N) int32."""
+        sums = np.zeros((a.shape[0], w.shape[1]), np.int32)
+        operands = (np.ascontiguousarray(a, np.int16), np.ascontiguousarray(w, np.int16), sums)
+        return self._program(memory, [stage], operands), sums
 
     def pool(
         self, memory: Memory, axes: Sequence[tuple[int, int, int, int, int, int]], average: bool,
@@ -222,6 +210,21 @@ class Model:
             np.ascontiguousarray(values, np.int16), np.ascontiguousarray(inside, np.uint8), out,
         ])  # fmt: skip
         return counters, out
+
+    def _program(
+        self, memory: Memory, stages: Sequence[Stage], operands: Sequence[np.ndarray | None]
+    ) -> dict[str, int]:  # fmt: skip
+        if memory.accumulator_entries > self.design.accumulator_entries:
+            raise VerilatorError(
+                f"accumulator_entries is {memory.accumulator_entries}; the Verilog has {self.design.accumulator_entries}"
+            )
+        figures = [
+            [s.groups, s.channels, s.columns, s.activation_bytes, s.weight_bytes, s.output_bytes, s.lane_cycles,
+             s.weights_kept, s.dependent, s.opening_bytes, s.repeats, *(x for axis in s.axes for x in axis)]
+            for s in stages
+        ]  # fmt: skip
+        mapping = [int(memory.resident), memory.most_places]
+        return self._call("run_program", memory, [len(stages), np.array(figures, np.int64), *mapping, *operands])
 
     def _call(self, function: str, memory: Memory, arguments: Sequence[int | np.ndarray | None]) -> dict[str, int]:
         chip, formats = self.design, self.formats
