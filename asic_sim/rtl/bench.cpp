@@ -337,7 +337,7 @@ Axis read_axis(const int64_t* figures) { return {figures[0], figures[1], figures
 
 Design read_design(const int64_t* f) {
   return {f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], static_cast<Dataflow>(f[9]),
-          static_cast<WeightLoad>(f[10])};
+          static_cast<WeightLoad>(f[10]), f[11] != 0};
 }
 
 enum : int { STAGE_FIGURES = 35, COUNTERS = 12 };

@@ -88,6 +88,7 @@ def native_design(design: hardware.Hardware, memory: Memory) -> Any:
         activation_sram_bytes=memory.activation_sram_bytes, weight_sram_bytes=memory.weight_sram_bytes,
         dram_bytes_per_cycle=memory.dram_bytes_per_cycle, dram_latency_cycles=memory.dram_latency_cycles,
         dataflow=getattr(module.Dataflow, design.dataflow), weight_load=getattr(module.WeightLoad, design.weight_load),
+        whole_weight_tiles=design.whole_weight_tiles,
     )  # fmt: skip
 
 

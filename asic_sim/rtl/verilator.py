@@ -232,7 +232,7 @@ class Model:
             [chip.array_rows, chip.array_columns, memory.accumulator_entries, memory.weight_fifo_tiles,
              memory.activation_sram_bytes, memory.weight_sram_bytes, memory.dram_bytes_per_cycle,
              memory.dram_latency_cycles, chip.vector_lanes, DATAFLOWS.index(chip.dataflow),
-             LOADS.index(chip.weight_load)],
+             LOADS.index(chip.weight_load), chip.whole_weight_tiles],
             np.int64,
         )  # fmt: skip
         widths = np.array([formats.activation, formats.weight, formats.value], np.int64)
