@@ -2,7 +2,7 @@
  * hands folds to the queue, says what has arrived over the simulator's own DRAM port (reference.cpp, included for it,
  * and for where the numbers of a fold lie), and counts cycles. When to load, start and drain is the Verilog's business.
  *
- * Verilator.py compiles it with the model that Verilator makes, as a library with the two functions at the end. */
+ * asic_sim/rtl/verilator.py compiles it with the model that Verilator makes, as a library with the two functions at the end. */
 #include <verilated.h>
 
 #include <cstring>
