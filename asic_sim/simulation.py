@@ -57,7 +57,7 @@ class SimulationReport:
 
     problem    the operator call in its text form, or what else was timed
     integers   8-bit operands with 32-bit sums, else float32
-    energy     picojoules by component, each from low to high; area_mm2 likewise, of an array for such operands
+    energy     picojoules by component, each from low to high; area in mm2 likewise, of an array for such operands
     """
 
     problem: str
@@ -92,6 +92,10 @@ class SimulationReport:
         peak = self.cycles * self.design.array_rows * self.design.array_columns
         return self.macs / peak if peak else 0.0
 
+    @property
+    def area(self) -> dict[str, energy.Band]:
+        return energy.area_mm2(self.design, self.integers)
+
     @cached_property
     def energy(self) -> dict[str, energy.Band]:
         return energy.energy(self.design, self.integers, self.counters)
@@ -104,7 +108,7 @@ class SimulationReport:
     @property
     def area_mm2(self) -> float:
         """The middle of the band of all components together."""
-        return energy.total(energy.area_mm2(self.design, self.integers)).middle
+        return energy.total(self.area).middle
 
 
 def native() -> ModuleType:

@@ -25,6 +25,8 @@ NEAR_TO_FAR = ((0, "#bfe5d8"), (0.15, "#f4f1e6"), (1, "#e69f00"))
 """A map's colours, from the best to eight times its time: light enough for dark figures, which alone carry the meaning."""
 ROW = 20
 """Pixels of a task in a map, and of a node."""
+LABEL = 30
+"""Characters of a row's name beside a breakdown; all of it shows above the bar."""
 LANE = 13
 """Pixels of a contender in a family."""
 
@@ -73,16 +75,8 @@ def roofline(records: Sequence[Record], ceilings: Ceilings, threads: int) -> str
     first, last = min(*intensities, 0.5) / 2, max(*intensities, 100) * 2
     peak = ceilings.gflop_s * threads
     for level in ceilings.levels:
-        knee = ceilings.gflop_s / level.gbyte_s
-        xs = [first, knee, last] if first < knee < last else [first, last]
-        figure.add_scatter(
-            x=xs,
-            y=[min(peak, level.gbyte_s * threads * x) for x in xs],
-            mode="lines",
-            line={"color": INK, "width": 1, "dash": "dot" if level.kib is None else "solid"},
-            name=f"{level.name}: {level.gbyte_s * threads:.0f} GB/s",
-            hoverinfo="name",
-        )
+        name = f"{level.name}: {level.gbyte_s * threads:.0f} GB/s"
+        _roof(figure, name, peak, level.gbyte_s * threads, (first, last), "dot" if level.kib is None else "solid")
     for place, contender in enumerate(_contenders(rated)):
         mine = [record for record in rated if record.contender == contender]
         figure.add_scatter(
@@ -93,6 +87,45 @@ def roofline(records: Sequence[Record], ceilings: Ceilings, threads: int) -> str
             name=contender,
             text=[f"{record.name}: {record.kernel}" for record in mine],
             hovertemplate="%{text}<br>%{y:.3g} Gflop/s<extra></extra>",
+        )
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log")
+    return _html(figure)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A simulated layer's operations for a byte over the port to DRAM, its operations in a cycle, and its share of all
+    cycles, which its symbol grows with; of a kind that has a colour."""
+
+    label: str
+    kind: str
+    intensity: float
+    rate: float
+    share: float
+
+
+def chip_roofline(rates: Sequence[Rate], peak: float, bytes_per_cycle: float) -> str:
+    """Simulated layers under what the design's array (``peak`` operations a cycle) and its port to DRAM allow."""
+    figure = _figure("operations for each byte over the port to DRAM", "SIMULATED operations a cycle", 460)
+    xs = [rate.intensity for rate in rates]
+    span = (min(*xs, peak / bytes_per_cycle) / 3, max(*xs, peak / bytes_per_cycle) * 3)
+    name = f"array {peak:,.0f} operations, DRAM {bytes_per_cycle:,.0f} bytes a cycle"
+    _roof(figure, name, peak, bytes_per_cycle, span, "solid")
+    for place, kind in enumerate(dict.fromkeys(rate.kind for rate in rates)):
+        mine = [rate for rate in rates if rate.kind == kind]
+        marker = _marker(place)
+        marker["symbol"] += "-open"
+        marker["size"] = [7 + 25 * math.sqrt(rate.share) for rate in mine]
+        marker["line"] = {"width": 1.8}
+        figure.add_scatter(
+            x=[rate.intensity for rate in mine],
+            y=[rate.rate for rate in mine],
+            mode="markers",
+            marker=marker,
+            name=kind,
+            text=[rate.label for rate in mine],
+            hovertemplate="%{text}<br>%{y:,.4g} operations a cycle, %{x:,.4g} for each byte<extra></extra>",
         )
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
@@ -266,6 +299,70 @@ def nodes(bars: Sequence[Bar], simulated: bool = False) -> str:
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(showlegend=True)
     return _html(figure)
+
+
+def breakdown(labels: Sequence[str], parts: Mapping[str, Sequence[int]], unit: str) -> str:
+    """Rows that consist of parts: the parts of a row stand one after the other. Two buttons show rows as they are, or
+    all of one length. labels: one for each row; parts: by name, a figure for each row."""
+    figure, rows = _figure(unit, "", 220 + ROW * len(labels)), list(range(len(labels)))
+    colours = (COLOURS[5], COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[2], COLOURS[7])
+    for colour, (name, values) in zip(colours, parts.items(), strict=True):
+        figure.add_bar(
+            x=list(values),
+            y=rows,
+            orientation="h",
+            name=name,
+            marker={"color": colour},
+            customdata=list(zip(labels, values)),
+            hovertemplate="%{customdata[0]}: %{customdata[1]:,} " + unit + "<extra>" + name + "</extra>",
+        )
+    shown = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
+    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, tickvals=rows, ticktext=shown)
+    buttons = [
+        {"label": label, "method": "relayout", "args": [{"barnorm": norm, "xaxis.title.text": title}]}
+        for label, norm, title in (("cycles", "", unit), ("shares", "percent", f"% of a layer's {unit}"))
+    ]
+    figure.update_layout(
+        barmode="stack",
+        legend={"traceorder": "normal"},
+        updatemenus=[
+            {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 0, "yanchor": "top",
+             "pad": {"t": 46}, "bgcolor": "rgba(128,128,128,.12)", "bordercolor": LINES, "buttons": buttons}
+        ],
+    )  # fmt: skip
+    return _html(figure)
+
+
+def bands(values: Mapping[str, tuple[float, float]], unit: str) -> str:
+    """Figures that are known from a low to a high end: bars to the middle, and lines from end to end."""
+    figure = _figure(unit, "", 110 + 30 * len(values))
+    middles = [(low + high) / 2 for low, high in values.values()]
+    figure.add_bar(
+        x=middles,
+        y=list(values),
+        orientation="h",
+        marker={"color": COLOURS[5]},
+        error_x=_bounds(middles, list(values.values())) | {"color": INK},
+        customdata=list(values.values()),
+        hovertemplate="%{y}: %{customdata[0]:,.4g} to %{customdata[1]:,.4g}<extra></extra>",
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return _html(figure)
+
+
+def _roof(figure: Any, name: str, peak: float, bandwidth: float, span: tuple[float, float], dash: str) -> None:
+    """What operations for a byte, from one end of ``span`` to the other, allow at most: bandwidth, then the peak."""
+    first, last = span
+    knee = peak / bandwidth
+    xs = [first, knee, last] if first < knee < last else [first, last]
+    figure.add_scatter(
+        x=xs,
+        y=[min(peak, bandwidth * x) for x in xs],
+        mode="lines",
+        line={"color": INK, "width": 1, "dash": dash},
+        name=name,
+        hoverinfo="name",
+    )
 
 
 def _bounds(values: Sequence[float], spans: Sequence[tuple[float, float]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ PRINTED_WIDTH = 940
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --bar: #3b7dd8; --ours: #2a9d6f; --quiet: #777; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 p { max-width: 60rem; } .quiet { color: var(--quiet); }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .9rem; }
 caption { text-align: left; color: var(--quiet); padding-bottom: .3rem; }
@@ -221,8 +221,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def figure(value: float) -> str:
-    """A number with three or more digits that mean something, thousands separated."""
+    """A number with two or more digits that mean something, thousands separated."""
     size = abs(value)
+    if 0 < size < 0.1:
+        return f"{value:.2g}"
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 

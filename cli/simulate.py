@@ -49,14 +49,9 @@ Output = Annotated[
     typer.Option("--output", "-o", metavar="DIR", help="--scalesim: its three reports go into DIR/<run_name>."),
 ]
 
-STALLS = {
-    "stall_weights": "weights",
-    "stall_activations": "activations",
-    "stall_outputs": "results to leave",
-    "stall_steps": "the step before",
-    "fill": "the first operands",
-    "drain": "the last results",
-}
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Also write a report to this file, a page that loads nothing.")
+]
 
 
 def command(
@@ -66,6 +61,7 @@ def command(
     unsupported: Unsupported = "error",
     seed: Seed = 0,
     trace: Trace = None,
+    html: Html = None,
     scalesim: ScaleSim = None,
     topology: Topology = None,
     output: Output = None,
@@ -78,13 +74,17 @@ def command(
     if scalesim is not None or topology is not None or output is not None:
         if scalesim is None or topology is None:
             raise QuatrefoilError("--scalesim, --topology and --output belong together; give the first two at least")
-        if target or design:
-            raise QuatrefoilError("--scalesim has its own layers and its own array: leave the problem and --design out")
+        if target or design or trace is not None or html is not None:
+            raise QuatrefoilError(
+                "--scalesim has its own layers, its own array and its own reports: leave the problem, --design, --trace "
+                "and --html out"
+            )
         _scalesim(scalesim, topology, output, as_json)
         return
     if not target:
         raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
+    from quatrefoil.bench.chip_report import waits_for, write_html
     from quatrefoil.bench.page import write_text
     from quatrefoil.bench.trace import chip_document
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
@@ -101,6 +101,9 @@ def command(
         timed = [(layer.name, layer.report) for layer in layers if layer.report is not None]
         write_text(trace, json.dumps(chip_document(timed), allow_nan=False) + "\n")
         stderr().print(f"trace written to {trace}")
+    if html is not None:
+        write_html(html, Path(target).name if is_model(target) else target, report)
+        stderr().print(f"report written to {html}")
     wrong = [name for name, (_, places) in errors.items() if places]
     if as_json:
         say_json(_document(chip, report, layers, errors))
@@ -113,10 +116,10 @@ def command(
             name = f"{layer.name} ({layer.op})" if layer.op else layer.name
             error = errors.get(layer.name, (None, 0))[0]
             cells = _cells(layer.report) if layer.report is not None else [""] * 6
-            said = layer.why or (_waits_for(layer.report.counters) if layer.report is not None else layer.kernel)
+            said = layer.why or (waits_for(layer.report.counters) if layer.report is not None else layer.kernel)
             shown.row(name, *cells, *(["" if error is None else f"{error:.1e}"] if check else []), said)
         if len(layers) > 1:
-            shown.row("all", *_cells(report), *([""] if check else []), _waits_for(report.counters), style="bold")
+            shown.row("all", *_cells(report), *([""] if check else []), waits_for(report.counters), style="bold")
         console.print(shown)
         energy = ", ".join(f"{name} {_uj(band.low)} to {_uj(band.high)}" for name, band in report.energy.items())
         console.print(f"energy in uJ, by published figures at {chip.technology_nm:g} nm: {energy}")
@@ -139,12 +142,9 @@ def _cells(report: Any) -> list[str]:
 
 
 def _uj(picojoules: float) -> str:
-    return f"{picojoules * 1e-6:,.3g}"
+    from quatrefoil.bench.page import figure
 
-
-def _waits_for(counters: Mapping[str, int]) -> str:
-    name = max(STALLS, key=counters.__getitem__)
-    return STALLS[name] if counters[name] else ""
+    return figure(picojoules * 1e-6)
 
 
 def _document(chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[float | None, int]]) -> dict[str, Any]:

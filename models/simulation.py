@@ -79,6 +79,12 @@ class ModelReport:
         peak = self.cycles * self.design.array_rows * self.design.array_columns
         return self.macs / peak if peak else 0.0
 
+    @property
+    def area(self) -> dict[str, energy.Band]:
+        """mm2 by component, each from low to high, of an array that computes every format that the model needs."""
+        reports = [layer.report for layer in self.layers if layer.report is not None]
+        return energy.area_mm2(self.design, all(report.integers for report in reports))
+
     @cached_property
     def energy(self) -> dict[str, energy.Band]:
         """Picojoules by component, each from low to high."""
@@ -95,10 +101,8 @@ class ModelReport:
 
     @property
     def area_mm2(self) -> float:
-        """The middle of the band, of an array that computes every format that the model needs."""
-        reports = [layer.report for layer in self.layers if layer.report is not None]
-        integers = all(report.integers for report in reports)
-        return energy.total(energy.area_mm2(self.design, integers)).middle
+        """The middle of the band of all components together."""
+        return energy.total(self.area).middle
 
 
 def simulate(
