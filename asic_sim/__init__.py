@@ -5,6 +5,7 @@ from __future__ import annotations
 from quatrefoil.asic_sim.backend import AsicBackend, simulate
 from quatrefoil.asic_sim.hardware import DesignError, Hardware, current, load, shipped, use_design
 from quatrefoil.asic_sim.simulation import SimulationReport
+from quatrefoil.asic_sim.waves import vcd
 
 BACKEND = AsicBackend()
 
@@ -18,4 +19,5 @@ __all__ = [
     "shipped",
     "simulate",
     "use_design",
+    "vcd",
 ]

@@ -165,7 +165,7 @@ def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str,
         for part in parts:
             left = most - len(found)
             if isinstance(part, ArrayPart):
-                sections = _sections(part)
+                sections = native_sections(part)
                 _, mapping = native().time_fastest(chip, sections)
                 cost, told = native().trace_program(chip, sections, mapping, left)
             else:
@@ -177,7 +177,7 @@ def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str,
     return found
 
 
-def _sections(part: ArrayPart) -> Any:
+def native_sections(part: ArrayPart) -> Any:
     stages = [list(stages) for stages, _ in part.sections]
     return native().Sections(stages, [repeats for _, repeats in part.sections])
 
@@ -189,7 +189,7 @@ def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) 
     try:
         for part in parts:
             if isinstance(part, ArrayPart):
-                cost, _ = native().time_fastest(chip, _sections(part))
+                cost, _ = native().time_fastest(chip, native_sections(part))
             else:
                 cost = native().time_vector(chip, part.stage)
             for name in COUNTERS:

@@ -52,6 +52,10 @@ Output = Annotated[
 Html = Annotated[
     Path | None, typer.Option("--html", help="Also write a report to this file, a page that loads nothing.")
 ]
+Waves = Annotated[
+    Path | None,
+    typer.Option("--vcd", metavar="VCD", help="Of a small problem: write what each part does, for a waveform viewer."),
+]
 
 
 def command(
@@ -62,6 +66,7 @@ def command(
     seed: Seed = 0,
     trace: Trace = None,
     html: Html = None,
+    vcd: Waves = None,
     scalesim: ScaleSim = None,
     topology: Topology = None,
     output: Output = None,
@@ -74,16 +79,17 @@ def command(
     if scalesim is not None or topology is not None or output is not None:
         if scalesim is None or topology is None:
             raise QuatrefoilError("--scalesim, --topology and --output belong together; give the first two at least")
-        if target or design or trace is not None or html is not None:
+        if target or design or any(file is not None for file in (trace, html, vcd)):
             raise QuatrefoilError(
-                "--scalesim has its own layers, its own array and its own reports: leave the problem, --design, --trace "
-                "and --html out"
+                "--scalesim has its own layers, its own array and its own reports: leave the problem, --design, --trace, "
+                "--html and --vcd out"
             )
         _scalesim(scalesim, topology, output, as_json)
         return
     if not target:
         raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
+    from quatrefoil.asic_sim import waves
     from quatrefoil.bench.chip_report import waits_for, write_html
     from quatrefoil.bench.page import write_text
     from quatrefoil.bench.trace import chip_document
@@ -93,9 +99,14 @@ def command(
         report = simulate(target, unsupported=unsupported)
         layers: tuple[Layer, ...]
         if isinstance(report, ModelReport):
+            if vcd is not None:
+                raise QuatrefoilError("--vcd is for a problem, whose every cycle is stepped; --trace is for models too")
             layers = report.layers
         else:
             layers = (Layer(report.problem, "", "", report),)
+            if vcd is not None:
+                waves.write(report, vcd)
+                stderr().print(f"waves written to {vcd}")
         errors = _errors(target, seed) if check else {}
     if trace is not None:
         timed = [(layer.name, layer.report) for layer in layers if layer.report is not None]

@@ -89,6 +89,16 @@ py::tuple traced(const Compute& compute) {
   return py::make_tuple(counters, told);
 }
 
+/* The states of the reference, as (cycle, loading, fold, vector, port). */
+template <typename Compute>
+py::list watched(const Compute& compute) {
+  std::vector<State> states;
+  unlocked([&] { return compute(&states); });
+  py::list told;
+  for (const State& s : states) told.append(py::make_tuple(s.cycle, s.loading, s.fold, s.vector, s.port));
+  return told;
+}
+
 struct Sizes {
   int64_t x, y, channels, weights;
 };
@@ -370,6 +380,13 @@ PYBIND11_MODULE(_native, m) {
         py::arg("w") = py::none());
   m.def("step_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
+
+  m.def("watch_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
+    return watched([&](std::vector<State>* states) { return step_program(lower(d, s, mapping), {}, states); });
+  });
+  m.def("watch_vector", [](const Design& d, const VectorStage& s) {
+    return watched([&](std::vector<State>* states) { return step_vector(d, s, states); });
+  });
 
   m.def("convolve_float", convolve_float);
   m.def("convolve_integer", convolve_integer);

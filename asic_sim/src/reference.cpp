@@ -10,6 +10,17 @@ namespace {
 
 enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CLASSES };
 
+void see(std::vector<State>* states, const State& now) {
+  if (!states) return;
+  if (!states->empty()) {
+    const State& last = states->back();
+    if (last.loading == now.loading && last.fold == now.fold && last.vector == now.vector && last.port == now.port) {
+      return;
+    }
+  }
+  states->push_back(now);
+}
+
 /* The port to DRAM, polled. */
 class ClockedPort {
  public:
@@ -25,6 +36,7 @@ class ClockedPort {
   bool arrived(Class kind, int64_t id) const { return arrived_[kind][static_cast<size_t>(id)]; }
   int64_t requested(Class kind) const { return static_cast<int64_t>(arrived_[kind].size()); }
   int64_t bytes(Class kind) const { return bytes_[kind]; }
+  int moves() const { return moving_ ? current_.kind : -1; }
   bool idle() const { return !moving_ && waiting_.empty() && in_flight_.empty(); }
 
   /* What has been moved, and what has arrived, when a cycle begins. */
@@ -114,6 +126,7 @@ class ClockedVector {
 
   void take(const Fold* tile) { waiting_.push_back(tile); }
   int64_t passed() const { return passed_; } /* tiles that have left it */
+  bool working() const { return working_; }
 
   void complete(int64_t now) {
     if (!working_ || left_ > 0) return;
@@ -356,7 +369,7 @@ std::vector<Fold> folds_of(const Program& program) {
   return folds;
 }
 
-void step_resting(const Program& program, const Product& product, Counters& counters) {
+void step_resting(const Program& program, const Product& product, std::vector<State>* states, Counters& counters) {
   const Design& design = program.design();
   const Class rests = design.dataflow == Dataflow::input ? ACTIVATION_TILES : WEIGHT_TILES;
   const Class passes = rests == WEIGHT_TILES ? ACTIVATION_TILES : WEIGHT_TILES;
@@ -402,6 +415,7 @@ void step_resting(const Program& program, const Product& product, Counters& coun
       counters.weight_bytes = port.bytes(WEIGHT_TILES);
       counters.activation_bytes = port.bytes(ACTIVATION_TILES);
       counters.output_bytes = port.bytes(OUTPUTS);
+      if (states) states->push_back({now, false, -1, false, -1});
       return;
     }
     port.start();
@@ -439,6 +453,7 @@ void step_resting(const Program& program, const Product& product, Counters& coun
     }
 
     /* the cycle itself */
+    see(states, {now, loading, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
     if (!grid.empty()) grid.front().clock(streams, loads);
     for (Stream& stream : streams) stream.entered++;
     for (Stream& load : loads) load.entered++;
@@ -451,7 +466,7 @@ void step_resting(const Program& program, const Product& product, Counters& coun
   }
 }
 
-void step_summing(const Program& program, const Product& product, Counters& counters) {
+void step_summing(const Program& program, const Product& product, std::vector<State>* states, Counters& counters) {
   const Design& design = program.design();
   const std::vector<Fold> folds = folds_of(program);
   ClockedPort port(design);
@@ -493,6 +508,7 @@ void step_summing(const Program& program, const Product& product, Counters& coun
       counters.weight_bytes = port.bytes(WEIGHT_TILES);
       counters.activation_bytes = port.bytes(ACTIVATION_TILES);
       counters.output_bytes = port.bytes(OUTPUTS);
+      if (states) states->push_back({now, false, -1, false, -1});
       return;
     }
     port.start();
@@ -511,6 +527,7 @@ void step_summing(const Program& program, const Product& product, Counters& coun
         tile += fold.last_slice;
       }
     }
+    see(states, {now, false, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
     if (!grid.empty()) grid.front().clock(streams, shifting.fold ? &shifting : nullptr);
     for (Stream& stream : streams) stream.entered++;
     if (shifting.fold) shifting.entered++;
@@ -524,18 +541,18 @@ void step_summing(const Program& program, const Product& product, Counters& coun
 
 }  // namespace
 
-Counters step_program(const Program& program, const Product& product) {
+Counters step_program(const Program& program, const Product& product, std::vector<State>* states) {
   Counters counters;
   counters.macs = program.macs();
   if (program.design().dataflow == Dataflow::output) {
-    step_summing(program, product, counters);
+    step_summing(program, product, states, counters);
   } else {
-    step_resting(program, product, counters);
+    step_resting(program, product, states, counters);
   }
   return counters;
 }
 
-Counters step_vector(const Design& design, const VectorStage& stage) {
+Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states) {
   const VectorBlocks blocks(design, stage);
   Counters counters;
   counters.folds = blocks.count();
@@ -553,6 +570,7 @@ Counters step_vector(const Design& design, const VectorStage& stage) {
     port.complete();
     if (ended == blocks.count() && port.idle()) {
       counters.cycles = now;
+      if (states) states->push_back({now, false, -1, false, -1});
       break;
     }
     port.start();
@@ -572,6 +590,7 @@ Counters step_vector(const Design& design, const VectorStage& stage) {
       }
       lacked_input = !input;
     }
+    see(states, {now, false, -1, working, port.moves()});
     if (working) {
       left--;
       counters.busy++;

@@ -3,6 +3,8 @@
 #ifndef QUATREFOIL_ASIC_REFERENCE_H
 #define QUATREFOIL_ASIC_REFERENCE_H
 
+#include <vector>
+
 #include "timing.h"
 
 namespace asic {
@@ -15,8 +17,18 @@ struct Product {
   int32_t* out = nullptr;
 };
 
-Counters step_program(const Program& program, const Product& product);
-Counters step_vector(const Design& design, const VectorStage& stage);
+/* What the parts of the chip do from a cycle on, until the next state's. */
+struct State {
+  int64_t cycle;
+  bool loading; /* a resting tile is laid in */
+  int64_t fold; /* the one whose operands enter the array, counted from 0; else -1 */
+  bool vector;  /* the vector unit works */
+  int port;     /* what moves over it: 0 weights, 1 activations, 2 outputs; else -1 */
+};
+
+/* states: null, or where the states go, one for each change and a last one for the end. */
+Counters step_program(const Program& program, const Product& product, std::vector<State>* states = nullptr);
+Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states = nullptr);
 
 }  // namespace asic
 
