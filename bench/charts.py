@@ -1,4 +1,5 @@
-"""A report's charts, drawn with plotly: the roofline, ratios to the best as a map, families, error against time, nodes.
+"""A report's charts, drawn with plotly: the roofline, ratios to the best as a map, families, error against time, nodes;
+and a simulated chip's: the parts of its cycles, its roofline, its energy.
 
 Colours are those of Okabe and Ito ("Color universal design", 2008), and every contender has a symbol of its own besides.
 Measured figures alone are drawn; simulated ones have a chart of their own.
@@ -303,7 +304,7 @@ def nodes(bars: Sequence[Bar], simulated: bool = False) -> str:
 
 def breakdown(labels: Sequence[str], parts: Mapping[str, Sequence[int]], unit: str) -> str:
     """Rows that consist of parts: the parts of a row stand one after the other. Two buttons show rows as they are, or
-    all of one length. labels: one for each row; parts: by name, a figure for each row."""
+    all of one length. labels: one for each row; parts: seven by name, a figure for each row."""
     figure, rows = _figure(unit, "", 220 + ROW * len(labels)), list(range(len(labels)))
     colours = (COLOURS[5], COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[2], COLOURS[7])
     for colour, (name, values) in zip(colours, parts.items(), strict=True):
@@ -317,7 +318,8 @@ def breakdown(labels: Sequence[str], parts: Mapping[str, Sequence[int]], unit: s
             hovertemplate="%{customdata[0]}: %{customdata[1]:,} " + unit + "<extra>" + name + "</extra>",
         )
     shown = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
-    figure.update_yaxes(autorange="reversed", showgrid=False, zeroline=False, tickvals=rows, ticktext=shown)
+    # a row is left free above the first: on paper the legend lies there
+    figure.update_yaxes(range=[len(rows) - 0.5, -1.5], showgrid=False, zeroline=False, tickvals=rows, ticktext=shown)
     buttons = [
         {"label": label, "method": "relayout", "args": [{"barnorm": norm, "xaxis.title.text": title}]}
         for label, norm, title in (("cycles", "", unit), ("shares", "percent", f"% of a layer's {unit}"))

@@ -88,11 +88,11 @@ def _answer(report: SimulationReport | ModelReport, layers: Sequence[Layer]) -> 
     said = [(f"{cycles:,} cycles", time)]
     if cycles:
         idle = 1 - report.counters["busy"] / cycles
-        waits = f"in {idle:.0%} of the cycles no operands enter"
+        waits = f"in {idle:.1%} of the cycles no operands enter"
         if waits_for(report.counters):
-            waits += f", and most of those wait for {waits_for(report.counters)}"
+            waits += f", above all for want of {waits_for(report.counters)}"
         if report.macs:
-            said.append((f"{report.utilisation:.0%}", f"of the array's multiply-accumulates are put to use; {waits}"))
+            said.append((f"{report.utilisation:.1%}", f"of the array's multiply-accumulates are put to use; {waits}"))
         else:
             said.append(("No products", f"run on the array; {waits}"))
         total = energy.total(report.energy)

@@ -136,8 +136,8 @@ def test_the_answer_comes_first(tmp_path: Path) -> None:
         f"{report.cycles:,} cycles",
         f"SIMULATED, which take {report.microseconds:.0f} us at 400 MHz on edge",
     )
-    assert used[0] == f"{report.utilisation:.0%}"
-    assert f"wait for {chip_report.waits_for(report.counters)}" in used[1]
+    assert used[0] == f"{report.utilisation:.1%}"
+    assert f"for want of {chip_report.waits_for(report.counters)}" in used[1]
     total = energy.total(report.energy)
     low, high = (float(word) for word in re.findall(r"[\d.]+", uj[0]))
     assert (low, high) == pytest.approx((total.low * 1e-6, total.high * 1e-6), rel=0.02)

@@ -10,6 +10,7 @@ namespace {
 
 enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CLASSES };
 
+/* Keeps a state that differs from the last one. */
 void see(std::vector<State>* states, const State& now) {
   if (!states) return;
   if (!states->empty()) {
