@@ -6,6 +6,8 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+import quatrefoil
+
 
 def describe() -> dict[str, str]:
     """Processor, system and versions, for reports."""
@@ -16,7 +18,7 @@ def describe() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": package_version("numpy"),
         "onnx": package_version("onnx"),
-        "quatrefoil": package_version("quatrefoil"),
+        "quatrefoil": quatrefoil.__version__,
     }
 
 
