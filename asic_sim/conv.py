@@ -241,11 +241,9 @@ def _kernel(op: str, dtype: str, integer: bool, prepare: Any, summary: str) -> K
 
 
 KERNELS = [
-    _kernel(
-        "conv", "f32", False, prepare_float, "weight-stationary matrix product, activations gathered on the way in"
-    ),
+    _kernel("conv", "f32", False, prepare_float, "matrix product on the array, activations gathered on the way in"),
     _kernel("conv_transpose", "f32", False, prepare_float, "one convolution on the array for each phase of the output"),
-    _kernel("conv_integer", "i8", True, prepare_integer, "weight-stationary matrix product with 32-bit sums"),
+    _kernel("conv_integer", "i8", True, prepare_integer, "matrix product on the array with 32-bit sums"),
     _kernel("qlinear_conv", "i8", True, prepare_quantized, "the same, requantised by the vector unit"),
 ]
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from quatrefoil import ops
 from quatrefoil.asic_sim import energy
+from quatrefoil.asic_sim.energy import Band
 from quatrefoil.asic_sim.hardware import Hardware, current
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.activations import Activation
@@ -49,26 +50,13 @@ Compute = Callable[[Hardware, Sequence[np.ndarray | None]], tuple[np.ndarray, ..
 """The numbers of a run on a design."""
 
 
-@dataclass(frozen=True)
-class SimulationReport:
-    """What a problem costs on a design. ``counters`` sum up:
+class Counted:
+    """What follows from the counters of a problem or a model on a design. ``integers``: of nothing but 8-bit operands with
+    32-bit sums, else of float32 too."""
 
-    cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
-
-    problem    the operator call in its text form, or what else was timed
-    integers   8-bit operands with 32-bit sums, else float32
-    energy     picojoules by component, each from low to high; area in mm2 likewise, of an array for such operands
-    """
-
-    problem: str
     design: Hardware
     integers: bool
     counters: Mapping[str, int]
-    parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
-
-    def events(self, most: int = 1_000_000) -> list[Event]:
-        """What each part of the chip does when, unsorted. Raises QuatrefoilError where there are more than ``most``."""
-        return events(self.parts, self.design, self.problem, most)
 
     @property
     def cycles(self) -> int:
@@ -88,16 +76,13 @@ class SimulationReport:
 
     @property
     def utilisation(self) -> float:
-        """The share of the array's multiply-accumulates, over all cycles, that the problem needed."""
+        """The share of the array's multiply-accumulates, over all cycles, that were needed."""
         peak = self.cycles * self.design.array_rows * self.design.array_columns
         return self.macs / peak if peak else 0.0
 
-    @property
-    def area(self) -> dict[str, energy.Band]:
-        return energy.area_mm2(self.design, self.integers)
-
     @cached_property
-    def energy(self) -> dict[str, energy.Band]:
+    def energy(self) -> dict[str, Band]:
+        """Picojoules by component, each from low to high."""
         return energy.energy(self.design, self.integers, self.counters)
 
     @property
@@ -106,9 +91,35 @@ class SimulationReport:
         return energy.total(self.energy).middle
 
     @property
+    def area(self) -> dict[str, Band]:
+        """Square millimetres by component, of an array for such operands."""
+        return energy.area_mm2(self.design, self.integers)
+
+    @property
     def area_mm2(self) -> float:
         """The middle of the band of all components together."""
         return energy.total(self.area).middle
+
+
+@dataclass(frozen=True)
+class SimulationReport(Counted):
+    """What a problem costs on a design. ``counters`` sum up:
+
+    cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
+
+    problem    the operator call in its text form, or what else was timed
+    parts      its folds and its work of the vector unit, of which ``events`` tells the course
+    """
+
+    problem: str
+    design: Hardware
+    integers: bool
+    counters: Mapping[str, int]
+    parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
+
+    def events(self, most: int = 1_000_000) -> list[Event]:
+        """What each part of the chip does when, unsorted. Raises QuatrefoilError where there are more than ``most``."""
+        return events(self.parts, self.design, self.problem, most)
 
 
 def native() -> ModuleType:

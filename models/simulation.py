@@ -16,7 +16,7 @@ import numpy as np
 
 from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import elementwise, energy
-from quatrefoil.asic_sim.simulation import COUNTERS, SimulationReport, count
+from quatrefoil.asic_sim.simulation import COUNTERS, Counted, SimulationReport, count
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.model import Model, load
 from quatrefoil.models.scheduling import Placement
@@ -42,7 +42,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class ModelReport:
+class ModelReport(Counted):
     """What a model costs on a design: the sums over its layers, which run one after the other.
 
     outputs    by name, as the simulator computed them; None without inputs
@@ -50,40 +50,9 @@ class ModelReport:
 
     design: asic_sim.Hardware
     layers: tuple[Layer, ...]
+    integers: bool
+    counters: Mapping[str, int]
     outputs: Mapping[str, np.ndarray] | None = field(default=None, compare=False)
-
-    @cached_property
-    def counters(self) -> dict[str, int]:
-        reports = [layer.report for layer in self.layers if layer.report is not None]
-        return {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
-
-    @property
-    def cycles(self) -> int:
-        return self.counters["cycles"]
-
-    @property
-    def macs(self) -> int:
-        return self.counters["macs"]
-
-    @property
-    def dram_bytes(self) -> int:
-        return sum(self.counters[name] for name in ("weight_bytes", "activation_bytes", "output_bytes"))
-
-    @property
-    def microseconds(self) -> float:
-        return self.cycles / self.design.clock_mhz
-
-    @property
-    def utilisation(self) -> float:
-        """The share of the array's multiply-accumulates, over all cycles, that the model needed."""
-        peak = self.cycles * self.design.array_rows * self.design.array_columns
-        return self.macs / peak if peak else 0.0
-
-    @property
-    def area(self) -> dict[str, energy.Band]:
-        """mm2 by component, each from low to high, of an array that computes every format that the model needs."""
-        reports = [layer.report for layer in self.layers if layer.report is not None]
-        return energy.area_mm2(self.design, all(report.integers for report in reports))
 
     @cached_property
     def energy(self) -> dict[str, energy.Band]:
@@ -93,16 +62,6 @@ class ModelReport:
             for name, band in (layer.report.energy if layer.report is not None else {}).items():
                 totals[name] = totals.get(name, energy.NOTHING) + band
         return totals
-
-    @property
-    def energy_pj(self) -> float:
-        """The middle of the band of all components together."""
-        return energy.total(self.energy).middle
-
-    @property
-    def area_mm2(self) -> float:
-        """The middle of the band of all components together."""
-        return energy.total(self.area).middle
 
 
 def simulate(
@@ -138,7 +97,10 @@ def simulate(
                 f"asic: the simulator cannot time {names}; with unsupported={HOST!r} they are listed without a cost"
             )
         outputs = None if inputs is None else model.run(inputs, backend="asic")
-        return ModelReport(chip, layers, outputs)
+        reports = [layer.report for layer in layers if layer.report is not None]
+        counters = {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
+        integers = all(report.integers for report in reports)
+        return ModelReport(chip, layers, integers, counters, outputs)
 
 
 def _layer(placement: Placement, chip: asic_sim.Hardware) -> Layer:

@@ -1,8 +1,8 @@
-/* The numbers of the weight-stationary array, in the order in which the array adds.
+/* The numbers of the array, in the order in which it adds.
  *
- * A pass through the array lays `rows` rows of the weight matrix into it. A row of activations enters from the left;
- * each column multiplies and adds from the top row to the bottom one, starting from zero, and its sum is added to the
- * accumulator below the column. An activation that is padding is gated: the sum passes it unchanged.
+ * Where weights or activations rest, a pass through the array takes `rows` rows of the depth: each column multiplies
+ * and adds from the top row to the bottom one, starting from zero, and its sum is added to the accumulator below the
+ * column. Where sums rest, an element adds the whole depth in order: `rows` is then any number beyond it. An activation that is padding is gated: the sum passes it unchanged.
  *
  * Value is float (Sum float: every product and every sum is rounded once) or int16_t (8-bit operands less their zero
  * points; Sum uint32_t, so that sums wrap as 32-bit two's complement does).
