@@ -132,6 +132,7 @@ CHOICES = {
     "weight_load": ("double_buffered", "skewed", "serial", "broadcast"),
     "dram": ("ddr", "hbm2", "gddr6"),
 }
+"""What a key of words may say; dataflow and weight_load in the order of asic_sim/src/design.h."""
 
 MOST = 2**20
 LIMITS = {

@@ -19,10 +19,7 @@ from typing import Any
 import numpy as np
 
 from quatrefoil.asic_sim.hardware import CHOICES
-from quatrefoil.asic_sim.simulation import native
-
-SUMMANDS = ("fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain")
-"""The counters that cycles are the sum of."""
+from quatrefoil.asic_sim.simulation import SUMMANDS, native
 
 
 @dataclass(frozen=True, slots=True)

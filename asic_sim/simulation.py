@@ -217,6 +217,9 @@ COUNTERS = (
 )  # fmt: skip
 """The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
 
+SUMMANDS = COUNTERS[1:8]
+"""Those that cycles are the sum of, in the order of a run."""
+
 
 def reject_size(problem: Problem) -> Reject | None:
     work = ops.SPECS[problem.op].work(problem)

@@ -11,21 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quatrefoil.asic_sim import Hardware, SimulationReport, energy
+from quatrefoil.asic_sim.simulation import SUMMANDS
 from quatrefoil.bench import charts
 from quatrefoil.bench.charts import Rate
 from quatrefoil.bench.page import Cell, Page, figure
 from quatrefoil.bench.report import INSTALL, MOST_NODES
 from quatrefoil.models.simulation import Layer, ModelReport
 
-BREAKDOWN = {
-    "fill": "the first operands",
-    "busy": "",
-    "stall_weights": "weights",
-    "stall_activations": "activations",
-    "stall_outputs": "results to leave",
-    "stall_steps": "the step before",
-    "drain": "the last results",
-}
+WAITS = ("the first operands", "", "weights", "activations", "results to leave", "the step before", "the last results")
+BREAKDOWN = dict(zip(SUMMANDS, WAITS, strict=True))
 """The counters that sum up to the cycles, in the order of a run, and what each waits for."""
 
 METHOD = (

@@ -7,7 +7,7 @@ tables 1 and 3, for its applications whose layers follow from the text: MLPs are
 given; LSTM0 likewise, LSTM1 has the 600 x 600 matrices that section 7 names; CNN0 is a 19 x 19 board (its 2,888
 operations for a byte of weights are 8 x 361) through 3 x 3 kernels of 256 channels, as no multiply-accumulate is unused.
 CNN1's layers are not told. As on the TPU, activations stay on the chip and weights alone come from DRAM; each layer waits
-for the one before. Eyeriss: Y.-H. Chen et al., JSSC 52(1), 2017, table V, AlexNet's convolutions, batch 4.
+for the one before. Eyeriss: Y.-H. Chen et al., JSSC 52(1), 2017, AlexNet's convolutions, batch 4.
 """
 
 from __future__ import annotations

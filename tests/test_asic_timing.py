@@ -14,7 +14,8 @@ from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import _native as native
 from quatrefoil.asic_sim import programs
 from quatrefoil.asic_sim.hardware import CHOICES
-from quatrefoil.asic_sim.programs import SUMMANDS, alone, product
+from quatrefoil.asic_sim.programs import alone, product
+from quatrefoil.asic_sim.simulation import SUMMANDS
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops import rnn
 from quatrefoil.problem import Problem, Tensor

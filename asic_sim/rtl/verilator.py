@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quatrefoil.asic_sim.hardware import Hardware
+from quatrefoil.asic_sim.hardware import CHOICES, Hardware
 from quatrefoil.asic_sim.rtl.generator import Formats, write
 from quatrefoil.errors import QuatrefoilError
 
@@ -26,8 +26,7 @@ BENCH = Path(__file__).parent / "bench.cpp"
 SIMULATOR = Path(__file__).parent.parent / "src"
 RUNTIME = ("verilated", "verilated_threads")
 SIMULATOR_PARTS = ("program", "timing")
-DATAFLOWS = ("weight", "output", "input")
-LOADS = ("double_buffered", "skewed", "serial", "broadcast")
+DATAFLOWS, LOADS = CHOICES["dataflow"], CHOICES["weight_load"]
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
     "vector_busy", "weight_bytes", "activation_bytes", "output_bytes",

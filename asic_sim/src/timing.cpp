@@ -97,7 +97,7 @@ class Port {
     state.insert(state.end(), {free_ - base, last_ - base});
   }
 
-  /* `times` iterations on, each of which took `cycles` and counted on from `before` to now. */
+  /* So many iterations on, each of which took `cycles` and counted on from `before` to now. */
   void skip(int64_t iterations, int64_t cycles, const Counts& before) {
     const int64_t time = iterations * cycles;
     int64_t ids[CLASSES];
@@ -288,7 +288,8 @@ class Clock {
     if (loop == Cursor::SECTION || loop == Cursor::STAGE || loop >= Cursor::SLICE) return;
     const int64_t alike = fold.alike_until(loop);
     if (here[loop] < 1 || here[loop] + 2 >= alike) return;
-    Moment now{here, end, alike, counters_, port.counts(), {}, {array.ahead[0].fold().position(), array.ahead[1].fold().position()}};
+    Moment now{here, end, alike, counters_, port.counts(), {},
+               {array.ahead[WEIGHTS].fold().position(), array.ahead[ACTIVATIONS].fold().position()}};
     port.describe(end, now.state);
     vector.describe(end, now.state);
     array.describe(now.state);
@@ -338,7 +339,9 @@ class Clock {
   template <typename Array>
   void skip(const Moment& then, const Moment& now, int64_t iterations, Cursor::Loop loop, Cursor& fold, Array& array) {
     const int64_t cycles = now.end - then.end, turn = now.here[loop] - then.here[loop];
-    for (int64_t Counters::* counter : COUNTED) counters_.*counter += iterations * (now.counters.*counter - then.counters.*counter);
+    for (int64_t Counters::* counter : COUNTED) {
+      counters_.*counter += iterations * (now.counters.*counter - then.counters.*counter);
+    }
     port.skip(iterations, cycles, then.counts);
     vector.skip(iterations * cycles);
     array.skip(iterations * cycles);
@@ -546,7 +549,8 @@ int64_t least_cycles(const Program& program) {
       if (passes > 1) loads = plus(loads, times(count, tiling.folds));
       const bool once = stage.weights_kept || input;
       const int64_t again = once ? 1 : tiling.block_count;
-      weight_bytes = plus(weight_bytes, times(times(stage.weights_kept ? stage.groups : count, again),
+      const int64_t fetched = stage.weights_kept ? std::min(count, stage.groups) : count; /* of all repeats' groups */
+      weight_bytes = plus(weight_bytes, times(times(fetched, again),
                                               times(times(stage.depth(), stage.columns), stage.weight_bytes)));
     }
   }
@@ -578,7 +582,9 @@ Found time_fastest(const Design& design, const Sections& sections) {
     for (const int64_t part : {1, 2, 4}) {
       const Mapping mapping{resident, std::max<int64_t>(1, most_places / part)};
       Program program = lower(design, sections, mapping);
-      if (program.folds() <= Program::MOST_FOLDS) candidates.push_back({least_cycles(program), mapping, std::move(program)});
+      if (program.folds() > Program::MOST_FOLDS) continue;
+      const int64_t least = least_cycles(program);
+      candidates.push_back({least, mapping, std::move(program)});
     }
   }
   if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
