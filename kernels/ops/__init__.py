@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quatrefoil.errors import OperatorError
-from quatrefoil.ops import conv, pool, rnn
+from quatrefoil.ops import conv, fixed, pool, rnn
 from quatrefoil.ops.spec import Case, Fill, OperatorSpec
 from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem, Tensor
 
-SPECS: dict[str, OperatorSpec] = {spec.op: spec for spec in (*conv.SPECS, *pool.SPECS, *rnn.SPECS)}
+SPECS: dict[str, OperatorSpec] = {spec.op: spec for spec in (*conv.SPECS, *pool.SPECS, *rnn.SPECS, *fixed.SPECS)}
 """Every operator of the house by name."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "conv": tuple(spec.op for spec in conv.SPECS),
     "pool": tuple(spec.op for spec in pool.SPECS),
     "rnn": tuple(spec.op for spec in rnn.SPECS),
+    "fixed": tuple(spec.op for spec in fixed.SPECS),
 }
 
 

@@ -119,9 +119,11 @@ def _check_shape(op: str, name: str, tensor: Tensor, *shapes: tuple[int, ...]) -
         raise OperatorError(op, f"the shape of {name}", list(tensor.shape), f"it has to be {wanted}")
 
 
-def _weight(op: str, x: Tensor, w: Tensor, attributes: Attributes, transposed: bool) -> tuple[int, int]:
+def _weight(
+    op: str, x: Tensor, w: Tensor, attributes: Attributes, transposed: bool, least_rank: int = 1
+) -> tuple[int, int]:
     """Checks the weight against x; gives the number of output channels and of groups."""
-    rank = spatial_rank(op, x)
+    rank = spatial_rank(op, x, least_rank)
     if w.rank != rank + 2:
         raise OperatorError(op, "the rank of w", f"{w.rank} ({w})", f"it has to be {rank + 2} like x's ({x})")
     if 0 in w.shape:
@@ -184,10 +186,11 @@ QLINEAR_NAMES = (
 )  # fmt: skip
 
 
-def _conv_attributes(
-    op: str, x: Tensor, w: Tensor, attributes: Attributes
+def conv_attributes(
+    op: str, x: Tensor, w: Tensor, attributes: Attributes, least_rank: int = 1
 ) -> tuple[tuple[tuple[str, AttributeValue], ...], tuple[int, ...]]:
-    channels, group = _weight(op, x, w, attributes, transposed=False)
+    """The settled attributes of a convolution that is not transposed, and the shape of y."""
+    channels, group = _weight(op, x, w, attributes, False, least_rank)
     strides, pads, dilations, outputs = settle_forward(op, attributes, x.shape[2:], w.shape[2:])
     settled = (("strides", strides), ("pads", pads), ("dilations", dilations), ("group", group))
     return settled, (x.shape[0], channels, *outputs)
@@ -199,7 +202,7 @@ def canonical_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outp
     x, w = _required(op, FLOAT_NAMES, inputs, X), _required(op, FLOAT_NAMES, inputs, W)
     _check_dtype(op, "x", x, FLOATS)
     _check_dtype(op, "w", w, (x.dtype,))
-    settled, shape = _conv_attributes(op, x, w, attributes)
+    settled, shape = conv_attributes(op, x, w, attributes)
     y = Tensor(x.dtype, shape)
     _check_size(op, y)
     given, fused = _epilogue(op, FLOAT_NAMES, inputs, attributes, y)
@@ -270,7 +273,7 @@ def canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attribut
     x, w = _required(op, INTEGER_NAMES, inputs, X), _required(op, INTEGER_NAMES, inputs, W)
     _check_dtype(op, "x", x, INTEGERS)
     _check_dtype(op, "w", w, INTEGERS)
-    settled, shape = _conv_attributes(op, x, w, attributes)
+    settled, shape = conv_attributes(op, x, w, attributes)
     given = list(inputs) + [None] * (4 - len(inputs))
     _check_zero_point(op, "x_zero_point", given[X_ZERO_POINT], x.dtype, 0)
     _check_zero_point(op, "w_zero_point", given[W_ZERO_POINT], w.dtype, shape[1])
@@ -288,7 +291,7 @@ def canonical_qlinear_conv(inputs: Sequence[Tensor | None], attributes: Attribut
     x, w = needed[Q_X], needed[Q_W]
     _check_dtype(op, "x", x, INTEGERS)
     _check_dtype(op, "w", w, INTEGERS)
-    settled, shape = _conv_attributes(op, x, w, attributes)
+    settled, shape = conv_attributes(op, x, w, attributes)
     channels = shape[1]
     y_zero = needed[Q_Y_ZERO]
     _check_dtype(op, "y_zero_point", y_zero, INTEGERS)

@@ -50,6 +50,8 @@ from quatrefoil.problem import AttributeValue, Problem, Tensor, Tolerance, Work
 FLOATS = ("float32", "float64", "float16")
 MAX_DTYPES = (*FLOATS, "uint8", "int8")
 
+Settled = tuple[tuple[str, AttributeValue], ...]
+
 WINDOW_OPS = ("max_pool", "average_pool", "lp_pool")
 
 
@@ -110,16 +112,15 @@ def _x(op: str, inputs: Sequence[Tensor | None], count: int, dtypes: Sequence[st
     return x
 
 
-def _pooled(
-    op: str, x: Tensor, attributes: Attributes, more: tuple[tuple[str, AttributeValue], ...], outputs: tuple[str, ...]
-) -> Problem:
+def window_attributes(op: str, x: Tensor, attributes: Attributes) -> tuple[Settled, tuple[int, ...]]:
+    """The settled attributes of a window that pools x, and the shape of y."""
     rank = x.rank - 2
     kernel = int_list(op, attributes, "kernel_shape", rank, None, 1)
     if kernel is None:
         raise OperatorError(op, "kernel_shape", "missing", f"give {rank} whole numbers")
     ceil_mode = bool(flag_attribute(op, attributes, "ceil_mode"))
     strides, pads, dilations, extents = settle_forward(op, attributes, x.shape[2:], kernel, ceil_mode=ceil_mode)
-    settled: tuple[tuple[str, AttributeValue], ...] = (
+    settled: Settled = (
         ("kernel_shape", kernel),
         ("strides", strides),
         ("pads", pads),
@@ -131,6 +132,11 @@ def _pooled(
     shape = (*x.shape[:2], *extents)
     if math.prod(shape) > MAX_ELEMENTS:
         raise OperatorError(op, "the output's shape", list(shape), f"it has to hold at most {MAX_ELEMENTS} values")
+    return settled, shape
+
+
+def _pooled(op: str, x: Tensor, attributes: Attributes, more: Settled, outputs: tuple[str, ...]) -> Problem:
+    settled, shape = window_attributes(op, x, attributes)
     return Problem(op, (x,), tuple(Tensor(dtype, shape) for dtype in outputs), settled + more)
 
 

@@ -38,7 +38,10 @@ from quatrefoil.problem import AttributeValue, Problem, Tensor, Tolerance, Work
 
 FLOATS = ("float32", "float64", "float16")
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
-DIRECTIONS = ("forward", "reverse", "bidirectional")
+REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+"""For each direction, whether each of its passes runs backwards."""
+
+DIRECTIONS = tuple(REVERSE)
 DEFAULT_ACTIVATIONS = {"rnn": ("Tanh",), "lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh")}
 
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
@@ -75,14 +78,13 @@ def geometry(problem: Problem) -> RecurrentGeometry:
     count = len(DEFAULT_ACTIVATIONS[problem.op])
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]
     clip = problem.number("clip")
-    direction = problem.string("direction")
     return RecurrentGeometry(
         steps=x.shape[0],
         batch=x.shape[1],
         inputs=x.shape[2],
         hidden=problem.integer("hidden_size"),
         gates=GATES[problem.op],
-        reverse={"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction],
+        reverse=REVERSE[problem.string("direction")],
         activations=tuple(tuple(functions[d * count : (d + 1) * count]) for d in range(w.shape[0])),
         clip=clip if clip > 0 else float("inf"),
         linear_before_reset=problem.op == "gru" and problem.integer("linear_before_reset") == 1,
@@ -123,6 +125,31 @@ def _settled_activations(op: str, attributes: Attributes, directions: int) -> tu
     return tuple(settled)
 
 
+def input_shapes(
+    gates: int, directions: int, batch: int, width: int, hidden: int, state: tuple[int, ...]
+) -> dict[int, tuple[int, ...]]:
+    """The shape that each input but x has to have, by its position."""
+    return {
+        W: (directions, gates * hidden, width),
+        R: (directions, gates * hidden, hidden),
+        B: (directions, 2 * gates * hidden),
+        LENGTHS: (batch,),
+        INITIAL_H: state,
+        INITIAL_C: state,
+        P: (directions, 3 * hidden),
+    }
+
+
+def direction_of(op: str, attributes: Attributes) -> tuple[str, int]:
+    """The direction, and how many directions that are."""
+    direction = attributes.get("direction") or "forward"
+    if isinstance(direction, bytes):
+        direction = direction.decode("ascii", "replace")
+    if direction not in DIRECTIONS:
+        raise OperatorError(op, "direction", repr(direction), f"known are {', '.join(DIRECTIONS)}")
+    return direction, len(REVERSE[direction])
+
+
 def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes) -> Problem:
     names = NAMES if op == "lstm" else NAMES[:6]
     if len(inputs) > len(names):
@@ -140,12 +167,7 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
             raise OperatorError(
                 op, f"the rank of {names[position]}", f"{tensor.rank} ({tensor})", f"it has to be {rank}"
             )
-    direction = attributes.get("direction") or "forward"
-    if isinstance(direction, bytes):
-        direction = direction.decode("ascii", "replace")
-    if direction not in DIRECTIONS:
-        raise OperatorError(op, "direction", repr(direction), f"known are {', '.join(DIRECTIONS)}")
-    directions = 2 if direction == "bidirectional" else 1
+    direction, directions = direction_of(op, attributes)
     hidden = int_attribute(op, attributes, "hidden_size", r.shape[2])
     if hidden != r.shape[2] or hidden < 1:
         raise OperatorError(op, "hidden_size", hidden, f"r's last axis is {r.shape[2]}, at least 1")
@@ -153,17 +175,8 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
     steps, batch, width = (x.shape[1], x.shape[0], x.shape[2]) if layout else x.shape
     if width < 1:
         raise OperatorError(op, "x's last axis", width, "a step has to hold at least 1 value")
-    gates = GATES[op]
     state = (batch, directions, hidden) if layout else (directions, batch, hidden)
-    shapes: dict[int, tuple[int, ...]] = {
-        W: (directions, gates * hidden, width),
-        R: (directions, gates * hidden, hidden),
-        B: (directions, 2 * gates * hidden),
-        LENGTHS: (batch,),
-        INITIAL_H: state,
-        INITIAL_C: state,
-        P: (directions, 3 * hidden),
-    }
+    shapes = input_shapes(GATES[op], directions, batch, width, hidden, state)
     if x.dtype not in FLOATS:
         raise OperatorError(op, "the dtype of x", x.dtype, f"it has to be {' or '.join(FLOATS)}")
     for position, shape in shapes.items():
@@ -251,10 +264,13 @@ def batch_first(outputs: Sequence[Any]) -> tuple[Any, ...]:
 
 def validate(problem: Problem, inputs: Sequence[Any]) -> None:
     """sequence_lens have to lie in 0 to T."""
+    validate_lengths(problem, inputs, problem.input(X).shape[1 if problem.integer("layout") else 0])
+
+
+def validate_lengths(problem: Problem, inputs: Sequence[Any], steps: int) -> None:
     if not problem.has(LENGTHS) or problem.input(LENGTHS).size == 0:
         return
     lengths = inputs[LENGTHS]
-    steps = problem.input(X).shape[1 if problem.integer("layout") else 0]
     if int(lengths.min()) < 0 or int(lengths.max()) > steps:
         raise OperatorError(
             problem.op,

@@ -22,7 +22,7 @@ def _integer(text: str) -> int:
 
 
 def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("x"))
+    return tuple(int(part) for part in text.split("x")) if text else ()  # a dense layer has no spatial axes
 
 
 def _number(text: str) -> float:
@@ -59,6 +59,7 @@ NUMBER = Kind(_number, "write a number")
 NUMBERS = Kind(_numbers, "write numbers with commas between them")
 WORD = Kind(str, "write a word")
 ACTIVATIONS = Kind(_activations, "write activations with commas between them")
+FORMAT = Kind(str, "write fixed<width,integer>")
 
 _WINDOW = {"strides": INTEGERS, "pads": INTEGERS, "dilations": INTEGERS, "kernel_shape": INTEGERS, "auto_pad": WORD}
 _CONV = {**_WINDOW, "group": INTEGER}
@@ -71,6 +72,20 @@ _RECURRENT = {
     "activation_beta": NUMBERS,
     "clip": NUMBER,
     "layout": INTEGER,
+}
+
+_SUMMED = {"x_format": FORMAT, "accumulator": FORMAT, "y_format": FORMAT}
+_FIXED_RECURRENT = {
+    "direction": WORD,
+    "hidden_size": INTEGER,
+    "activations": ACTIVATIONS,
+    **_SUMMED,
+    "w_format": FORMAT,
+    "r_format": FORMAT,
+    "b_format": FORMAT,
+    "table_format": FORMAT,
+    "table_size": INTEGER,
+    "reuse": INTEGER,
 }
 
 ATTRIBUTES: dict[str, dict[str, Kind]] = {
@@ -91,6 +106,12 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "rnn": _RECURRENT,
     "lstm": {**_RECURRENT, "input_forget": INTEGER},
     "gru": {**_RECURRENT, "linear_before_reset": INTEGER},
+    "fixed_conv": {**_CONV, **_SUMMED, "w_format": FORMAT, "bias_format": FORMAT, "activation": WORD, "reuse": INTEGER},
+    "fixed_max_pool": {**_POOL, "x_format": FORMAT, "y_format": FORMAT},
+    "fixed_average_pool": {**_POOL, **_SUMMED, "count_include_pad": INTEGER},
+    "fixed_rnn": _FIXED_RECURRENT,
+    "fixed_lstm": _FIXED_RECURRENT,
+    "fixed_gru": {**_FIXED_RECURRENT, "linear_before_reset": INTEGER},
 }
 """The attributes that each operator's text may carry."""
 

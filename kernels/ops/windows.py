@@ -69,10 +69,13 @@ def window(problem: Problem, kernel: Sequence[int], input_shape: Sequence[int], 
     )
 
 
-def spatial_rank(op: str, x: Tensor) -> int:
-    """1 to 3, from an input of layout N, C, spatial axes."""
-    if not 3 <= x.rank <= 5:
-        raise OperatorError(op, "the rank of x", f"{x.rank} ({x})", "give (N, C, W), (N, C, H, W) or (N, C, D, H, W)")
+def spatial_rank(op: str, x: Tensor, least: int = 1) -> int:
+    """``least`` to 3, from an input of layout N, C, spatial axes."""
+    if not 2 + least <= x.rank <= 5:
+        none = "" if least else "(N, C), "
+        raise OperatorError(
+            op, "the rank of x", f"{x.rank} ({x})", f"give {none}(N, C, W), (N, C, H, W) or (N, C, D, H, W)"
+        )
     if 0 in x.shape[2:]:
         raise OperatorError(op, "the shape of x", list(x.shape), "every spatial axis has to be at least 1 long")
     return x.rank - 2

@@ -13,6 +13,7 @@ from quatrefoil.ops import FAMILIES
 from quatrefoil.ops import rnn as rnn_ops
 from quatrefoil.problem import Problem
 from quatrefoil.reference import conv as _conv
+from quatrefoil.reference import fixed as _fixed
 from quatrefoil.reference import pool as _pool
 from quatrefoil.reference import rnn as _rnn
 
@@ -25,6 +26,8 @@ def evaluate(problem: Problem, inputs: Arrays) -> tuple[np.ndarray, ...]:
         return _conv.evaluate(problem, inputs)
     if problem.op in FAMILIES["pool"]:
         return _pool.evaluate(problem, inputs)
+    if problem.op in FAMILIES["fixed"]:
+        return _fixed.evaluate(problem, inputs)
     if problem.integer("layout"):
         return rnn_ops.batch_first(_rnn.evaluate(rnn_ops.without_layout(problem), rnn_ops.batch_second(inputs)))
     return _rnn.evaluate(problem, inputs)
