@@ -56,6 +56,8 @@ from quatrefoil.settings import num_threads, set_num_threads
 if TYPE_CHECKING:
     from quatrefoil.fpga.hls4ml_export import export as export_hls
     from quatrefoil.models import Model, load
+    from quatrefoil.models.fixed.network import FixedNetwork, fixed
+    from quatrefoil.models.fixed.precision import Precision
     from quatrefoil.models.simulation import simulate
 
 __version__ = "0.1.0"
@@ -64,6 +66,9 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": ("quatrefoil.models", "load"),
     "Model": ("quatrefoil.models", "Model"),
+    "fixed": ("quatrefoil.models.fixed.network", "fixed"),
+    "FixedNetwork": ("quatrefoil.models.fixed.network", "FixedNetwork"),
+    "Precision": ("quatrefoil.models.fixed.precision", "Precision"),
     "simulate": ("quatrefoil.models.simulation", "simulate"),
     "export_hls": ("quatrefoil.fpga.hls4ml_export", "export"),
 }
@@ -80,9 +85,11 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BackendUnavailable",
+    "FixedNetwork",
     "Model",
     "NoKernelError",
     "OperatorError",
+    "Precision",
     "Problem",
     "QuatrefoilError",
     "Tensor",
@@ -99,6 +106,7 @@ __all__ = [
     "conv_transpose3d",
     "explain",
     "export_hls",
+    "fixed",
     "global_avg_pool",
     "global_lp_pool",
     "global_max_pool",

@@ -251,10 +251,15 @@ def _float32(function: str, x: float) -> float:
     if function == "Tanh":
         return _libm("tanhf", x)
     if function == "Sigmoid":
-        return 1.0 / float(np.float32(1.0) + np.float32(_libm("expf", -x)))
+        return 1.0 / float(np.float32(1.0) + np.float32(exponential(-x)))
     if function == "Softplus":
-        return math.log(_libm("expf", x) + 1.0)
+        return math.log(exponential(x) + 1.0)
     return x / (abs(x) + 1.0)
+
+
+def exponential(x: float) -> float:
+    """The C library's expf, a float32 of a float32."""
+    return _libm("expf", x)
 
 
 def _libm(name: str, x: float) -> float:

@@ -21,6 +21,7 @@ from onnx import ModelProto
 from quatrefoil import arrays, backends, dispatch
 from quatrefoil.models import host
 from quatrefoil.models.execution import PLANS_KEPT, HostOperator, HostOperators, Program, types_of
+from quatrefoil.models.fixed import elements
 from quatrefoil.models.graph import MISFITS, Graph, ModelError, Value
 from quatrefoil.models.importing import load_graph
 from quatrefoil.models.passes import optimize
@@ -194,7 +195,7 @@ class Model:
         inputs: as for ``run``; left out, zeros of the declared shapes, with a free first axis taken as 1.
         """
         backends.get(backend)
-        named = self._named({v.name: _zeros(v) for v in self.inputs} if inputs is None else inputs)
+        named = self._named({v.name: declared_zeros(v) for v in self.inputs} if inputs is None else inputs)
         program, feeds = self._program(backend, named)
         placements: Placements = {}
         program.trace(feeds, placements)
@@ -286,7 +287,7 @@ def _host_operators(graph: Graph) -> dict[str, HostOperator]:
         for node in part.nodes:
             for body in node.bodies.values():
                 visit(body)
-            made = operator_of(node)
+            made = operator_of(node) or elements.operator_of(node)
             if made is not None:
                 found[node.name] = made
             elif node.op is None and not node.bodies:
@@ -352,8 +353,8 @@ def _as_array(value: Value, given: Any, remote: Any) -> Any:
     return arrays.to_host(given)
 
 
-def _zeros(value: Value) -> Any:
-    """An input of zeros, for explaining a model without inputs."""
+def declared_zeros(value: Value) -> Any:
+    """An input of zeros of its declared shape, a free first axis taken as 1. Raises ModelError where others are free."""
     if value.kind != "tensor":
         return [] if value.kind == "sequence" else None
     shape = []

@@ -12,7 +12,7 @@ from onnx import helper
 
 from quatrefoil.models.graph import Graph, Node
 from quatrefoil.models.passes.matching import attributes_of, on_host, scalar, sole_reader
-from quatrefoil.ops.activations import activation
+from quatrefoil.ops.activations import Activation, activation
 from quatrefoil.ops.conv import RESIDUAL
 
 FUSING = ("conv", "conv_transpose")
@@ -135,20 +135,20 @@ def _activation(
     readers: list[Node], source: str, constants: Mapping[str, np.ndarray]
 ) -> tuple[str, tuple[Node, ...]] | None:
     """The text of the activation that is the only reader, and its node."""
-    if len(readers) != 1:
+    if len(readers) != 1 or readers[0].inputs[0] != source:
         return None
-    [node] = readers
+    found = activation_of(readers[0], constants)
+    return None if found is None else (found.text, (readers[0],))
+
+
+def activation_of(node: Node, constants: Mapping[str, np.ndarray]) -> Activation | None:
+    """The activation that a host node is, of its first input; None for any other node, and for bounds that are not
+    constant."""
     if on_host(node, *PARAMETERS):
         attributes = attributes_of(node)
-        values = [float(attributes.get(name, default)) for name, default in PARAMETERS[node.kind]]
-    elif on_host(node, "Clip") and node.inputs[0] == source:
-        bounds = _bounds(node, constants)
-        if bounds is None:
-            return None
-        values = list(bounds)
-    else:
-        return None
-    return activation(node.kind, *values).text, (node,)
+        return activation(node.kind, *(float(attributes.get(name, default)) for name, default in PARAMETERS[node.kind]))
+    bounds = _bounds(node, constants) if on_host(node, "Clip") else None
+    return None if bounds is None else activation(node.kind, *bounds)
 
 
 def _bounds(clip: Node, constants: Mapping[str, np.ndarray]) -> tuple[float, float] | None:
