@@ -64,7 +64,7 @@ _EMPTY_ATTRIBUTES = {"output_sequence"}
 
 def load_graph(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
     """Read, check and import a model. Raises ModelError, in a sentence, for one that cannot be understood."""
-    model = _read(source)
+    model = read_model(source)
     opsets = _opsets(model)
     if model.functions:
         model = _inlined(model)
@@ -75,7 +75,8 @@ def load_graph(source: str | os.PathLike[str] | bytes | ModelProto) -> Graph:
     return scope.graph(model.graph)
 
 
-def _read(source: str | os.PathLike[str] | bytes | ModelProto) -> ModelProto:
+def read_model(source: str | os.PathLike[str] | bytes | ModelProto) -> ModelProto:
+    """The model as its file says it, with weights that are kept in other files. Raises ModelError."""
     folder = None
     if isinstance(source, ModelProto):
         model = source

@@ -322,6 +322,8 @@ class _Lowering:
                 and found[0].shape[-1:] in ((), (1,), (len(weight),))
             ):
                 added, last = np.asarray(found[0], np.float64), following
+                behind = self.precision.layer(last.name)
+                own = replace(own, result=own.result or behind.result, bias=own.bias or behind.weight)
                 following = self.reader(last)
         bias = None
         if added is not None:
