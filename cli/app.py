@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quatrefoil.cli import bench, demo, doctor, explain, export, output, simulate, sweep
+from quatrefoil.cli import bench, demo, doctor, explain, export, output, quantize, simulate, sweep
 from quatrefoil.cli import run as run_command
 from quatrefoil.errors import QuatrefoilError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("run")(run_command.command)
 app.command("bench")(bench.command)
 app.command("explain")(explain.command)
+app.command("quantize")(quantize.command)
 app.command("export")(export.command)
 app.command("simulate")(simulate.command)
 app.command("sweep")(sweep.command)

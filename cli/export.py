@@ -1,10 +1,10 @@
-"""``quatrefoil export``: a feed-forward CNN as an FPGA project in HLS C++, with its C simulation held to our result."""
+"""``quatrefoil export``: a model as an FPGA project in HLS C++ or as C99 for small devices, held to our own result."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -14,11 +14,31 @@ from quatrefoil.cli.inputs import gather
 from quatrefoil.cli.output import FAILED, say_json, stderr, stdout
 from quatrefoil.cli.progress import steps
 from quatrefoil.cli.run import ModelFile
+from quatrefoil.errors import QuatrefoilError
+
+if TYPE_CHECKING:
+    from quatrefoil.models import Model
+    from quatrefoil.models.fixed.network import FixedNetwork
+
+AUTO, KEEP = "auto", "keep"
+TARGETS = ("hls4ml", "c")
 
 Directory = Annotated[Path, typer.Option("--output", "-o", help="The folder for the project: new, or an earlier one.")]
-Target = Annotated[str, typer.Option("--to", help="Vitis or Vivado.")]
+Target = Annotated[str, typer.Option("--to", help="hls4ml (an HLS project) or c (a header and a source in C99).")]
+Backend = Annotated[str, typer.Option("--backend", help="Of hls4ml: Vitis or Vivado.")]
 Io = Annotated[str, typer.Option("--io", help="parallel (values in registers) or stream (pixels through FIFOs).")]
-Precision = Annotated[str, typer.Option("--precision", help="fixed<total bits,integer bits>.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="fixed<total bits,integer bits>; to C also auto (chosen on --samples), keep (the model's own) or a .json file "
+        "of `quantize`.",
+    ),
+]
+Bits = Annotated[int, typer.Option("--bits", help="Width for --precision auto.")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Name of the C files and functions; the model's when left out.")
+]
 Reuse = Annotated[int, typer.Option("--reuse-factor", min=1, help="Multiplications that share one multiplier.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="latency (unrolled) or resource (weights in block RAM).")]
 Part = Annotated[str | None, typer.Option("--part", help="The FPGA; hls4ml's default when left out.")]
@@ -34,9 +54,12 @@ Limit = Annotated[float, typer.Option("--limit", min=1.0, help="Seconds that the
 def command(
     model: ModelFile,
     output: Directory,
-    to: Target = "Vitis",
+    to: Target = "hls4ml",
+    backend: Backend = "Vitis",
     io: Io = "parallel",
     precision: Precision = "fixed<16,6>",
+    bits: Bits = 8,
+    name: Name = None,
     reuse_factor: Reuse = 1,
     strategy: Strategy = "latency",
     part: Part = None,
@@ -47,22 +70,26 @@ def command(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Write an HLS project and hold its C simulation to the float model. Exits with 1 when they are too far apart."""
+    """Write a model for an FPGA or a small device, and check what was written.
+
+    An HLS project's C simulation is held to the float model (exit code 1 when they are too far apart); C code is compiled
+    and held to the fixed-point network, to the last bit.
+    """
     from quatrefoil.fpga.hls4ml_export import export
     from quatrefoil.models import load
 
+    if to not in TARGETS:
+        raise QuatrefoilError(f"--to is {to!r}; known are {', '.join(TARGETS)} (Vitis and Vivado are now --backend)")
     with steps("export", 2) as advance:
         advance(f"loading {model}")
+        if to == "c":
+            _to_c(model, output, precision, samples, check, bits, name, seed, as_json)
+            return
         loaded = load(model)
-        batch: dict[str, np.ndarray] | None = None
-        if samples is not None or check:
-            made = [
-                gather(loaded.inputs, [samples] if samples else [], seed + n) for n in range(1 if samples else check)
-            ]
-            batch = {name: np.concatenate([feeds[name] for feeds in made]) for name in made[0]}
+        batch = _batch(loaded, samples, check, seed)
         advance("writing the project" + (" and running its C simulation" if batch is not None else ""))
         report = export(
-            loaded, output, backend=to, io=io, part=part, reuse_factor=reuse_factor, precision=precision,
+            loaded, output, backend=backend, io=io, part=part, reuse_factor=reuse_factor, precision=precision,
             strategy=strategy, check=batch, limit_s=limit,
         )  # fmt: skip
     far = [checked for checked in report.outputs if checked.max_error > tolerance * checked.scale]
@@ -79,3 +106,50 @@ def command(
         )
     if far:
         raise typer.Exit(FAILED)
+
+
+def _batch(loaded: Model, samples: str | None, check: int, seed: int) -> dict[str, np.ndarray] | None:
+    """The samples to check with: from a file, or made up one by one; None where there shall be none."""
+    if samples is None and not check:
+        return None
+    made = [gather(loaded.inputs, [samples] if samples else [], seed + n) for n in range(1 if samples else check)]
+    return {name: np.concatenate([feeds[name] for feeds in made]) for name in made[0]}
+
+
+def _network(model: str, precision: str, samples: str | None, bits: int) -> FixedNetwork:
+    """The model in the fixed-point formats that --precision says."""
+    from quatrefoil.models import load
+    from quatrefoil.models.fixed.calibration import calibrate
+    from quatrefoil.models.fixed.network import fixed
+    from quatrefoil.models.fixed.precision import Precision as Formats
+    from quatrefoil.models.fixed.quantized import load_quantized
+
+    if precision == KEEP:
+        return load_quantized(model)
+    loaded = load(model)
+    if precision == AUTO:
+        if samples is None:
+            raise QuatrefoilError("--precision auto chooses formats on samples; give some with --samples file.npz")
+        return fixed(loaded, calibrate(loaded, gather(loaded.inputs, [samples], 0), bits=bits).precision)
+    return fixed(loaded, Formats.load(precision) if precision.endswith(".json") else Formats.of(precision))
+
+
+def _to_c(
+    model: str,
+    output: Path,
+    precision: str,
+    samples: str | None,
+    check: int,
+    bits: int,
+    name: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from quatrefoil.models.fixed.c_export import export_c
+
+    network = _network(model, precision, samples, bits)
+    made = export_c(network, output, name=name, check=_batch(network.source, samples, check, seed))
+    if as_json:
+        say_json(asdict(made))
+    else:
+        stdout().print(str(made), markup=False, soft_wrap=True)

@@ -56,8 +56,11 @@ from quatrefoil.settings import num_threads, set_num_threads
 if TYPE_CHECKING:
     from quatrefoil.fpga.hls4ml_export import export as export_hls
     from quatrefoil.models import Model, load
+    from quatrefoil.models.fixed.c_export import export_c
+    from quatrefoil.models.fixed.calibration import calibrate
     from quatrefoil.models.fixed.network import FixedNetwork, fixed
     from quatrefoil.models.fixed.precision import Precision
+    from quatrefoil.models.fixed.quantized import load_quantized
     from quatrefoil.models.simulation import simulate
 
 __version__ = "0.1.0"
@@ -66,7 +69,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": ("quatrefoil.models", "load"),
     "Model": ("quatrefoil.models", "Model"),
+    "calibrate": ("quatrefoil.models.fixed.calibration", "calibrate"),
+    "export_c": ("quatrefoil.models.fixed.c_export", "export_c"),
     "fixed": ("quatrefoil.models.fixed.network", "fixed"),
+    "load_quantized": ("quatrefoil.models.fixed.quantized", "load_quantized"),
     "FixedNetwork": ("quatrefoil.models.fixed.network", "FixedNetwork"),
     "Precision": ("quatrefoil.models.fixed.precision", "Precision"),
     "simulate": ("quatrefoil.models.simulation", "simulate"),
@@ -97,6 +103,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool3d",
     "backend",
+    "calibrate",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -105,6 +112,7 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose3d",
     "explain",
+    "export_c",
     "export_hls",
     "fixed",
     "global_avg_pool",
@@ -112,6 +120,7 @@ __all__ = [
     "global_max_pool",
     "gru",
     "load",
+    "load_quantized",
     "lp_pool1d",
     "lp_pool2d",
     "lp_pool3d",

@@ -39,7 +39,7 @@ def call_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for name in ("run", "bench", "explain", "export", "simulate", "sweep", "doctor", "demo"):
+    for name in ("run", "bench", "explain", "quantize", "export", "simulate", "sweep", "doctor", "demo"):
         assert name in out
         assert call(capsys, name, "--help")[0] == 0
 
@@ -261,6 +261,31 @@ def test_export_without_check_writes_a_project(capsys: pytest.CaptureFixture[str
     data = call_json(capsys, "export", CNN, "-o", str(tmp_path / "hls"), "--check", "0")
     assert data["agrees"] is None
     assert Path(data["top_function"]).exists()
+
+
+def test_quantize_and_export_to_c(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Formats chosen on samples go through a file into C that is equal to the last bit."""
+    images = np.random.default_rng(0).uniform(0, 1, (30, 1, 8, 8)).astype(np.float32)
+    samples, precision = tmp_path / "samples.npy", tmp_path / "precision.json"
+    np.save(samples, images)
+    data = call_json(capsys, "quantize", CNN, "-i", str(samples), "--bits", "6", "-o", str(precision))
+    assert [layer["name"] for layer in data["layers"]] == ["image", "conv1", "conv2", "dense1", "dense2"]
+    assert data["layers"][1]["weight"].startswith("fixed<6,")
+    arguments = ["-o", str(tmp_path / "c"), "--name", "digits", "--samples", str(samples)]
+    made = call_json(capsys, "export", CNN, "--to", "c", "--precision", str(precision), *arguments)
+    assert made["checked"] == 30
+    assert (tmp_path / "c" / "digits.h").is_file()
+    again = call_json(capsys, "export", CNN, "--to", "c", "--precision", "auto", "--bits", "6", *arguments)
+    assert again["flash_bytes"] == made["flash_bytes"]
+
+
+def test_quantize_wants_samples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, _, err = call(capsys, "quantize", CNN)
+    assert code == 2
+    assert "give samples" in err
+    code, _, err = call(capsys, "export", CNN, "--to", "Vitis", "-o", str(tmp_path))
+    assert code == 2
+    assert "known are hls4ml, c" in err
 
 
 def test_export_tells_when_the_simulation_is_too_far(

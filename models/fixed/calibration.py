@@ -97,21 +97,25 @@ class Calibration:
         """The first layer whose error is more than a tenth of its values."""
         return next((layer for layer in self.layers if layer.error > DIVERGED), None)
 
+    @property
+    def summary(self) -> str:
+        """In a sentence or two."""
+        text = f"mean width {self.bits:.2f} bits, error {self.error:.3%}"
+        if self.agreement is not None:
+            text += f", same greatest output on {self.agreement:.2%} of the samples"
+        if self.first_diverging is not None:
+            text += f"; {self.first_diverging.name} is the first layer that is more than {DIVERGED:.0%} off"
+        return text
+
     def __str__(self) -> str:
         width = max(len(layer.name) for layer in self.layers)
         lines = [f"{'layer':<{width}}  {'weights':<22} {'results':<22} {'range':>19} {'cut off':>9} {'error':>8}"]
         for layer in self.layers:
-            weight = "" if layer.weight is None else layer.weight.text
             lines.append(
-                f"{layer.name:<{width}}  {weight:<22} {layer.result.text:<22} {layer.low:>9.3g} {layer.high:>9.3g} "
-                f"{layer.saturated / max(layer.values, 1):>9.2%} {layer.error:>8.2%}"
+                f"{layer.name:<{width}}  {layer.weight or ''!s:<22} {layer.result.text:<22} {layer.low:>9.3g} "
+                f"{layer.high:>9.3g} {layer.saturated / max(layer.values, 1):>9.2%} {layer.error:>8.2%}"
             )
-        lines.append(f"mean width {self.bits:.2f} bits, error {self.error:.3%}" + (
-            "" if self.agreement is None else f", same greatest output on {self.agreement:.2%} of the samples"
-        ))  # fmt: skip
-        if self.first_diverging is not None:
-            lines.append(f"{self.first_diverging.name} is the first layer that is more than {DIVERGED:.0%} off")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.summary])
 
 
 @dataclass(frozen=True)

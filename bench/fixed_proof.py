@@ -1,0 +1,143 @@
+"""The same integers everywhere: whole fixed-point networks on every backend and as C, held to the oracle bit by bit.
+
+    python -m quatrefoil.bench.fixed_proof [--samples 1000] [--nets digits_cnn,lstm,…] [--on cpu,fpga,asic,c]
+
+For each network and precision every integer value inside it (the outputs alone for C) is compared with what
+quatrefoil.reference computes, node by node, on the same samples. Exits with 1 where one differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from quatrefoil import backends, ops, reference
+from quatrefoil.models import host
+from quatrefoil.models.fixed import elements
+from quatrefoil.models.fixed.c_export import CExportError, export_c
+from quatrefoil.models.fixed.network import FixedNetwork, fixed
+from quatrefoil.models.gallery.small import NETS, samples
+from quatrefoil.ops import pool
+from quatrefoil.problem import Problem, Tensor
+
+PRECISIONS: Final = ("fixed<16,6>", "fixed<8,4,RND,SAT>")
+"""Wrapping as high-level synthesis has it by default, and a narrow one that rounds and saturates."""
+
+PLACES: Final = ("cpu", "fpga", "asic", "c")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One network in one precision at one place: integers that differ, of those compared."""
+
+    net: str
+    precision: str
+    place: str
+    samples: int
+    differing: int
+    compared: int
+    seconds: float
+    note: str = ""
+
+
+def problem_of(node: Any, types: Sequence[Tensor | None]) -> Problem:
+    """The call that a node of the house makes of inputs of these types."""
+    attributes: Mapping[str, Any] = node.attributes
+    if node.whole_plane:
+        assert types[0] is not None
+        attributes = pool.global_attributes(types[0], attributes)
+    return ops.canonical(node.op, types, attributes)
+
+
+def oracle(network: FixedNetwork, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Every integer value of a network with one input, by quatrefoil.reference, node by node."""
+    graph = network.graph
+    values: dict[str, np.ndarray] = {**graph.constants, graph.inputs[0].name: inputs}
+    for node in graph.nodes:
+        given = [values[name] if name else None for name in node.inputs]
+        if node.op is not None:
+            problem = problem_of(node, [None if array is None else Tensor.of(array) for array in given])
+            made: Sequence[np.ndarray] = reference.evaluate(problem, given[: len(problem.inputs)])
+        else:
+            element = elements.operator_of(node)
+            if element is not None:
+                made = element.compute(given)
+            else:
+                assert node.proto is not None
+                made = host.prepare(node.proto, dict(node.opsets), graph.constants).run(given)
+        values |= {name: array for name, array in zip(node.outputs, made) if name}
+    return {name: values[name] for name in network.formats}
+
+
+def findings(nets: Sequence[str], places: Sequence[str], count: int) -> Iterator[Finding]:
+    for net in nets:
+        model = NETS[net]()
+        x = samples(model, count)
+        for precision in PRECISIONS:
+            network = fixed(model, precision)
+            want = oracle(network, x)
+            for place in places:
+                start = time.perf_counter()
+                if place == "c":
+                    differing, compared, note = _as_c(network, x, want)
+                else:
+                    differing, compared, note = _on_backend(network, x, want, place)
+                took = time.perf_counter() - start
+                yield Finding(net, precision, place, count, differing, compared, took, note)
+
+
+def _on_backend(
+    network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarray], place: str
+) -> tuple[int, int, str]:
+    got = network.integers(x, backend=place)
+    wrong = {name: int((got[name] != array).sum()) for name, array in want.items()}
+    first = next((name for name, count in wrong.items() if count), "")
+    return sum(wrong.values()), sum(array.size for array in want.values()), first and f"first in {first}"
+
+
+def _as_c(network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarray]) -> tuple[int, int, str]:
+    ends = [node.inputs[0] for node in network.graph.nodes if node.kind == "FixedDequantize"]
+    compared = sum(want[name].size for name in ends)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            made = export_c(network, folder, check=x)
+        except CExportError as error:
+            return compared, compared, str(error)
+    return 0, compared, f"RAM {made.ram_bytes} B, flash {made.flash_bytes} B"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--nets", default=",".join(NETS))
+    parser.add_argument("--on", default=",".join(PLACES))
+    given = parser.parse_args(arguments)
+    nets, places = given.nets.split(","), given.on.split(",")
+    unknown = [*(net for net in nets if net not in NETS), *(place for place in places if place not in PLACES)]
+    if unknown:
+        parser.error(f"{unknown[0]!r} is unknown; nets are {', '.join(NETS)}, places {', '.join(PLACES)}")
+    for place in places:
+        if place != "c" and not backends.get(place).probe().ready:
+            print(f"{place} is left out: {backends.get(place).probe().detail}")
+            places = [other for other in places if other != place]
+    failed = 0
+    print(f"{'network':<20} {'precision':<20} {'on':<5} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
+    for one in findings(nets, places, given.samples):
+        failed += one.differing > 0
+        print(
+            f"{one.net:<20} {one.precision:<20} {one.place:<5} {one.samples:>7} {one.compared:>10,} {one.differing:>7,} "
+            f"{one.seconds:>6.1f}  {one.note}",
+            flush=True,
+        )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
