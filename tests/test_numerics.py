@@ -196,3 +196,64 @@ def test_the_header_indexes_alike(header: ctypes.CDLL) -> None:
     out = np.zeros(len(v), np.int32)
     header.indices(pointer(v), pointer(b), pointer(s), pointer(out), len(v))
     np.testing.assert_array_equal(out, want)
+
+
+AP_PROGRAM = """
+#include "ap_fixed.h"
+template <class To, class From> static void cast(const long long* v, long long* out, int count) {
+  for (int i = 0; i < count; i++) {
+    From from;
+    from(From::width - 1, 0) = v[i];
+    To to = from;
+    ap_int<64> bits = 0;
+    bits(To::width - 1, 0) = to(To::width - 1, 0);
+    out[i] = bits.to_int64();
+  }
+}
+extern "C" void casts(int which, const long long* v, long long* out, int count) {
+  switch (which) {
+%s
+  }
+}
+"""
+
+
+def ap_type(form: Fixed) -> str:
+    sign = "" if form.signed else "u"
+    return f"ap_{sign}fixed<{form.width}, {form.integer}, AP_{form.rounding}, AP_{form.overflow}>"
+
+
+def test_casts_are_those_of_ap_fixed(tmp_path: Path) -> None:
+    """The types of high-level synthesis themselves, as hls4ml ships them."""
+    hls4ml = pytest.importorskip("hls4ml", reason="hls4ml is not installed; it brings the ap_fixed headers")
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("there is no g++ to compile ap_fixed with")
+    rng = np.random.default_rng(9)
+    pairs = []
+    for rounding in ROUNDINGS:
+        for overflow in OVERFLOWS:
+            for signed in (True, False):
+                width, start = (int(n) for n in rng.integers(2, 30, 2))
+                source = Fixed(start, int(rng.integers(-3, start + 4)), signed=bool(rng.integers(0, 4)))
+                # its headers stop with an assertion where every bit of the source would be dropped
+                most = width + source.integer - 1
+                integer = min(int(rng.integers(-3, width + 4)), most)
+                to = Fixed(width, integer, rounding, overflow, signed)
+                pairs.append((source, to))
+    lines = [
+        f"    case {which}: cast<{ap_type(to)}, {ap_type(source)}>(v, out, count); break;"
+        for which, (source, to) in enumerate(pairs)
+    ]
+    (tmp_path / "casts.cpp").write_text(AP_PROGRAM % "\n".join(lines))
+    headers = Path(hls4ml.__file__).parent / "templates" / "vivado" / "ap_types"
+    command = [compiler, "-O0", "-w", "-shared", "-fPIC", f"-I{headers}", "casts.cpp", "-o", "casts.so"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    library = ctypes.CDLL(str(tmp_path / "casts.so"))
+    for which, (source, to) in enumerate(pairs):
+        numbers = rng.integers(source.low, source.high + 1, 300)
+        numbers[:4] = source.low, source.high, 0, source.high // 2
+        out = np.zeros_like(numbers)
+        library.casts(which, pointer(numbers), pointer(out), len(numbers))
+        bits = to.cast(numbers, source.fraction) & ((1 << to.width) - 1)
+        np.testing.assert_array_equal(out, bits, err_msg=f"{source} to {to}")
