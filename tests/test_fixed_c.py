@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quatrefoil.models import ModelError
 from quatrefoil.models.fixed.c_export import CExportError, export_c
 from quatrefoil.models.fixed.c_export.memory import Lifetime, places
 from quatrefoil.models.fixed.c_export.moves import NOWHERE, nest
 from quatrefoil.models.fixed.network import fixed
 from quatrefoil.models.fixed.precision import LayerPrecision, Precision
-from quatrefoil.models.gallery.small import NETS, samples
+from quatrefoil.models.gallery.small import NETS, random_network, samples
 from quatrefoil.numerics import Fixed
 
 
@@ -24,6 +25,17 @@ def test_equal_to_the_last_bit(name: str, form: str, tmp_path: Path) -> None:
     assert made.checked == 20
     assert made.flash_bytes > 0
     assert f"RAM {made.ram_bytes:,} bytes" in str(made)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_networks_are_equal_or_refused(seed: int, tmp_path: Path) -> None:
+    model = random_network(seed)
+    try:
+        network = fixed(model, "fixed<10,4,RND,SAT>")
+    except ModelError as error:
+        assert "has no fixed-point form" in str(error)
+        return
+    assert export_c(network, tmp_path, check=samples(model, 6)).checked == 6
 
 
 def test_saturating_sums_in_their_order(tmp_path: Path) -> None:

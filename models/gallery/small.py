@@ -129,3 +129,131 @@ def samples(model: Model, count: int) -> np.ndarray:
     [value] = model.inputs
     shape = [length for length in (value.shape or ())[1:] if isinstance(length, int)]
     return np.random.default_rng(4).uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+
+ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "Softplus", "Softsign", "HardSwish")
+
+
+def random_network(seed: int) -> Model:
+    """A network of a few random layers, now and then with an option or an operator that fixed point does not have."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(["plane", "line", "sequence", "vector"], p=[0.4, 0.2, 0.25, 0.15])
+    net = _Random(rng, kind)
+    for _ in range(int(rng.integers(1, 4))):
+        net.layer()
+    return net.ended()
+
+
+class _Random:
+    """A network that grows by random layers; ``shape`` is that of ``x`` without the batch."""
+
+    def __init__(self, rng: np.random.Generator, kind: str) -> None:
+        self.rng = rng
+        channels = int(rng.integers(1, 5))
+        lengths = {"plane": 2, "line": 1, "sequence": 1, "vector": 0}[kind]
+        self.steps = kind == "sequence"
+        self.shape = (channels, *(int(n) for n in rng.integers(5, 10, lengths)))
+        if self.steps:
+            self.shape = (int(rng.integers(2, 7)), channels)
+        self.net = Net(*self.shape)
+        self.net.rng = rng
+        self.x = "x"
+
+    def layer(self) -> None:
+        if self.steps:
+            self.recurrent()
+        elif len(self.shape) == 1:
+            self.dense()
+        else:
+            choice = self.rng.choice(["conv", "pool", "normal", "residual", "concat"], p=[0.5, 0.2, 0.1, 0.1, 0.1])
+            getattr(self, choice)()
+        if self.rng.random() < 0.6:
+            self.x = self.net.add(str(self.rng.choice(ACTIVATIONS)), self.x)
+        if self.rng.random() < 0.03:
+            self.x = self.net.add("Erf", self.x)
+
+    def small(self, most: int) -> int:
+        return int(self.rng.integers(1, most + 1))
+
+    def conv(self) -> None:
+        rank, channels = len(self.shape) - 1, self.shape[0]
+        kernel = [self.small(min(3, length)) for length in self.shape[1:]]
+        group = channels if self.rng.random() < 0.25 else 1
+        outputs = group * self.small(2) if group > 1 else self.small(6)
+        strides = [self.small(2) for _ in range(rank)]
+        dilations = [2 if self.rng.random() < 0.1 and length > 2 * extent else 1
+                     for extent, length in zip(kernel, self.shape[1:])]  # fmt: skip
+        pads = [int(self.rng.integers(0, extent)) for extent in kernel] * 2
+        weights = [self.net.weight(outputs, channels // group, *kernel)]
+        if self.rng.random() < 0.7:
+            weights.append(self.net.weight(outputs))
+        self.x = self.net.add("Conv", self.x, *weights, strides=strides, pads=pads, dilations=dilations, group=group)
+        self.shape = (
+            outputs,
+            *(
+                (length + 2 * pad - (extent - 1) * dilation - 1) // stride + 1
+                for length, pad, extent, dilation, stride in zip(self.shape[1:], pads, kernel, dilations, strides)
+            ),
+        )
+
+    def pool(self) -> None:
+        kernel = [self.small(min(3, length)) for length in self.shape[1:]]
+        strides = kernel if self.rng.random() < 0.7 else [self.small(2) for _ in kernel]
+        kind = str(self.rng.choice(["MaxPool", "AveragePool"]))
+        self.x = self.net.add(kind, self.x, kernel_shape=kernel, strides=strides)
+        self.shape = (
+            self.shape[0],
+            *((length - extent) // stride + 1 for length, extent, stride in zip(self.shape[1:], kernel, strides)),
+        )
+
+    def normal(self) -> None:
+        channels = self.shape[0]
+        positive = self.net.constant(self.rng.uniform(0.5, 2, channels).astype(np.float32))
+        weights = [self.net.weight(channels) for _ in range(3)]
+        self.x = self.net.add("BatchNormalization", self.x, *weights, positive)
+
+    def residual(self) -> None:
+        channels, rank = self.shape[0], len(self.shape) - 1
+        kernel = (channels, channels, *(3,) * rank)
+        inner = self.net.add("Conv", self.x, self.net.weight(*kernel), pads=[1] * (2 * rank))
+        self.x = self.net.add("Add", inner, self.x)
+
+    def concat(self) -> None:
+        self.x = self.net.add("Concat", self.x, self.net.add("Tanh", self.x), axis=1)
+        self.shape = (2 * self.shape[0], *self.shape[1:])
+
+    def dense(self) -> None:
+        outputs = self.small(8)
+        weights = [self.net.weight(outputs, self.shape[0])]
+        if self.rng.random() < 0.7:
+            weights.append(self.net.weight(outputs))
+        self.x = self.net.add("Gemm", self.x, *weights, transB=1)
+        self.shape = (outputs,)
+
+    def recurrent(self) -> None:
+        kind = str(self.rng.choice(["LSTM", "GRU", "RNN"]))
+        direction = str(self.rng.choice(["forward", "reverse", "bidirectional"], p=[0.5, 0.2, 0.3]))
+        directions, gates = 1 + (direction == "bidirectional"), {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+        hidden, (steps, width) = self.small(5), self.shape
+        inputs = [self.net.weight(directions, gates * hidden, size) for size in (width, hidden)]
+        inputs.append(self.net.weight(directions, 2 * gates * hidden) if self.rng.random() < 0.8 else "")
+        attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
+        if kind == "GRU":
+            attributes["linear_before_reset"] = int(self.rng.integers(0, 2))
+        if self.rng.random() < 0.05:
+            attributes["clip"] = 1.0
+        turned = self.net.add("Transpose", self.x, perm=[1, 0, 2])
+        y, *_ = self.net.add(kind, turned, *inputs, outputs=3 if kind == "LSTM" else 2, **attributes)
+        y = self.net.add("Transpose", y, perm=[2, 0, 1, 3])
+        self.shape = (steps, directions * hidden)
+        self.x = self.net.add("Reshape", y, self.net.constant(np.array([0, *self.shape], np.int64)))
+
+    def ended(self) -> Model:
+        if len(self.shape) > 1 and self.rng.random() < 0.7:
+            size = int(np.prod(self.shape))
+            self.x = self.net.add("Flatten", self.x)
+            self.shape = (size,)
+            self.dense()
+            if self.rng.random() < 0.4:
+                self.x = self.net.add("Softmax", self.x)
+        return self.net.model(self.x)

@@ -267,7 +267,7 @@ class _Writing:
         calls = [f"{name}({', '.join(map(self.argument, names))});" for name, names in self.calls]
         for number, port in enumerate(self.outputs):
             if self.argument(port.integer) != f"y{number}":
-                calls.append(f"for (int i = 0; i < {port.size}; i++) y{number}[i] = {self.argument(port.integer)}[i];")
+                calls.append(f"for (int i = 0; i < {port.size}; i++) y{number}[i] = ({self.argument(port.integer)})[i];")
         memory = f"static union {{ unsigned char bytes[{max(self.ram_bytes, 1)}]; int64_t aligned; }} block;"
         use = "  unsigned char *const memory = block.bytes;\n" if self.ram_bytes else ""
         body = functions.indented("\n".join(calls), 1)
