@@ -9,7 +9,7 @@ import numpy as np
 
 from quatrefoil.asic_sim import conv, hardware, pool, rnn
 from quatrefoil.asic_sim.hardware import Hardware
-from quatrefoil.asic_sim.simulation import Lowering, SimulationReport, native, timed
+from quatrefoil.asic_sim.simulation import FormatError, Lowering, Setting, SimulationReport, native, timed
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.rnn import without_layout
 from quatrefoil.problem import Problem
@@ -59,18 +59,29 @@ class AsicBackend:
         return np.asarray(array)
 
 
-def simulate(problem: Problem, design: str | os.PathLike[str] | Hardware | None = None) -> SimulationReport:
+def simulate(
+    problem: Problem, design: str | os.PathLike[str] | Hardware | None = None, as_format: str | None = None
+) -> SimulationReport:
     """The cycles of a problem on a design (a name, a path or a ``Hardware``; by default the one in use), without
-    arrays. Raises QuatrefoilError for what the array does not compute, and DesignError for a design that is none."""
+    arrays. as_format: the format for which floats are taken, as if they had been quantised. Raises QuatrefoilError for
+    what the array does not compute, and DesignError for a design that is none."""
     if design is None:
         chip = hardware.current()
     else:
         chip = design if isinstance(design, Hardware) else hardware.load(design)
+    try:
+        return simulate_as(problem, chip, Setting.of(problem.dtype, as_format))
+    except FormatError as error:
+        raise FormatError(f"asic: {problem.op}: {error}") from None
+
+
+def simulate_as(problem: Problem, chip: Hardware, setting: Setting) -> SimulationReport:
+    """The same, on the terms of a setting. Raises FormatError alone where the array does not multiply its format."""
     settled = without_layout(problem) if problem.op in rnn.LOWERINGS else problem
     for kernel in AsicBackend().kernels():
         if kernel.op == settled.op:
             reject = kernel.accepts(settled)
             if reject is not None:
                 raise QuatrefoilError(f"asic: {problem.op}: {reject}")
-            return timed(LOWERINGS[settled.op], settled, chip)
+            return timed(LOWERINGS[settled.op], settled, chip, setting)
     raise QuatrefoilError(f"asic: there is no kernel for {problem.op}; known are {', '.join(LOWERINGS)}")

@@ -21,7 +21,9 @@ import numpy as np
 
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import (
+    REQUANTISATION,
     ArrayPart,
+    Setting,
     VectorPart,
     activation_cycles,
     native,
@@ -76,20 +78,21 @@ def phases(problem: Problem) -> list[Phase]:
     ]  # fmt: skip
 
 
-def lower(problem: Problem, design: Hardware) -> list[ArrayPart | VectorPart]:
+def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart | VectorPart]:
     g = ops.geometry(problem)
     axis = native().Axis
-    integers = problem.dtype in ops.INTEGERS
-    width = 1 if integers else 4
-    lane_cycles = 1  # out of the accumulator, the bias added on the way
-    output_bytes = problem.outputs[0].numpy_dtype.itemsize
+    figures = setting.operand_figures(design)
+    lane_cycles = 1 + setting.rounding_cycles()  # out of the accumulator, the bias added on the way
+    output_bytes = written = setting.written(problem.outputs[0], 0)
     if problem.op == "qlinear_conv":
-        lane_cycles += 2  # multiply and round; add the zero point and saturate
-    if not integers:
+        lane_cycles += REQUANTISATION
+    if problem.dtype not in ops.INTEGERS:
         lane_cycles += activation_cycles(ops.fused_activation(problem), design)
         if problem.has(ops.RESIDUAL):
             lane_cycles += 1
-            output_bytes *= 2  # read there and written back
+            # read by the transfer that writes
+            output_bytes += setting.fetched(problem.input(ops.RESIDUAL), ops.RESIDUAL)
+    kept = setting.staying(problem.outputs[0], 0)
     stages = []
     covered = 0
     for phase in phases(problem):
@@ -100,23 +103,24 @@ def lower(problem: Problem, design: Hardware) -> list[ArrayPart | VectorPart]:
             channels=g.in_per_group,
             columns=g.out_per_group,
             axes=[axis(g.batch, g.batch), *phase.axes],
-            activation_bytes=width,
-            weight_bytes=width,
             output_bytes=output_bytes,
             lane_cycles=lane_cycles,
-            weights_kept=depth * g.out_per_group * width <= design.weight_sram_kib * 1024,
+            weights_kept=depth * g.out_per_group * figures["weight_bytes"] <= design.weight_sram_kib * 1024,
+            activations_here=ops.X in setting.kept.here,
+            kept_bytes=kept,
+            **figures,
         )
         stages.append(stage)
     parts: list[ArrayPart | VectorPart] = [ArrayPart([(stages, 1)])]
     missed = problem.outputs[0].size - covered * g.batch * g.out_channels
     if missed:
         # places of a transposed convolution that no tap reaches: bias, residual and activation alone
-        read = output_bytes - problem.outputs[0].numpy_dtype.itemsize
         stage = native().VectorStage(
             axes=[axis(missed, missed), axis(), axis(), axis()],
-            input_bytes=read,
-            output_bytes=output_bytes - read,
+            input_bytes=output_bytes - written,
+            output_bytes=written,
             lane_cycles=lane_cycles,
+            kept_output_bytes=kept,
         )
         parts.append(VectorPart(stage))
     return parts

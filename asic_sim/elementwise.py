@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from quatrefoil.asic_sim.hardware import Hardware
-from quatrefoil.asic_sim.simulation import ArrayPart, VectorPart, native, product_stage
+from quatrefoil.asic_sim.simulation import ArrayPart, Setting, VectorPart, native, product_stage
 from quatrefoil.problem import Tensor
 
 FREE = (
@@ -19,6 +19,9 @@ FREE = (
     "Unsqueeze",
 )  # fmt: skip
 """Other names for the same data, and what is known before the run."""
+
+SAME = ("Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""Those of them whose result is their first input."""
 
 SIMPLE = (
     "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Equal", "Floor", "Greater", "GreaterOrEqual", "HardSigmoid",
@@ -52,34 +55,46 @@ REDUCTIONS = (
 
 DENSE = ("Gemm", "MatMul")
 
+MODELLED = frozenset((*SIMPLE, *TWICE, *THRICE, *FUNCTIONS, *NORMALISED, *MOVES, *REDUCTIONS, *DENSE))
+"""All that take time."""
+
 Types = Sequence[Tensor | None]
 
 
-def lower(kind: str, inputs: Types, outputs: Types, design: Hardware) -> list[ArrayPart | VectorPart] | None:
-    """The parts of an ONNX operator on a design; None where it is not modelled. The types of all inputs and outputs,
-    None for those that are absent."""
-    given = [tensor for tensor in inputs if tensor is not None]
-    made = [tensor for tensor in outputs if tensor is not None]
+def known(kind: str, inputs: Types, outputs: Types) -> bool:
+    """Whether an ONNX operator is modelled. The types of all inputs and outputs, None for those that are absent."""
+    complete = any(tensor is not None for tensor in inputs) and any(tensor is not None for tensor in outputs)
+    return kind in FREE or (kind in MODELLED and complete)
+
+
+def lower(kind: str, inputs: Types, outputs: Types, design: Hardware, setting: Setting) -> list[ArrayPart | VectorPart]:
+    """The parts of an ONNX operator that is ``known`` on a design. Raises FormatError where the array does not multiply
+    its operands."""
+    given = [(place, tensor) for place, tensor in enumerate(inputs) if tensor is not None]
+    made = [(place, tensor) for place, tensor in enumerate(outputs) if tensor is not None]
     if kind in FREE:
         return []
-    if not given or not made:
-        return None
     if kind in DENSE:
-        return _dense(given, made[0], design)
+        return _dense(given, made[0][1], design, setting)
     function = design.vector_function_cycles
     if kind in REDUCTIONS:
-        return _stream(given[0].size, given, made, 1)
-    elements = sum(tensor.size for tensor in made)
-    for kinds, cycles in ((SIMPLE, 1), (MOVES, 1), (TWICE, 2), (THRICE, 3), (FUNCTIONS, function)):
-        if kind in kinds:
-            return _stream(elements, given, made, cycles)
-    return _stream(elements, given, made, 4 + function) if kind in NORMALISED else None
+        return _stream(given[0][1].size, given, made, 1, setting)
+    elements = sum(tensor.size for _, tensor in made)
+    cycles = next(cycles for kinds, cycles in (
+        (SIMPLE, 1), (MOVES, 1), (TWICE, 2), (THRICE, 3), (FUNCTIONS, function), (NORMALISED, 4 + function)
+    ) if kind in kinds)  # fmt: skip
+    return _stream(elements, given, made, cycles, setting)
 
 
-def _dense(given: Sequence[Tensor], made: Tensor, design: Hardware) -> list[ArrayPart | VectorPart]:
+Placed = Sequence[tuple[int, Tensor]]
+"""Tensors with their positions."""
+
+
+def _dense(given: Placed, made: Tensor, design: Hardware, setting: Setting) -> list[ArrayPart | VectorPart]:
     """A product of matrices on the array, one after the other where there is a batch of them; a third input of Gemm is
     added by the vector unit on the way."""
-    x, w = given[0], given[1]
+    w = given[1][1]
+    figures = setting.operand_figures(design)
     columns = made.shape[-1] if made.shape else 1
     batch = math.prod(w.shape[:-2]) if len(w.shape) > 2 else 1
     rows = made.size // max(batch * columns, 1)
@@ -89,30 +104,27 @@ def _dense(given: Sequence[Tensor], made: Tensor, design: Hardware) -> list[Arra
         depth,
         columns,
         groups=batch,
-        activation_bytes=x.numpy_dtype.itemsize,
-        weight_bytes=w.numpy_dtype.itemsize,
-        output_bytes=made.numpy_dtype.itemsize,
-        weights_kept=depth * columns * w.numpy_dtype.itemsize <= design.weight_sram_kib * 1024,
+        output_bytes=setting.written(made, 0),
+        lane_cycles=1 + setting.rounding_cycles(),
+        weights_kept=depth * columns * figures["weight_bytes"] <= design.weight_sram_kib * 1024,
+        activations_here=given[0][0] in setting.kept.here,
+        kept_bytes=setting.staying(made, 0),
+        **figures,
     )
     return [ArrayPart([([stage], 1)])]
 
 
 def _stream(
-    elements: int, given: Sequence[Tensor], made: Sequence[Tensor], lane_cycles: int
+    elements: int, given: Placed, made: Placed, lane_cycles: int, setting: Setting
 ) -> list[ArrayPart | VectorPart]:
     """Everything in, everything out, ``lane_cycles`` for each of the elements between; bytes are rounded up to whole
     ones for an element."""
     if not elements:
         return []
     axis = native().Axis
-
-    def bytes_each(tensors: Sequence[Tensor]) -> int:
-        return math.ceil(sum(tensor.nbytes for tensor in tensors) / elements)
-
     stage = native().VectorStage(
         axes=[axis(elements, elements), axis(), axis(), axis()],
-        input_bytes=bytes_each(given),
-        output_bytes=bytes_each(made),
         lane_cycles=lane_cycles,
+        **setting.traffic(given, made, elements),
     )
     return [VectorPart(stage)]

@@ -10,18 +10,22 @@ import hashlib
 import math
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 
+from quatrefoil.asic_sim import formats
 from quatrefoil.errors import QuatrefoilError
 
 DESIGN_VARIABLE = "QUATREFOIL_ASIC_DESIGN"
 DEFAULT_DESIGN = "edge"
 FOLDER = Path(__file__).parent / "designs"
+
+
+Formats = tuple[tuple[str, int], ...]
 
 
 class DesignError(QuatrefoilError, ValueError):
@@ -35,10 +39,13 @@ class Hardware:
     dataflow                      what rests in the array: weight, output (the sums) or input (the activations)
     weight_load                   how a resting tile comes into it: double_buffered, skewed, serial or broadcast
     array_rows, array_columns     processing elements; a multiply-accumulate each in every cycle
+    formats                       what they multiply (asic_sim/formats.py), and in how many parts, a cycle each, an
+                                  operand enters: (name, cycles), or a mapping of them
     weight_fifo_tiles             weight tiles (rows x columns) requested ahead of the array
     whole_weight_tiles            resting weights come as whole tiles, however few of them are used
     accumulator_entries           32-bit sums below each column, in two banks
     activation_sram_kib           memory for activations, in two buffers
+    activations_stay              results that are read again soon stay in that memory, as far as half of it holds them
     weight_sram_kib               memory for weights that are used again; 0 for none
     dram_bytes_per_cycle          bandwidth of the one port to DRAM
     dram_latency_cycles           from the end of a transfer on the port until its data can be used
@@ -54,10 +61,12 @@ class Hardware:
     weight_load: str
     array_rows: int
     array_columns: int
+    formats: Formats
     weight_fifo_tiles: int
     whole_weight_tiles: bool
     accumulator_entries: int
     activation_sram_kib: int
+    activations_stay: bool
     weight_sram_kib: int
     dram_bytes_per_cycle: int
     dram_latency_cycles: int
@@ -89,6 +98,7 @@ class Hardware:
                 low, high = LIMITS.get(key, (1, MOST))
                 if not low <= value <= high:
                     raise self._error(key, value, f"it has to lie in {low} to {high}")
+        object.__setattr__(self, "formats", self._formats())
         least = 2 * 4 * self.array_rows
         if self.activation_sram_kib * 1024 < least:
             raise self._error(
@@ -104,6 +114,34 @@ class Hardware:
                 f"with dataflow output its two banks have to take the sums of all {self.array_rows} rows, so at least "
                 f"{2 * self.array_rows}",
             )
+
+    def _formats(self) -> Formats:
+        given = self.formats
+        if isinstance(given, Mapping):
+            given = tuple(given.items())
+        wanted = "give a table of formats with the cycles that an operand takes, as { int8 = 1, int16 = 2 }"
+        pairs = isinstance(given, tuple) and all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in given)
+        if not pairs or not given:
+            raise self._error("formats", f"{self.formats!r}", wanted)
+        for name, cycles in given:
+            try:
+                formats.parse(str(name))
+            except QuatrefoilError as error:
+                raise DesignError(f"design {self.name}: formats: {error}") from None
+            if isinstance(cycles, bool) or not isinstance(cycles, int) or not 1 <= cycles <= MOST_PARTS:
+                raise self._error("formats", f"{name} = {cycles!r}", f"cycles lie in 1 to {MOST_PARTS}")
+        return tuple((str(name), cycles) for name, cycles in given)
+
+    @property
+    def room_for_activations(self) -> int:
+        """Bytes of the activation memory for what stays from one operation to the next: half, and never what the two
+        buffers need at least."""
+        whole = self.activation_sram_kib * 1024
+        return min(whole // 2, whole - 2 * 4 * self.array_rows)
+
+    def operand_cycles(self, name: str) -> int | None:
+        """Cycles that an operand of a format takes to enter the array; None where the array does not have it."""
+        return dict(self.formats).get(name)
 
     def _error(self, key: str, value: object, wanted: str) -> DesignError:
         return DesignError(f"design {self.name}: {key} is {value}; {wanted}")
@@ -135,6 +173,7 @@ CHOICES = {
 """What a key of words may say; dataflow and weight_load in the order of asic_sim/src/design.h."""
 
 MOST = 2**20
+MOST_PARTS = 16
 LIMITS = {
     "accumulator_entries": (2, MOST),
     "weight_sram_kib": (0, MOST),

@@ -15,6 +15,7 @@ from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import (
     Compute,
     Lowering,
+    Setting,
     VectorPart,
     native,
     reject_dtype,
@@ -29,7 +30,7 @@ from quatrefoil.registry import Array, Kernel, Reject, Run
 Inputs = Sequence[np.ndarray | None]
 
 
-def lower_window(problem: Problem, design: Hardware) -> list[VectorPart]:
+def lower_window(problem: Problem, design: Hardware, setting: Setting) -> list[VectorPart]:
     g = ops.geometry(problem)
     lane_cycles = g.window.taps
     if problem.op == "average_pool":
@@ -42,23 +43,23 @@ def lower_window(problem: Problem, design: Hardware) -> list[VectorPart]:
             lane_cycles += design.vector_function_cycles  # the root
     stage = native().VectorStage(
         axes=[native().Axis(g.planes, g.planes), *window_axes(g.window)],
-        input_bytes=problem.input(0).numpy_dtype.itemsize,
-        output_bytes=sum(tensor.numpy_dtype.itemsize for tensor in problem.outputs),
         lane_cycles=lane_cycles,
+        **setting.traffic([(0, problem.input(0))], enumerate(problem.outputs)),
     )
     return [VectorPart(stage)]
 
 
-def lower_unpool(problem: Problem, design: Hardware) -> list[VectorPart]:
+def lower_unpool(problem: Problem, design: Hardware, setting: Setting) -> list[VectorPart]:
     """Zeros stream out first; then values and indices come in and each value goes to its place."""
     axis = native().Axis
     x, y = problem.input(0), problem.outputs[0]
-    width = x.numpy_dtype.itemsize
     zeros = [axis(0, y.size), axis(), axis(), axis()]
     values = [axis(x.size, x.size), axis(), axis(), axis()]
     return [
-        VectorPart(native().VectorStage(axes=zeros, input_bytes=0, output_bytes=width, lane_cycles=1)),
-        VectorPart(native().VectorStage(axes=values, input_bytes=width + 8, output_bytes=width, lane_cycles=1)),
+        VectorPart(native().VectorStage(axes=zeros, lane_cycles=1, **setting.traffic([], [(0, y)]))),
+        VectorPart(
+            native().VectorStage(axes=values, lane_cycles=1, **setting.traffic(enumerate(problem.inputs[:2]), [(0, y)]))
+        ),
     ]
 
 

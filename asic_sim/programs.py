@@ -99,13 +99,20 @@ def _stage(rng: random.Random, dependent: bool) -> Any:
         closing_lane_cycles=rng.randint(0, 3),
         closing_bytes=rng.choice([0, 20]),
         opening_bytes=rng.choice([0, 0, 30]),
+        operand_cycles=rng.choice([1, 1, 2, 3, 4]),
+        activations_here=rng.random() < 0.25,
+        kept_bytes=rng.choice([0, 0, 1, 4]),
+        closing_kept_bytes=rng.choice([0, 7]),
     )
 
 
 def try_product(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
     """A plain product, its numbers included."""
     rows, depth, columns = rng.randint(1, 60), rng.randint(1, 40), rng.randint(1, 40)
-    stage = product(rows, depth, columns, lane_cycles=rng.randint(1, 4), weights_kept=rng.random() < 0.5)
+    stage = product(
+        rows, depth, columns, lane_cycles=rng.randint(1, 4), weights_kept=rng.random() < 0.5,
+        operand_cycles=rng.choice([1, 1, 2, 3, 4, 16]), activations_here=rng.random() < 0.25,
+    )  # fmt: skip
     design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
     a = values.integers(-255, 256, (rows, depth)).astype(np.int16)
     w = values.integers(-255, 256, (depth, columns)).astype(np.int16)
@@ -131,6 +138,8 @@ def try_vector(rng: random.Random) -> Trial:
         input_bytes=rng.choice([0, 1, 4]),
         output_bytes=rng.choice([0, 1, 4, 12]),
         lane_cycles=rng.randint(1, 9),
+        kept_input_bytes=rng.choice([0, 0, 1, 4]),
+        kept_output_bytes=rng.choice([0, 0, 1, 4]),
     )
     design = _design(rng, "weight", "double_buffered")
     return Trial("none", "none", native().time_vector(design, stage), native().step_vector(design, stage))

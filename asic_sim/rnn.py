@@ -16,6 +16,7 @@ import numpy as np
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import (
     ArrayPart,
+    Setting,
     activation_cycles,
     native,
     product_stage,
@@ -29,23 +30,26 @@ from quatrefoil.registry import Array, Kernel, Reject, Run
 
 Inputs = Sequence[np.ndarray | None]
 
-FLOAT_BYTES = 4
 
-
-def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
+def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart]:
     g = ops.geometry(problem)
+    figures = setting.operand_figures(design)
+    weight_bytes, sum_bytes = figures["weight_bytes"], setting.operands.sum_bytes
+    y = problem.outputs[0]
     width = g.gates * g.hidden
     weight_memory = design.weight_sram_kib * 1024
     # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
-    stays = FLOAT_BYTES * g.steps * g.batch * width <= design.activation_sram_kib * 1024 // 2
+    stays = sum_bytes * g.steps * g.batch * width <= setting.activation_memory(design) // 2
     whole = product_stage(
         g.steps * g.batch,
         g.inputs,
         width,
-        output_bytes=0 if stays else FLOAT_BYTES,
-        opening_bytes=sum(problem.input(i).nbytes for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
+        output_bytes=0 if stays else sum_bytes,
+        opening_bytes=sum(setting.size(problem.input(i)) for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
         // g.directions,
-        weights_kept=FLOAT_BYTES * g.inputs * width <= weight_memory,
+        weights_kept=weight_bytes * g.inputs * width <= weight_memory,
+        activations_here=ops.X in setting.kept.here,
+        **figures,
     )
 
     def step(columns: int, lane_cycles: int, *, last: bool) -> Any:
@@ -53,14 +57,16 @@ def lower(problem: Problem, design: Hardware) -> list[ArrayPart]:
             g.batch,
             g.hidden,
             columns,
-            activation_bytes=0,  # the hidden state is on the chip
+            activations_here=True,  # the hidden state is on the chip
             output_bytes=0,
             dependent=True,
-            weights_kept=FLOAT_BYTES * g.hidden * width <= weight_memory,
-            opening_bytes=0 if stays else FLOAT_BYTES * g.batch * columns,
+            weights_kept=weight_bytes * g.hidden * width <= weight_memory,
+            opening_bytes=0 if stays else sum_bytes * g.batch * columns,
             closing_elements=g.batch * g.hidden,
-            closing_lane_cycles=lane_cycles,
-            closing_bytes=FLOAT_BYTES * g.batch * g.hidden if last else 0,
+            closing_lane_cycles=lane_cycles + setting.rounding_cycles(),
+            closing_bytes=setting.written(y, 0) * g.batch * g.hidden if last else 0,
+            closing_kept_bytes=setting.staying(y, 0) * g.batch * g.hidden if last else 0,
+            **figures,
         )
 
     parts = []

@@ -7,7 +7,8 @@ cost depends on the problem and the design, never on values, so it is computed o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -17,13 +18,15 @@ from typing import Any
 import numpy as np
 
 from quatrefoil import ops
-from quatrefoil.asic_sim import energy
+from quatrefoil.asic_sim import energy, formats
 from quatrefoil.asic_sim.energy import Band
+from quatrefoil.asic_sim.formats import Format
 from quatrefoil.asic_sim.hardware import Hardware, current
+from quatrefoil.asic_sim.keeping import ALONE, Kept
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.activations import Activation
 from quatrefoil.ops.windows import Window
-from quatrefoil.problem import Problem
+from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Reject, Run, SimulatedCost, report_cost
 
 MOST_WORK = 2**50
@@ -44,19 +47,128 @@ class VectorPart:
     stage: Any
 
 
-Lowering = Callable[[Problem, Hardware], Sequence[ArrayPart | VectorPart]]
+FLOATS = ("float16", "float32", "float64")
+BYTES = ("int8", "uint8")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """On what terms an operator is timed.
+
+    format      of the array's operands, by name
+    cast        floats are timed as if they had been quantised to it
+    kept        what is in the activation memory from operation to operation
+    """
+
+    format: str
+    cast: bool = False
+    kept: Kept = ALONE
+
+    @classmethod
+    def of(cls, dtype: str, as_format: str | None = None, kept: Kept = ALONE) -> Setting:
+        """For operands of this type. as_format: what floats are taken for. Raises QuatrefoilError where there is no such
+        format."""
+        if as_format is not None and dtype in FLOATS and dtype != as_format:
+            return cls(formats.parse(as_format).name, True, kept)
+        return cls("int8" if dtype in BYTES else dtype, False, kept)
+
+    @property
+    def operands(self) -> Format:
+        return formats.parse(self.format)
+
+    def width(self, tensor: Tensor) -> int:
+        """Bytes of an element in memory."""
+        if self.cast and tensor.dtype in FLOATS:
+            return self.operands.activation_bytes
+        return tensor.numpy_dtype.itemsize
+
+    def size(self, tensor: Tensor) -> int:
+        return tensor.size * self.width(tensor)
+
+    def fetched(self, tensor: Tensor, position: int) -> int:
+        """Bytes of an element of an input that come from DRAM."""
+        return 0 if position in self.kept.here else self.width(tensor)
+
+    def written(self, tensor: Tensor, position: int) -> int:
+        """Bytes of an element of an output that go to DRAM."""
+        return 0 if position in self.kept.unwritten else self.width(tensor)
+
+    def staying(self, tensor: Tensor, position: int) -> int:
+        """Bytes of an element of an output that stay in the activation memory."""
+        return self.width(tensor) if position in self.kept.stay else 0
+
+    def traffic(
+        self,
+        inputs: Iterable[tuple[int, Tensor | None]],
+        outputs: Iterable[tuple[int, Tensor | None]],
+        elements: int = 0,
+    ) -> dict[str, int]:
+        """What tensors at their positions make of a native VectorStage: bytes of a position that has an element of each;
+        or, with ``elements``, of one of so many positions that the tensors are spread over, rounded up."""
+        given = [(place, tensor) for place, tensor in inputs if tensor is not None]
+        made = [(place, tensor) for place, tensor in outputs if tensor is not None]
+
+        def each(width: Callable[[Tensor, int], int], tensors: Sequence[tuple[int, Tensor]]) -> int:
+            if not elements:
+                return sum(width(tensor, place) for place, tensor in tensors)
+            return -(-sum(tensor.size * width(tensor, place) for place, tensor in tensors) // elements)
+
+        return {
+            "input_bytes": each(self.fetched, given),
+            "kept_input_bytes": each(lambda tensor, place: self.width(tensor) - self.fetched(tensor, place), given),
+            "output_bytes": each(self.written, made),
+            "kept_output_bytes": each(self.staying, made),
+        }
+
+    def activation_memory(self, design: Hardware) -> int:
+        """Bytes that are left of it."""
+        return design.activation_sram_kib * 1024 - self.kept.taken
+
+    def rounding_cycles(self) -> int:
+        """Cycles of a lane in which a sum becomes an activation again, where floats are cast."""
+        return REQUANTISATION if self.cast and self.operands.rounded else 0
+
+    def operand_cycles(self, design: Hardware) -> int:
+        """Cycles that an operand takes to enter the array. Raises QuatrefoilError where it does not multiply such."""
+        cycles = design.operand_cycles(self.format)
+        if cycles is None:
+            names = [name for name, _ in design.formats]
+            hint = "" if self.cast or self.format not in FLOATS else f" (as_format={names[0]!r} times floats as such)"
+            raise FormatError(f"the array of {design.name} multiplies {', '.join(names)}, not {self.format}{hint}")
+        return cycles
+
+    def operand_figures(self, design: Hardware) -> dict[str, int]:
+        """What the format makes of a native stage."""
+        return {
+            "activation_bytes": self.operands.activation_bytes,
+            "weight_bytes": self.operands.weight_bytes,
+            "operand_cycles": self.operand_cycles(design),
+        }
+
+
+REQUANTISATION = 2
+"""Cycles of a lane: multiply and round; add the zero point and saturate."""
+
+
+class FormatError(QuatrefoilError):
+    """A design whose array does not multiply such operands; the message names those that it does."""
+
+
+Lowering = Callable[[Problem, Hardware, Setting], Sequence[ArrayPart | VectorPart]]
 
 Compute = Callable[[Hardware, Sequence[np.ndarray | None]], tuple[np.ndarray, ...]]
 """The numbers of a run on a design."""
 
 
-class Counted:
-    """What follows from the counters of a problem or a model on a design. ``integers``: of nothing but 8-bit operands with
-    32-bit sums, else of float32 too."""
+class Counted(ABC):
+    """What follows from the counters of a problem or a model on a design. ``formats``: of its operands, by name."""
 
     design: Hardware
-    integers: bool
     counters: Mapping[str, int]
+
+    @property
+    @abstractmethod
+    def formats(self) -> tuple[str, ...]: ...
 
     @property
     def cycles(self) -> int:
@@ -80,10 +192,10 @@ class Counted:
         peak = self.cycles * self.design.array_rows * self.design.array_columns
         return self.macs / peak if peak else 0.0
 
-    @cached_property
-    def energy(self) -> dict[str, Band]:
+    @property
+    @abstractmethod
+    def energy(self) -> Mapping[str, Band]:
         """Picojoules by component, each from low to high."""
-        return energy.energy(self.design, self.integers, self.counters)
 
     @property
     def energy_pj(self) -> float:
@@ -93,7 +205,7 @@ class Counted:
     @property
     def area(self) -> dict[str, Band]:
         """Square millimetres by component, of an array for such operands."""
-        return energy.area_mm2(self.design, self.integers)
+        return energy.area_mm2(self.design, self.formats)
 
     @property
     def area_mm2(self) -> float:
@@ -108,18 +220,29 @@ class SimulationReport(Counted):
     cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
 
     problem    the operator call in its text form, or what else was timed
+    setting    the format of its operands, and on what terms else it was timed
     parts      its folds and its work of the vector unit, of which ``events`` tells the course
     """
 
     problem: str
     design: Hardware
-    integers: bool
+    setting: Setting
     counters: Mapping[str, int]
     parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        setting = self.setting
+        # types that only the vector unit works on count as float32
+        return (setting.format if setting.cast or self.design.operand_cycles(setting.format) else "float32",)
+
+    @cached_property
+    def energy(self) -> Mapping[str, Band]:
+        return energy.energy(self.design, self.formats[0], self.counters)
+
     def events(self, most: int = 1_000_000) -> list[Event]:
         """What each part of the chip does when, unsorted. Raises QuatrefoilError where there are more than ``most``."""
-        return events(self.parts, self.design, self.problem, most)
+        return events(self.parts, self.design, self.problem, most, self.setting.kept.taken)
 
 
 def native() -> ModuleType:
@@ -128,13 +251,14 @@ def native() -> ModuleType:
 
 
 @lru_cache(maxsize=64)
-def native_design(design: Hardware) -> Any:
+def native_design(design: Hardware, taken: int = 0) -> Any:
+    """taken: bytes of the activation memory that something else takes."""
     return native().Design(
         array_rows=design.array_rows,
         array_columns=design.array_columns,
         accumulator_entries=design.accumulator_entries,
         weight_fifo_tiles=design.weight_fifo_tiles,
-        activation_sram_bytes=design.activation_sram_kib * 1024,
+        activation_sram_bytes=design.activation_sram_kib * 1024 - taken,
         weight_sram_bytes=design.weight_sram_kib * 1024,
         dram_bytes_per_cycle=design.dram_bytes_per_cycle,
         dram_latency_cycles=design.dram_latency_cycles,
@@ -146,15 +270,15 @@ def native_design(design: Hardware) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def timed(lowering: Lowering, problem: Problem, design: Hardware) -> SimulationReport:
-    """The cost of a problem. Raises QuatrefoilError where it is beyond what can be simulated."""
+def timed(lowering: Lowering, problem: Problem, design: Hardware, setting: Setting) -> SimulationReport:
+    """The cost of a problem. Raises QuatrefoilError where it is beyond what can be simulated, or where the array does not
+    multiply its format."""
     too_large = reject_size(problem)
     if too_large is not None:
         raise QuatrefoilError(f"asic: {too_large} ({problem})")
-    parts = lowering(problem, design)
-    counters = count(parts, design, str(problem))
-    first = problem.input(0).dtype
-    return SimulationReport(problem.text, design, first in ("int8", "uint8"), counters, parts)
+    parts = lowering(problem, design, setting)
+    counters = count(parts, design, str(problem), setting.kept.taken)
+    return SimulationReport(problem.text, design, setting, counters, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +292,9 @@ class Event:
     bytes: int
 
 
-def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, most: int) -> list[Event]:
+def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, most: int, taken: int) -> list[Event]:
     """The events of parts that run one after the other, counted from the first one's start."""
-    chip, start = native_design(design), 0
+    chip, start = native_design(design, taken), 0
     found: list[Event] = []
     try:
         for part in parts:
@@ -193,10 +317,10 @@ def native_sections(part: ArrayPart) -> Any:
     return native().Sections(stages, [repeats for _, repeats in part.sections])
 
 
-def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) -> dict[str, int]:
+def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, taken: int = 0) -> dict[str, int]:
     """The counters of parts that run one after the other. Raises QuatrefoilError, naming ``what``, where they are
     beyond what can be simulated."""
-    chip, counters = native_design(design), dict.fromkeys(COUNTERS, 0)
+    chip, counters = native_design(design, taken), dict.fromkeys(COUNTERS, 0)
     try:
         for part in parts:
             if isinstance(part, ArrayPart):
@@ -213,7 +337,7 @@ def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str) 
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
     "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs", "weight_reads",
-    "activation_reads", "accumulator_accesses", "lane_operations",
+    "activation_reads", "accumulator_accesses", "lane_operations", "activation_writes",
 )  # fmt: skip
 """The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
 
@@ -239,7 +363,10 @@ def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Co
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         design = current()
-        report = timed(lowering, problem, design)
+        try:
+            report = timed(lowering, problem, design, Setting.of(problem.dtype))
+        except FormatError as error:
+            raise FormatError(f"asic: {problem.op}: {error}") from None
         outputs = compute(design, inputs)
         cost = SimulatedCost(
             kernel=kernel,

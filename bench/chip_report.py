@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quatrefoil.asic_sim import Hardware, SimulationReport, energy
+from quatrefoil.asic_sim.hardware import Formats
 from quatrefoil.asic_sim.simulation import SUMMANDS
 from quatrefoil.bench import charts
 from quatrefoil.bench.charts import Rate
@@ -27,9 +28,9 @@ METHOD = (
     "project's tests hold every counter, to the last cycle, to a second simulator that steps each element of the array "
     "in every cycle. That shows that the two describe the same machine, not that a chip would keep this time.",
     "A gap is put down to what ended last. Layers run one after the other: the next one does not begin while the one "
-    "before drains, and activations go through DRAM between them.",
+    "before drains. Activations go through DRAM between them, unless the design lets them stay.",
     "Not modelled: banks, rows and refresh of DRAM, bank conflicts of the memories, the width of the links between them, "
-    "instruction fetch and control, a host. A float32 element takes one cycle, like an int8 one.",
+    "instruction fetch and control, a host.",
     "Energy is a count times a published figure, scaled to the design's process, from low to high. Leakage, clock, wires, "
     "control and pads are in neither energy nor area: real chips take more.",
     "docs/asic.md has the recurrences, the sources of the figures, and comparisons with chips that were measured.",
@@ -42,6 +43,21 @@ def waits_for(counters: Mapping[str, int]) -> str:
     return BREAKDOWN[name] if counters[name] else ""
 
 
+def as_quantised(report: SimulationReport | ModelReport) -> str:
+    """What to say where floats were not taken for what they are; empty where they were."""
+    cast = [cost.setting.format for cost in _costs(report) if cost.setting.cast]
+    if not cast:
+        return ""
+    return (
+        f"Floats are timed as if they had been quantised to {cast[0]}: its bytes, its pace, and rounding behind the array. "
+        "Their numbers are not computed."
+    )
+
+
+def _costs(report: SimulationReport | ModelReport) -> Sequence[SimulationReport]:
+    return report.reports if isinstance(report, ModelReport) else [report]
+
+
 def write_html(path: Path, title: str, report: SimulationReport | ModelReport) -> None:
     """title: what was simulated. Raises QuatrefoilError where the file cannot be written."""
     chip = report.design
@@ -51,6 +67,8 @@ def write_html(path: Path, title: str, report: SimulationReport | ModelReport) -
         layers = (Layer("", report.problem.split()[0], "", report),)
     page = Page(f"SIMULATED: {title}", f"on {chip}, a chip that does not exist; nothing on this page was measured")
     page.answer(_answer(report, layers))
+    if said := as_quantised(report):
+        page.paragraph(said)
     timed = [(_label(place, layer), layer, layer.report) for place, layer in enumerate(layers, 1) if layer.report]
     timed = [(label, layer, cost) for label, layer, cost in timed if cost.cycles]
     script = charts.library() if charts.available() else ""
@@ -232,7 +250,9 @@ def _share(part: float, whole: float) -> str:
 def _design(chip: Hardware) -> list[Sequence[Cell]]:
     """What its file says, and what follows."""
 
-    def said(value: str | float) -> Cell:
+    def said(value: str | float | Formats) -> Cell:
+        if isinstance(value, tuple):
+            return ", ".join(f"{name} in {cycles} {'cycle' if cycles == 1 else 'cycles'}" for name, cycles in value)
         if isinstance(value, bool):
             return str(value).lower()
         return f"{value:g}" if isinstance(value, float) else value

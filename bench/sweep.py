@@ -1,10 +1,10 @@
 """Many designs of the simulated chip for one network: which cycles, traffic and size each has, and which are the best.
 
-A network is its problems with how often each occurs; a design is a base design with other values for some of its
-fields. Designs come from the whole grid of values, from a random part of it, or from Optuna's search. They are
-evaluated in this process or by the workers of a Dask cluster (``spread``), some at a time; a lost worker's go to
-another one. Each is kept in a file as it comes, a line of JSON after a first line that says what the sweep is, from which
-a later run goes on. A design that cannot be built, or that cannot run the network, is kept with its reason.
+A network is what a problem or a whole model asks of a design (``Workload``); a design is a base design with other
+values for some of its fields. Designs come from the whole grid of values, from a random part of it, or from Optuna's
+search. They are evaluated in this process or by the workers of a Dask cluster (``spread``), some at a time; a lost
+worker's go to another one. Each is kept in a file as it comes, a line of JSON after a first line that says what the sweep
+is, from which a later run goes on. A design that cannot be built, or that cannot run the network, is kept with its reason.
 """
 
 from __future__ import annotations
@@ -18,25 +18,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quatrefoil import asic_sim, ops
-from quatrefoil.asic_sim import Hardware, SimulationReport, energy
+from quatrefoil.asic_sim import Hardware
 from quatrefoil.bench import spread
 from quatrefoil.bench.machine import package_version
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import Model
+from quatrefoil.models.simulation import HOST, ModelReport, Workload, cost, workload
 from quatrefoil.problem import Problem
 
 Value = int | float | str | bool
-Network = tuple[tuple[str, int], ...]
-"""Problems in their text form, and how often each occurs."""
-Reports = Sequence[tuple[SimulationReport, int]]
 
 GRID, RANDOM, OPTUNA = "grid", "random", "optuna"
 INSTALL = "pip install 'quatrefoil[sweep]'"
@@ -51,35 +47,24 @@ FRUITLESS = 20
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A figure of a design, the less the better: what it is, with its unit, and how it follows from the design and from
-    the reports of the network's problems, each with how often it occurs."""
+    """A figure of a design, the less the better: what it is, with its unit, and how it follows from the network's report."""
 
     label: str
-    of: Callable[[Hardware, Reports], float]
+    of: Callable[[ModelReport], float]
 
 
 OBJECTIVES: Mapping[str, Objective] = {
-    "cycles": Objective("cycles", lambda design, reports: sum(report.cycles * n for report, n in reports)),
-    "microseconds": Objective(
-        "us at the design's clock", lambda design, reports: sum(report.microseconds * n for report, n in reports)
+    "cycles": Objective("cycles", lambda report: report.cycles),
+    "microseconds": Objective("us at the design's clock", lambda report: report.microseconds),
+    "dram_bytes": Objective("bytes from and to DRAM", lambda report: report.dram_bytes),
+    "energy_pj": Objective("pJ, the middle of the band", lambda report: report.energy_pj),
+    "area_mm2": Objective("mm2, the middle of the band", lambda report: report.area_mm2),
+    "elements": Objective(
+        "elements of the array", lambda report: report.design.array_rows * report.design.array_columns
     ),
-    "dram_bytes": Objective(
-        "bytes from and to DRAM", lambda design, reports: sum(report.dram_bytes * n for report, n in reports)
-    ),
-    "energy_pj": Objective(
-        "pJ, the middle of the band", lambda design, reports: sum(report.energy_pj * n for report, n in reports)
-    ),
-    "area_mm2": Objective("mm2, the middle of the band", lambda design, reports: _area_mm2(design, reports)),
-    "elements": Objective("elements of the array", lambda design, reports: design.array_rows * design.array_columns),
-    "sram_kib": Objective("KiB of memory on the chip", lambda design, reports: _sram_kib(design)),
+    "sram_kib": Objective("KiB of memory on the chip", lambda report: _sram_kib(report.design)),
 }
 """All are recorded for every design; a sweep names those by which designs are compared."""
-
-
-def _area_mm2(design: Hardware, reports: Reports) -> float:
-    """Of an array that computes every format that the network needs; the middle of the band."""
-    integers = all(report.integers for report, _ in reports)
-    return energy.total(energy.area_mm2(design, integers)).middle
 
 
 def _sram_kib(design: Hardware) -> float:
@@ -137,7 +122,7 @@ def axis(text: str, base: Hardware) -> Axis:
 
 
 def _fields(base: Hardware) -> dict[str, Value]:
-    return {field.name: getattr(base, field.name) for field in fields(base) if field.name != "name"}
+    return {field.name: getattr(base, field.name) for field in fields(base) if field.name not in ("name", "formats")}
 
 
 def _values(part: str, kind: type, text: str) -> list[Value]:
@@ -178,17 +163,13 @@ def _value(text: str, kind: type, whole: str) -> Value:
         raise QuatrefoilError(f"--over {whole!r}: {text!r} is no {wanted}") from None
 
 
-def network_of(model: Model, feeds: Mapping[str, Any] | None = None) -> Network:
-    """The problems of a model's operators of the house, in their order; what runs on the host is not among them. ``feeds``
-    as for ``Model.explain``: nothing of the house is computed. Raises QuatrefoilError where there is none."""
-    found = Counter(
-        placement.selection.problem.text
-        for placement in model.explain(feeds, backend="asic")
-        if placement.selection is not None
-    )
-    if not found:
+def network_of(target: Problem | Model, feeds: Mapping[str, Any] | None = None) -> Workload:
+    """What a problem or a whole model asks of a design, and what no design can time, by the operators' names. ``feeds`` as for
+    ``Model.explain``: nothing of the house is computed. Raises QuatrefoilError where nothing takes time."""
+    asked = workload(target, feeds)
+    if not any(operation.moves for operation in asked.operations):
         raise QuatrefoilError("the model has no operator that the simulator computes")
-    return tuple(found.items())
+    return asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +178,17 @@ class Sweep:
 
     method      ``grid``: all; ``random``: ``number`` different designs; ``optuna``: as many, by its search
     objectives  by which designs are compared; names of OBJECTIVES
+    as_format   what floats are taken for, as for ``simulate``
     """
 
-    network: Network
+    network: Workload
     base: Hardware
     axes: tuple[Axis, ...]
     method: str = GRID
     number: int = 0
     seed: int = 0
     objectives: tuple[str, ...] = ("cycles", "energy_pj", "area_mm2")
+    as_format: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
@@ -247,8 +230,9 @@ class Sweep:
     def as_dict(self) -> dict[str, Any]:
         """What makes two sweeps the same, in plain data. Objectives matter only where they lead the search."""
         return {
-            "network": [list(part) for part in self.network],
-            "design": asdict(self.base),
+            "network": self.network.lines,
+            "as_format": self.as_format,
+            "design": {**asdict(self.base), "formats": dict(self.base.formats)},
             "axes": [[list(one.fields), list(one.values)] for one in self.axes],
             "method": self.method,
             "number": None if self.method == GRID else self.number,
@@ -266,23 +250,24 @@ class Sweep:
 # Evaluation ---------------------------------------------------------------------------------------------------------
 
 
-def evaluate(network: Network, design: Hardware) -> dict[str, float]:
-    """Every objective of a design. Raises QuatrefoilError where it cannot run the network."""
-    reports = [(asic_sim.simulate(problem, design), times) for problem, times in _parsed(network)]
-    return {name: objective.of(design, reports) for name, objective in OBJECTIVES.items()}
+def evaluate(network: Workload, design: Hardware, as_format: str | None = None) -> dict[str, float]:
+    """Every objective of a design; what no design can time takes nothing. Raises QuatrefoilError where it cannot run the
+    network."""
+    report = cost(network, design, HOST, as_format)
+    refused = [layer for layer, each in zip(report.layers, network.operations) if layer.why and not each.why]
+    if refused:
+        raise QuatrefoilError(f"asic: {refused[0].op}: {refused[0].why}")
+    return {name: objective.of(report) for name, objective in OBJECTIVES.items()}
 
 
-@lru_cache(maxsize=4)
-def _parsed(network: Network) -> list[tuple[Problem, int]]:
-    return [(ops.parse(text), times) for text, times in network]
-
-
-def outcomes(network: Network, base: Hardware, designs: Sequence[Mapping[str, Value]]) -> list[Outcome]:
+def outcomes(
+    network: Workload, base: Hardware, designs: Sequence[Mapping[str, Value]], as_format: str | None
+) -> list[Outcome]:
     """A task of a worker."""
     found = []
     for values in designs:
         try:
-            found.append(Outcome(values, evaluate(network, replace(base, **values))))  # type: ignore[arg-type]
+            found.append(Outcome(values, evaluate(network, replace(base, **values), as_format)))  # type: ignore[arg-type]
         except QuatrefoilError as error:
             found.append(Outcome(values, None, str(error)))
     return found
@@ -349,7 +334,10 @@ def _evaluated(
 ) -> Iterator[list[Outcome] | BaseException]:
     workers = os.cpu_count() or 1
     size = max(1, min(AT_ONCE, len(designs) // (4 * workers)))
-    calls = [(asked.network, asked.base, designs[begin : begin + size]) for begin in range(0, len(designs), size)]
+    calls = [
+        (asked.network, asked.base, designs[begin : begin + size], asked.as_format)
+        for begin in range(0, len(designs), size)
+    ]
     if client is None:
         yield from (outcomes(*call) for call in calls)
     else:

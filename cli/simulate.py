@@ -32,6 +32,10 @@ Unsupported = Annotated[
     str,
     typer.Option("--unsupported", help="Operators that the simulator does not know: error, or host to list them."),
 ]
+Format = Annotated[
+    str,
+    typer.Option("--format", metavar="NAME", help="Time floats as if quantised to this format of the design: int8, …"),
+]
 Trace = Annotated[
     Path | None,
     typer.Option("--trace", metavar="JSON", help="Write what each part of the chip does when, for ui.perfetto.dev."),
@@ -63,6 +67,7 @@ def command(
     design: Design = "",
     check: Check = False,
     unsupported: Unsupported = "error",
+    as_format: Format = "",
     seed: Seed = 0,
     trace: Trace = None,
     html: Html = None,
@@ -79,24 +84,26 @@ def command(
     if scalesim is not None or topology is not None or output is not None:
         if scalesim is None or topology is None:
             raise QuatrefoilError("--scalesim, --topology and --output belong together; give the first two at least")
-        if target or design or any(file is not None for file in (trace, html, vcd)):
+        if target or design or as_format or any(file is not None for file in (trace, html, vcd)):
             raise QuatrefoilError(
-                "--scalesim has its own layers, its own array and its own reports: leave the problem, --design, --trace, "
-                "--html and --vcd out"
+                "--scalesim has its own layers, its own array and its own reports: leave the problem, --design, --format, "
+                "--trace, --html and --vcd out"
             )
         _scalesim(scalesim, topology, output, as_json)
         return
+    if check and as_format:
+        raise QuatrefoilError("--format times a model, it does not compute it: leave --check out")
     if not target:
         raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
     from quatrefoil.asic_sim import waves
-    from quatrefoil.bench.chip_report import waits_for, write_html
+    from quatrefoil.bench.chip_report import as_quantised, waits_for, write_html
     from quatrefoil.bench.page import write_text
     from quatrefoil.bench.trace import chip_document
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
 
     with asic_sim.use_design(design) if design else asic_sim.use_design(asic_sim.current()) as chip:
-        report = simulate(target, unsupported=unsupported)
+        report = simulate(target, unsupported=unsupported, as_format=as_format or None)
         layers: tuple[Layer, ...]
         if isinstance(report, ModelReport):
             if vcd is not None:
@@ -117,10 +124,12 @@ def command(
         stderr().print(f"report written to {html}")
     wrong = [name for name, (_, places) in errors.items() if places]
     if as_json:
-        say_json(_document(chip, report, layers, errors))
+        say_json(_document(chip, report, layers, errors, as_format or None))
     else:
         console = stdout()
         console.print(f"design {chip}, simulated")
+        if said := as_quantised(report):
+            console.print(said)
         columns = ("cycles", "us", "array in use", "waits", "DRAM KiB", "energy uJ", *(["error"] if check else []))
         shown = table("", "layer", *columns, "mostly waits for", right=columns)
         for layer in layers:
@@ -158,7 +167,9 @@ def _uj(picojoules: float) -> str:
     return figure(picojoules * 1e-6)
 
 
-def _document(chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[float | None, int]]) -> dict[str, Any]:
+def _document(
+    chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[float | None, int]], as_format: str | None
+) -> dict[str, Any]:
     def described(one: Any) -> dict[str, Any]:
         return {
             "cycles": one.cycles,
@@ -166,6 +177,7 @@ def _document(chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[fl
             "macs": one.macs,
             "utilisation": one.utilisation,
             "dram_bytes": one.dram_bytes,
+            "formats": list(one.formats),
             "energy_pj": {name: [band.low, band.high] for name, band in one.energy.items()},
             "counters": dict(one.counters),
         }
@@ -183,7 +195,8 @@ def _document(chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[fl
     return {
         "design": str(chip),
         "simulated": True,
-        "hardware": asdict(chip),
+        "hardware": {**asdict(chip), "formats": dict(chip.formats)},
+        "as_format": as_format,
         "layers": rows,
         "area_mm2": report.area_mm2,
         **described(report),

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from quatrefoil.bench.sweep import OBJECTIVES, Network, Outcome, Sweep
+from quatrefoil.bench.sweep import OBJECTIVES, Outcome, Sweep
 from quatrefoil.cli.arguments import AsJson, Seed, listed
 from quatrefoil.cli.explain import Target, is_model
 from quatrefoil.cli.output import FAILED, say_json, stderr, stdout, table
 from quatrefoil.cli.progress import steps
-from quatrefoil.cli.simulate import Design
+from quatrefoil.cli.simulate import Design, Format
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.simulation import Workload
 
 HERE = "none"
 MOST_ROWS, MOST_REASONS, MOST_STEPS, STEP = 40, 5, 20, 100
@@ -53,6 +54,7 @@ def command(
     scheduler: Scheduler = "local",
     keep: Keep = None,
     html: Html = None,
+    as_format: Format = "",
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +74,11 @@ def command(
         random or optuna or 0,
         seed,
         tuple(listed(objectives)),
+        as_format or None,
     )
+    if asked.network.unknown:
+        names = ", ".join(dict.fromkeys(each.op for each in asked.network.unknown))
+        stderr().print(f"no cost is known for these, they take nothing: {names}", markup=False)
     keep = keep or Path("reports", f"sweep-{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl")
     parts, begun, known = min(MOST_STEPS, 1 + asked.count // STEP), 0, 0
     try:
@@ -99,6 +105,7 @@ def command(
             {
                 "sweep": asked.digest,
                 **asked.as_dict(),
+                "no_cost_known": [each.op for each in asked.network.unknown],
                 "objectives": asked.objectives,
                 "designs": len(found),
                 "front": [{**outcome.values, **(outcome.figures or {})} for outcome in best],
@@ -116,12 +123,12 @@ def command(
         raise typer.Exit(FAILED)
 
 
-def _network(target: str, seed: int) -> Network:
+def _network(target: str, seed: int) -> Workload:
     from quatrefoil import ops
     from quatrefoil.bench.sweep import network_of
 
     if not is_model(target):
-        return ((ops.parse(target).text, 1),)
+        return network_of(ops.parse(target))
     from quatrefoil.cli.inputs import gather
     from quatrefoil.models import load
 

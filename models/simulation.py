@@ -1,14 +1,15 @@
 """``simulate``: a problem or a whole model on a design of the ASIC simulator, layer by layer.
 
 Cycles, traffic and energy follow from types alone, so a model is timed without being computed; given inputs, it is
-also run, and its outputs are the simulator's own numbers.
+also run, and its outputs are the simulator's own numbers. A ``Workload`` is what a model asks of any design: its
+operations with their types, and which of them reads what another one makes.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,21 +17,136 @@ import numpy as np
 
 from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import elementwise, energy
-from quatrefoil.asic_sim.simulation import COUNTERS, Counted, SimulationReport, count
+from quatrefoil.asic_sim.backend import simulate_as
+from quatrefoil.asic_sim.keeping import ALONE, Kept, Use, plan
+from quatrefoil.asic_sim.simulation import COUNTERS, FLOATS, Counted, FormatError, Setting, SimulationReport, count
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.model import Model, load
 from quatrefoil.models.scheduling import Placement
-from quatrefoil.problem import Problem
+from quatrefoil.problem import Problem, Tensor
 
 ERROR, HOST = "error", "host"
+NOTHING_MOVES = "nothing moves"
+ON_HOST = "host's numbers, the vector unit's or the array's time"
+
+Types = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One node of a model, as far as its cost on any design depends on it.
+
+    kernel           what computes it: a kernel of the simulator, or the host, whose work is timed as the vector unit's or,
+                     for dense layers, the array's
+    problem          of an operator of the house; else ``kind`` is ONNX's name of it
+    inputs, outputs  types, None for what is absent
+    reads, makes     the values' names, in the order of the types; "" for what is absent
+    why              the reason where no design can time it
+    """
+
+    name: str
+    op: str
+    kernel: str
+    kind: str
+    problem: Problem | None
+    inputs: Types
+    outputs: Types
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is timed."""
+        if self.problem is not None:
+            return self.problem.text
+        return f"{self.kind} {','.join(str(tensor) for tensor in self.inputs if tensor is not None)}"
+
+    def setting(self, as_format: str | None, kept: Kept = ALONE) -> Setting:
+        """On what terms it is timed."""
+        if self.problem is not None:
+            return Setting.of(self.problem.dtype, as_format, kept)
+        types = [tensor.dtype for tensor in (*self.inputs, *self.outputs) if tensor is not None]
+        floats = [dtype for dtype in types if dtype in FLOATS] if as_format else []
+        return Setting.of((floats or types)[0], as_format, kept)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it takes any time."""
+        return not self.why and (self.problem is not None or self.kind not in elementwise.FREE)
+
+    def from_memory(self, position: int) -> bool:
+        """Whether this input can come from the activation memory. What rests in the array, or streams in as its
+        weights do, comes from DRAM."""
+        if position == 0:
+            return True
+        if self.problem is None:
+            return self.kind not in elementwise.DENSE
+        residual = self.problem.op in ("conv", "conv_transpose") and position == ops.conv.RESIDUAL
+        return residual or self.problem.op in ops.FAMILIES["pool"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a design: operations in the order of a run.
+
+    results   names of the values that somebody asks for at the end: they go to DRAM
+    nested    some operations run inside others (If, Loop, Scan): then nothing stays on the chip, as a name may stand for
+              several values
+    """
+
+    operations: tuple[Operation, ...]
+    results: frozenset[str] = frozenset()
+    nested: bool = False
+
+    @property
+    def unknown(self) -> tuple[Operation, ...]:
+        """Those that no design can time."""
+        return tuple(operation for operation in self.operations if operation.why)
+
+    @property
+    def lines(self) -> list[str]:
+        """What distinguishes it from others, in plain text: a line an operation."""
+        return [
+            f"{','.join(each.makes)} = {each.text} of {','.join(each.reads)}{' on the host' if each.why else ''}"
+            for each in self.operations
+        ]
+
+
+def workload(target: Problem | Model, inputs: Mapping[str, Any] | Any | None = None) -> Workload:
+    """inputs: of a model, as for ``Model.explain``."""
+    if isinstance(target, Problem):
+        return Workload((Operation("", target.op, "", target.op, target, target.inputs, target.outputs),))
+    placements = list(target.explain(inputs, backend="asic"))
+    return Workload(
+        tuple(_operation(placement) for placement in placements),
+        frozenset(value.name for value in target.outputs),
+        any(placement.node.bodies for placement in placements),
+    )
+
+
+def _operation(placement: Placement) -> Operation:
+    node, selection = placement.node, placement.selection
+    names = {"reads": node.inputs, "makes": node.outputs}
+    if selection is not None:
+        problem = selection.problem
+        kernel, why = (selection.chosen.id, "") if selection.runnable else ("", placement.why)
+        return Operation(
+            node.name, node.title, kernel, node.kind, problem, problem.inputs, problem.outputs, why=why, **names
+        )
+    timed = elementwise.known(node.kind, placement.inputs, placement.outputs)
+    kernel = "host" if not timed else NOTHING_MOVES if node.kind in elementwise.FREE else ON_HOST
+    why = "" if timed else "no cost is known for it"
+    return Operation(
+        node.name, node.title, kernel, node.kind, None, placement.inputs, placement.outputs, why=why, **names
+    )
 
 
 @dataclass(frozen=True)
 class Layer:
     """One node of a model.
 
-    kernel    what computes it: a kernel of the simulator, or the host, whose work is timed as the vector unit's or, for
-              dense layers, the array's
+    kernel    what computes it, as in ``Operation``
     report    its cost; None where nothing moves (a reshape), or where it is left to the host, and then ``why`` says so
     """
 
@@ -45,21 +161,33 @@ class Layer:
 class ModelReport(Counted):
     """What a model costs on a design: the sums over its layers, which run one after the other.
 
+    as_format  what floats were taken for, as if they had been quantised; None: they are what they are
     outputs    by name, as the simulator computed them; None without inputs
     """
 
     design: asic_sim.Hardware
     layers: tuple[Layer, ...]
-    integers: bool
     counters: Mapping[str, int]
+    as_format: str | None = None
     outputs: Mapping[str, np.ndarray] | None = field(default=None, compare=False)
 
+    @property
+    def reports(self) -> list[SimulationReport]:
+        """Of the layers that have a cost."""
+        return [layer.report for layer in self.layers if layer.report is not None]
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Those that the array multiplies; where it has nothing to do, those of the vector unit's work."""
+        multiplied = dict.fromkeys(name for report in self.reports if report.macs for name in report.formats)
+        anything = dict.fromkeys(name for report in self.reports for name in report.formats)
+        return tuple(multiplied or anything or ("int8",))
+
     @cached_property
-    def energy(self) -> dict[str, energy.Band]:
-        """Picojoules by component, each from low to high."""
+    def energy(self) -> Mapping[str, energy.Band]:
         totals: dict[str, energy.Band] = {}
-        for layer in self.layers:
-            for name, band in (layer.report.energy if layer.report is not None else {}).items():
+        for report in self.reports:
+            for name, band in report.energy.items():
                 totals[name] = totals.get(name, energy.NOTHING) + band
         return totals
 
@@ -69,13 +197,16 @@ def simulate(
     design: str | os.PathLike[str] | asic_sim.Hardware | None = None,
     inputs: Mapping[str, Any] | Any | None = None,
     unsupported: str = ERROR,
+    as_format: str | None = None,
 ) -> SimulationReport | ModelReport:
     """What a problem or a model costs on a design of the ASIC simulator.
 
     target: a ``Problem`` or its text form; or a model: a ``Model``, or what ``load`` takes. design: a name, a path or a
     ``Hardware``; by default the one in use. inputs: of a model, as for ``Model.run``: then it is run on the simulator
     and ``outputs`` holds its numbers; left out, it is timed for zeros of its declared shapes. unsupported: what to do
-    with operators that the simulator does not know: "error", or "host" to list them without a cost.
+    with operators that the simulator does not know, or whose operands the design does not multiply: "error", or "host" to
+    list them without a cost. as_format: time floats as if they had been quantised to this format of the design ("int8");
+    their numbers are not computed.
 
     Raises QuatrefoilError, naming the operators, for what cannot be simulated.
     """
@@ -87,36 +218,67 @@ def simulate(
         if isinstance(target, Problem):
             if inputs is not None:
                 raise QuatrefoilError("simulate: inputs go with a model; a problem is timed by its types alone")
-            return asic_sim.simulate(target, chip)
+            return asic_sim.simulate(target, chip, as_format)
+        if as_format is not None and inputs is not None:
+            raise QuatrefoilError("simulate: as_format times a model; it does not compute it: leave inputs out")
         model = target if isinstance(target, Model) else load(target)
-        layers = tuple(_layer(placement, chip) for placement in model.explain(inputs, backend="asic"))
-        unknown = [layer for layer in layers if layer.why]
-        if unknown and unsupported == ERROR:
-            names = ", ".join(dict.fromkeys(f"{layer.op} ({layer.why})" for layer in unknown))
-            raise QuatrefoilError(
-                f"asic: the simulator cannot time {names}; with unsupported={HOST!r} they are listed without a cost"
-            )
-        outputs = None if inputs is None else model.run(inputs, backend="asic")
-        reports = [layer.report for layer in layers if layer.report is not None]
-        counters = {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
-        integers = all(report.integers for report in reports)
-        return ModelReport(chip, layers, integers, counters, outputs)
+        report = cost(workload(model, inputs), chip, unsupported, as_format)
+        return report if inputs is None else replace(report, outputs=model.run(inputs, backend="asic"))
 
 
-def _layer(placement: Placement, chip: asic_sim.Hardware) -> Layer:
-    node = placement.node
-    if placement.selection is not None:
-        if not placement.selection.runnable:
-            return Layer(node.name, node.title, "", None, placement.why)
-        report = asic_sim.simulate(placement.selection.problem, chip)
-        return Layer(node.name, node.title, placement.selection.chosen.id, report)
-    known = [tensor for tensor in (*placement.inputs, *placement.outputs) if tensor is not None]
-    parts = elementwise.lower(node.kind, placement.inputs, placement.outputs, chip)
-    if parts is None:
-        return Layer(node.name, node.title, "host", None, "no cost is known for it")
-    if not parts:
-        return Layer(node.name, node.title, "nothing moves", None)
-    text = f"{node.kind} {','.join(str(tensor) for tensor in placement.inputs if tensor is not None)}"
-    integers = known[0].dtype in ("int8", "uint8")
-    report = SimulationReport(text, chip, integers, count(parts, chip, text), parts)
-    return Layer(node.name, node.title, "host's numbers, the vector unit's or the array's time", report)
+def cost(
+    asked: Workload, chip: asic_sim.Hardware, unsupported: str = ERROR, as_format: str | None = None
+) -> ModelReport:
+    """What a workload costs on a design; the arguments as of ``simulate``."""
+    kept = _kept(asked, chip, as_format)
+    layers = tuple(_layer(*each, chip, as_format) for each in zip(asked.operations, kept, strict=True))
+    unknown = [layer for layer in layers if layer.why]
+    if unknown and unsupported == ERROR:
+        names = ", ".join(dict.fromkeys(f"{layer.op} ({layer.why})" for layer in unknown))
+        raise QuatrefoilError(
+            f"asic: the simulator cannot time {names}; with unsupported={HOST!r} they are listed without a cost"
+        )
+    reports = [layer.report for layer in layers if layer.report is not None]
+    counters = {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
+    return ModelReport(chip, layers, counters, as_format)
+
+
+def _layer(operation: Operation, kept: Kept, chip: asic_sim.Hardware, as_format: str | None) -> Layer:
+    if not operation.moves:
+        return Layer(operation.name, operation.op, operation.kernel, None, operation.why)
+    try:
+        report = _report(operation, kept, chip, as_format)
+    except FormatError as error:
+        return Layer(operation.name, operation.op, "host", None, str(error))
+    return Layer(operation.name, operation.op, operation.kernel, report)
+
+
+def _report(operation: Operation, kept: Kept, chip: asic_sim.Hardware, as_format: str | None) -> SimulationReport:
+    setting = operation.setting(as_format, kept)
+    if operation.problem is not None:
+        return simulate_as(operation.problem, chip, setting)
+    parts = elementwise.lower(operation.kind, operation.inputs, operation.outputs, chip, setting)
+    counters = count(parts, chip, operation.text, kept.taken)
+    return SimulationReport(operation.text, chip, setting, counters, parts)
+
+
+def _kept(asked: Workload, chip: asic_sim.Hardware, as_format: str | None) -> Sequence[Kept]:
+    """What stays on the chip before and after each operation."""
+    if not chip.activations_stay or asked.nested:
+        return [ALONE] * len(asked.operations)
+    return plan(
+        [_use(operation, as_format) for operation in asked.operations], asked.results, chip.room_for_activations
+    )
+
+
+def _use(operation: Operation, as_format: str | None) -> Use:
+    if not operation.why and operation.kind in elementwise.SAME:
+        return Use(same=(operation.reads[0], operation.makes[0]))
+    if not operation.moves:
+        return Use(reads=tuple((name, False) for name in operation.reads))
+    setting = operation.setting(as_format)
+    made: Iterable[tuple[str, Tensor | None]] = zip(operation.makes, operation.outputs)
+    return Use(
+        reads=tuple((name, operation.from_memory(place)) for place, name in enumerate(operation.reads)),
+        makes=tuple((name, setting.size(tensor) if tensor is not None else 0) for name, tensor in made),
+    )

@@ -12,9 +12,8 @@ from quatrefoil.asic_sim import hardware
 
 EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
 KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
-WHOLE = [
-    key for key in KEYS if key not in ("name", "clock_mhz", "technology_nm", "whole_weight_tiles", *hardware.CHOICES)
-]
+OTHERS = ("name", "clock_mhz", "technology_nm", "whole_weight_tiles", "activations_stay", "formats", *hardware.CHOICES)
+WHOLE = [key for key in KEYS if key not in OTHERS]
 
 
 def with_line(key: str, text: str | None) -> str:
@@ -67,6 +66,25 @@ def test_a_choice_that_is_none(key: str, value: str) -> None:
 def test_a_switch_that_is_none(value: str) -> None:
     with pytest.raises(asic_sim.DesignError, match=r"whole_weight_tiles is .*; write true or false"):
         hardware.parse(with_line("whole_weight_tiles", value), "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"int8"', "formats is 'int8'; give a table of formats"),
+        ("{}", "formats is .*; give a table of formats"),
+        ("{ int8 = 0 }", "formats is int8 = 0; cycles lie in 1 to 16"),
+        ("{ int8 = true }", "formats is int8 = True; cycles lie in 1 to 16"),
+        ("{ int1 = 1 }", "formats: there is no number format 'int1'; such are int8, int16"),
+        ("{ int8xint8 = 1 }", "there is no number format 'int8xint8'"),
+        ("{ float8 = 1 }", "there is no number format 'float8'"),
+        ('{ "fixed<8,9>" = 1 }', "there is no number format"),
+        ('{ "fixed<16,6>+<8,4>" = 1 }', "there is no number format"),
+    ],
+)
+def test_formats_that_are_none(text: str, said: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=said):
+        hardware.parse(with_line("formats", text), "here")
 
 
 @pytest.mark.parametrize("value", [4.9, 181, float("nan")])
@@ -141,6 +159,8 @@ def test_every_figure_is_in_the_digest() -> None:
         digests.add(dataclasses.replace(edge, **{key: choices[-1]}).digest)
     digests.add(dataclasses.replace(edge, clock_mhz=401.0).digest)
     digests.add(dataclasses.replace(edge, whole_weight_tiles=True).digest)
+    digests.add(dataclasses.replace(edge, activations_stay=True).digest)
+    digests.add(dataclasses.replace(edge, formats={"int8": 2, "float32": 1}).digest)
     digests.add(dataclasses.replace(edge, technology_nm=7.0).digest)
     digests.add(dataclasses.replace(edge, name="other").digest)
     assert len(digests) == len(KEYS) + 1

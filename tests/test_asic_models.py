@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
 from quatrefoil import asic_sim, ops
-from quatrefoil.asic_sim import energy
+from quatrefoil.asic_sim import energy, formats
+from quatrefoil.asic_sim.keeping import Use, plan
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import gallery
 from quatrefoil.models.simulation import ModelReport
@@ -97,7 +99,7 @@ def test_energy_by_hand() -> None:
     design = dataclasses.replace(asic_sim.load("edge"), technology_nm=45.0, activation_sram_kib=32, weight_sram_kib=8)
     counters = dict.fromkeys(qf.simulate(CONV, design).counters, 0)
     counters |= {"macs": 1000, "weight_bytes": 80, "weight_reads": 160, "activation_reads": 16, "output_bytes": 8}
-    found = energy.energy(design, True, counters)
+    found = energy.energy(design, "int8", counters)
     assert (found["array"].low, found["array"].high) == pytest.approx((300, 600))
     assert found["weight memory"].low == pytest.approx(240 * 10 / 8)
     assert found["activation memory"].low == pytest.approx(16 * 20 / 8)
@@ -134,6 +136,183 @@ def test_lstm_on_hardware_neurons() -> None:
     assert report.utilisation <= 1
     assert report.counters["busy"] >= report.macs / 64
     assert report.counters["stall_steps"] > 0
+
+
+MATRIX = "conv float32[1x64x8x8],float32[48x64x1x1]"
+
+
+def test_half_the_speed_and_twice_the_bytes() -> None:
+    """An operand of 16 bits enters in two parts; weights stay bytes. Results are rounded to the activations' width."""
+    design = dataclasses.replace(asic_sim.load("edge"), formats={"int8": 1, "int16xint8": 2, "int16": 4, "float32": 1})
+    byte, mixed, wide, single = (qf.simulate(MATRIX, design, as_format=name) for name, _ in design.formats)
+    assert byte.counters["busy"] * 2 == mixed.counters["busy"]
+    assert byte.counters["busy"] * 4 == wide.counters["busy"]
+    assert [each.counters["weight_bytes"] for each in (byte, mixed, wide)] == [48 * 64, 48 * 64, 2 * 48 * 64]
+    assert mixed.counters["activation_bytes"] == wide.counters["activation_bytes"] == 2 * 64 * 64
+    assert [each.counters["output_bytes"] for each in (byte, mixed, single)] == [64 * 48, 2 * 64 * 48, 4 * 64 * 48]
+    assert byte.counters["lane_operations"] == 3 * single.counters["lane_operations"]
+    assert byte.energy["array"].low < mixed.energy["array"].low < wide.energy["array"].low
+    assert single == qf.simulate(MATRIX, design)
+    assert (byte.formats, mixed.formats) == (("int8",), ("int16xint8",))
+
+
+def test_a_format_that_the_design_lacks_is_refused_by_name() -> None:
+    said = r"the array of tpu_like multiplies int8, int16xint8, int8xint16, int16, not float32 \(as_format='int8' times"
+    with pytest.raises(QuatrefoilError, match=f"asic: conv: {said}"):
+        qf.simulate(MATRIX, "tpu_like")
+    model = single_node("MatMul", [("a", [32, 64]), ("b", [64, 48])], [32, 48])
+    with pytest.raises(QuatrefoilError, match=rf"cannot time MatMul \({said}"):
+        qf.simulate(model, "tpu_like")
+    report = qf.simulate(model, "tpu_like", unsupported="host")
+    assert isinstance(report, ModelReport)
+    assert [layer.report for layer in report.layers] == [None]
+    with pytest.raises(QuatrefoilError, match="the array of edge multiplies int8, float32, not int16"):
+        qf.simulate(MATRIX, "edge", as_format="int16")
+    with pytest.raises(QuatrefoilError, match="there is no number format 'int1'"):
+        qf.simulate(MATRIX, "edge", as_format="int1")
+    # bytes are bytes, whatever floats are taken for
+    with pytest.raises(QuatrefoilError, match=r"conv_integer: the array of eyeriss_like multiplies int16, .* not int8"):
+        qf.simulate(CONV, "eyeriss_like", as_format="int16")
+    with pytest.raises(QuatrefoilError, match="as_format times a model; it does not compute it"):
+        qf.simulate(model, "edge", {"a": np.zeros((32, 64)), "b": np.zeros((64, 48))}, as_format="int8")
+
+
+@pytest.mark.parametrize("name", gallery.NAMES)
+@pytest.mark.parametrize("as_format", ["int8", "int16", "bfloat16", "fixed<18,8>+<48,20>"])
+def test_a_model_as_if_it_were_quantised(name: str, as_format: str) -> None:
+    """Its bytes are those of the format, everything but the products' pace is the same."""
+    design = dataclasses.replace(asic_sim.load("edge"), formats={as_format: 1, "float32": 1})
+    cast, whole = (qf.simulate(gallery.path(name), design, as_format=each) for each in (as_format, None))
+    assert cast.macs == whole.macs
+    assert cast.formats == (as_format,)
+    width = {"int8": 1, "int16": 2, "bfloat16": 2, "fixed<18,8>+<48,20>": 3}[as_format]
+    for counter in ("weight_bytes", "activation_bytes"):
+        assert cast.counters[counter] == pytest.approx(width / 4 * whole.counters[counter], rel=0.2)
+    assert cast.energy["array"].middle < whole.energy["array"].middle
+
+
+def test_energy_and_area_of_other_widths() -> None:
+    """On the power law through 8 and 32 bits; where operands enter in two parts, half a multiplier."""
+    assert energy.multiply_pj(formats.parse("int8"), 45) == pytest.approx(0.2)
+    assert energy.multiply_pj(formats.parse("int32"), 45) == pytest.approx(3.1)
+    assert energy.multiply_pj(formats.parse("int16"), 45) == pytest.approx((0.2 * 3.1) ** 0.5)
+    assert energy.multiply_pj(formats.parse("int32xint8"), 45) == pytest.approx((0.2 * 3.1) ** 0.5)
+    assert energy.add_pj(formats.parse("int16"), 45) == pytest.approx(0.1)
+    assert energy.add_pj(formats.parse("fixed<8,3>"), 7) == pytest.approx(0.03)
+    assert energy.element_um2(formats.parse("int16"), 2) == pytest.approx((282 * 3495) ** 0.5 / 2 + 137)
+    design = dataclasses.replace(asic_sim.load("tpu_like"), technology_nm=45.0)
+    both = energy.area_mm2(design, ("int8", "int16"))["array"].low
+    assert both == pytest.approx(256 * 256 * max(282 + 137, (282 * 3495) ** 0.5 / 4 + 137) * 1e-6)
+
+
+def chain(kinds: list[str], shape: list[int], residual: bool = False) -> bytes:
+    """Unary operators in a row, and the first one's result added at the end."""
+    nodes = [helper.make_node(kind, [f"v{place}"], [f"v{place + 1}"]) for place, kind in enumerate(kinds)]
+    last = f"v{len(kinds)}"
+    if residual:
+        nodes.append(helper.make_node("Add", ["v1", last], ["sum"]))
+        last = "sum"
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("v0", last)]
+    graph = helper.make_graph(nodes, "chain", values[:1], values[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+STAYS = dataclasses.replace(asic_sim.load("edge"), activation_sram_kib=64, activations_stay=True)
+PARTED = ["Transpose", "Transpose", "Transpose"]  # no pass makes one step of them
+
+
+def layers_traffic(model: bytes, design: asic_sim.Hardware) -> list[tuple[int, int, int, int]]:
+    """Bytes from DRAM, to DRAM, read and written in the activation memory, by layer."""
+    report = qf.simulate(model, design)
+    assert isinstance(report, ModelReport)
+    names = ("activation_bytes", "output_bytes", "activation_reads", "activation_writes")
+    return [tuple(each.counters[name] for name in names) for each in report.reports]  # type: ignore[misc]
+
+
+def test_results_stay_on_the_chip_where_they_fit() -> None:
+    """16 KiB each: the first input and the last result alone cross the port. Two of them take all of the half that they
+    may take; 4 bytes more, and nothing stays."""
+    size = 64 * 64 * 4
+    assert layers_traffic(chain(PARTED, [64, 64]), STAYS) == [
+        (size, 0, size, size), (0, 0, size, size), (0, size, size, 0)
+    ]  # fmt: skip
+    more = 4 * 4097
+    assert layers_traffic(chain(PARTED, [1, 4097]), STAYS)[1] in ((more, 0, more, more), (0, more, more, 0))
+    away = dataclasses.replace(STAYS, activations_stay=False)
+    assert layers_traffic(chain(PARTED, [64, 64]), away) == [(size, size, size, 0)] * 3
+    kept, fetched = (qf.simulate(chain(PARTED, [64, 64]), design) for design in (STAYS, away))
+    assert kept.dram_bytes == 2 * size
+    assert kept.cycles < fetched.cycles
+
+
+def test_a_short_cut_stays_as_long_as_there_is_room() -> None:
+    """v1 is read by the next operator and, at the end, by the sum. With room for three at once it stays up to there; with
+    room for two it is written, and read by the sum from DRAM."""
+    model, size = chain(PARTED, [32, 64], residual=True), 32 * 64 * 4
+    roomy = dataclasses.replace(STAYS, activation_sram_kib=48)
+    assert layers_traffic(model, roomy) == [
+        (size, 0, size, size), (0, 0, size, size), (0, 0, size, size), (0, size, 2 * size, 0)
+    ]  # fmt: skip
+    narrow = dataclasses.replace(STAYS, activation_sram_kib=32)
+    assert layers_traffic(model, narrow) == [
+        (size, size, size, size), (0, 0, size, size), (0, 0, size, size), (size, size, 2 * size, 0)
+    ]  # fmt: skip
+
+
+def test_a_convolution_takes_what_stays_and_leaves_what_is_asked_for() -> None:
+    """Two convolutions with a residual: only x, the weights, and the result cross the port."""
+    w = np.zeros((8, 8, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "w"], ["b"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 16, 16]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "two", values[:1], values[1:], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    report = qf.simulate(model, STAYS)
+    assert isinstance(report, ModelReport)
+    size = 8 * 16 * 16 * 4
+    assert [layer.op for layer in report.layers] == ["Conv", "Conv+Add"]
+    first, second = report.reports
+    assert first.counters["activation_bytes"] >= size  # blocks overlap
+    assert (first.counters["output_bytes"], first.counters["activation_writes"]) == (0, size)
+    assert second.counters["activation_bytes"] == 0
+    assert (second.counters["output_bytes"], second.counters["activation_writes"]) == (size, 0)
+    assert report.counters["weight_bytes"] == 2 * w.nbytes
+    as_bytes = qf.simulate(model, STAYS, as_format="int8")
+    assert (as_bytes.counters["output_bytes"], as_bytes.counters["activation_writes"]) == (size / 4, size / 4)
+
+
+def test_what_stays_is_planned_shortest_first_and_never_beyond_the_room() -> None:
+    """Random graphs: what is there fits, is made before it is read, and what is never written is never missed."""
+    rng = random.Random(11)
+    stayed = 0
+    for _ in range(300):
+        count, room = rng.randint(2, 12), rng.randint(1, 40)
+        uses = []
+        for number in range(count):
+            reads = [(f"v{rng.randrange(number)}", rng.random() < 0.8) for _ in range(rng.randint(0, 2)) if number]
+            uses.append(Use(tuple(reads), ((f"v{number}", rng.randint(1, 20)),)))
+        results = frozenset([f"v{count - 1}"])
+        kept = plan(uses, results, room)
+        alive = [0] * count
+        for maker, (use, mine) in enumerate(zip(uses, kept)):
+            [(name, size)] = use.makes
+            readers = [n for n, each in enumerate(uses) if any(read == name for read, _ in each.reads)]
+            takers = [n for n in readers if any(uses[n].reads[place][0] == name for place in kept[n].here)]
+            stayed += bool(takers)
+            assert bool(mine.stay) == bool(takers)
+            if takers:
+                for n in range(maker, max(takers) + 1):
+                    alive[n] += size
+            if mine.unwritten:
+                assert takers == readers
+                assert name not in results
+                assert all(fits for n in readers for read, fits in uses[n].reads if read == name)
+        assert [each.taken for each in kept] == alive
+        assert max(alive) <= room
+    assert stayed > 100
 
 
 @pytest.mark.parametrize("dataflow", ["weight", "output", "input"])

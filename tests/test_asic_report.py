@@ -160,3 +160,21 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(["simulate", CONV, "--html", str(path)]) == 0
     assert "report written to" in capsys.readouterr().err
     assert f"SIMULATED: {CONV}" in path.read_text("utf-8")
+
+
+def test_floats_that_are_timed_as_if_quantised_are_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "chip.html"
+    arguments = ["simulate", str(gallery.path("digits_cnn")), "--design", "tpu_like", "--format", "int8"]
+    assert run([*arguments, "--html", str(page)]) == 0
+    said = "Floats are timed as if they had been quantised to int8"
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert said in page.read_text("utf-8")
+    assert "int16xint8 in 2 cycles" in page.read_text("utf-8")
+    assert run([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["as_format"], document["formats"]) == ("int8", ["int8"])
+    assert document["hardware"]["formats"]["int16"] == 4
+    assert run([*arguments, "--check"]) == 2
+    assert "it does not compute it: leave --check out" in " ".join(capsys.readouterr().err.split())

@@ -18,6 +18,8 @@ from quatrefoil.ops import rnn
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel, Run, collect_costs
 
+FORMATS = (("int8", 1), ("float32", 1))
+WIDE = dataclasses.replace(asic_sim.load("tpu_like"), name="wide", formats=FORMATS)
 ODD = dataclasses.replace(
     asic_sim.load("edge"), name="odd", array_rows=3, array_columns=5, accumulator_entries=14, activation_sram_kib=1
 )
@@ -47,7 +49,7 @@ CASES = {
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in CASES.items() for name in names])
 @pytest.mark.parametrize(
     "design",
-    [ODD, dataclasses.replace(ODD, name="odd_output", dataflow="output"), asic_sim.load("tpu_like")],
+    [ODD, dataclasses.replace(ODD, name="odd_output", dataflow="output"), WIDE],
     ids=lambda design: design.name,
 )
 def test_other_designs_give_the_oracles_numbers(op: str, name: str, design: asic_sim.Hardware) -> None:
@@ -98,9 +100,14 @@ def test_a_run_reports_its_cost_once() -> None:
     run = prepared(problem, arrays)
     with collect_costs() as costs:
         run(arrays)
-        with asic_sim.use_design("tpu_like"):
+        with asic_sim.use_design("gemmini_like"):
             run(arrays)
-    for cost, name in zip(costs, ("edge", "tpu_like"), strict=True):
+        with (
+            asic_sim.use_design("tpu_like"),
+            pytest.raises(QuatrefoilError, match=r"asic: lstm: the array of tpu_like multiplies int8, .*, not float32"),
+        ):
+            run(arrays)
+    for cost, name in zip(costs, ("edge", "gemmini_like"), strict=True):
         design, report = asic_sim.load(name), asic_sim.simulate(problem, name)
         assert cost.kernel == "lstm_systolic_tnc_f32_asic"
         assert cost.design == str(design)

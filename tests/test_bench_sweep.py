@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import quatrefoil as qf
 from quatrefoil import asic_sim, ops
 from quatrefoil.bench import sweep
 from quatrefoil.bench.sweep import Axis, Outcome, Sweep
@@ -22,10 +23,13 @@ from quatrefoil.cli.app import run
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import load
 from quatrefoil.models.gallery import path
+from quatrefoil.models.simulation import Workload
 
 EDGE = asic_sim.load("edge")
 CONV = "conv float32[1x8x20x20],float32[16x8x3x3] pads=1x1x1x1 strides=1x1 dilations=1x1 group=1"
-NETWORK = ((CONV, 2), ("average_pool float32[1x16x20x20] kernel_shape=2x2 strides=2x2", 1))
+POOL = "average_pool float32[1x16x20x20] kernel_shape=2x2 strides=2x2"
+TEXTS = (CONV, CONV, POOL)
+NETWORK = Workload(tuple(operation for text in TEXTS for operation in sweep.network_of(ops.parse(text)).operations))
 SQUARE = Axis(("array_rows", "array_columns"), (4, 8, 16))
 BANDWIDTH = Axis(("dram_bytes_per_cycle",), (1, 2, 4, 8))
 ASKED = Sweep(NETWORK, EDGE, (SQUARE, BANDWIDTH, Axis(("activation_sram_kib",), (0, 16, 64))))
@@ -95,9 +99,9 @@ def test_every_design_of_the_grid_once_with_the_simulators_figures() -> None:
             continue
         assert outcome.figures is not None
         design = replace(EDGE, **outcome.values)  # type: ignore[arg-type]
-        reports = [asic_sim.simulate(ops.parse(text), design) for text, _ in NETWORK]
-        assert outcome.figures["cycles"] == 2 * reports[0].cycles + reports[1].cycles
-        assert outcome.figures["dram_bytes"] == 2 * reports[0].dram_bytes + reports[1].dram_bytes
+        reports = [asic_sim.simulate(ops.parse(text), design) for text in TEXTS]
+        assert outcome.figures["cycles"] == sum(report.cycles for report in reports)
+        assert outcome.figures["dram_bytes"] == sum(report.dram_bytes for report in reports)
         assert outcome.figures["elements"] == design.array_rows * design.array_columns
 
 
@@ -144,9 +148,9 @@ def test_a_sweep_goes_on_where_it_was_ended(tmp_path: Path, monkeypatch: pytest.
         file.write('{"values": {"array_r')  # what a process leaves that is ended while it writes
     original, evaluated = sweep.outcomes, []
 
-    def watched(network: Any, base: Any, designs: Any) -> Any:
+    def watched(network: Any, base: Any, designs: Any, as_format: Any) -> Any:
         evaluated.extend(designs)
-        return original(network, base, designs)
+        return original(network, base, designs, as_format)
 
     monkeypatch.setattr(sweep, "outcomes", watched)
     found = sweep.run(ASKED, keep=keep)
@@ -225,10 +229,11 @@ def test_optuna_is_asked_for_by_name_where_it_is_missing(monkeypatch: pytest.Mon
 
 
 def test_a_models_network_is_what_the_simulator_runs_of_it() -> None:
+    """The whole model, as ``simulate`` counts it."""
     network = sweep.network_of(load(path("digits_cnn")))
-    assert sum(times for _, times in network) >= 3
-    assert {ops.parse(text).op for text, _ in network} >= {"conv", "max_pool"}
-    assert sweep.evaluate(network, EDGE)["cycles"] > 0
+    assert {"Conv+Relu", "MaxPool", "Gemm"} <= {each.op for each in network.operations}
+    whole = qf.simulate(path("digits_cnn"), EDGE)
+    assert sweep.evaluate(network, EDGE) == {name: each.of(whole) for name, each in sweep.OBJECTIVES.items()}
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ def test_use_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for arguments, said in (
         (config, "belong together"),
         (topology, "belong together"),
-        ((*config, *topology, "--design", "edge"), "leave the problem, --design, --trace"),
+        ((*config, *topology, "--design", "edge"), "leave the problem, --design, --format, --trace"),
         ((), "nothing to simulate"),
         (("--scalesim", "none.cfg", *topology), "none.cfg cannot be read"),
     ):

@@ -66,6 +66,7 @@ py::dict as_dict(const Counters& c) {
   d["activation_reads"] = c.activation_reads;
   d["accumulator_accesses"] = c.accumulator_accesses;
   d["lane_operations"] = c.lane_operations;
+  d["activation_writes"] = c.activation_writes;
   return d;
 }
 
@@ -297,22 +298,28 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init([](int64_t groups, int64_t channels, int64_t columns, const std::array<Axis, 4>& axes,
                        int64_t activation_bytes, int64_t weight_bytes, int64_t output_bytes, int64_t lane_cycles,
                        bool weights_kept, bool dependent, int64_t closing_elements, int64_t closing_lane_cycles,
-                       int64_t closing_bytes, int64_t opening_bytes) {
+                       int64_t closing_bytes, int64_t opening_bytes, int64_t operand_cycles, bool activations_here,
+                       int64_t kept_bytes, int64_t closing_kept_bytes) {
+             require(operand_cycles >= 1 && operand_cycles <= 16, "operand_cycles out of range");
              return Stage{groups,       channels,     columns,     axes,         activation_bytes,
                           weight_bytes, output_bytes, lane_cycles, weights_kept, dependent,
-                          closing_elements, closing_lane_cycles, closing_bytes, opening_bytes};
+                          closing_elements, closing_lane_cycles, closing_bytes, opening_bytes,
+                          operand_cycles, activations_here, kept_bytes, closing_kept_bytes};
            }),
            py::kw_only(), py::arg("groups") = 1, py::arg("channels"), py::arg("columns"), py::arg("axes"),
            py::arg("activation_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("output_bytes") = 4,
            py::arg("lane_cycles") = 1, py::arg("weights_kept") = false, py::arg("dependent") = false,
            py::arg("closing_elements") = 0, py::arg("closing_lane_cycles") = 0, py::arg("closing_bytes") = 0,
-           py::arg("opening_bytes") = 0);
+           py::arg("opening_bytes") = 0, py::arg("operand_cycles") = 1, py::arg("activations_here") = false,
+           py::arg("kept_bytes") = 0, py::arg("closing_kept_bytes") = 0);
 
   py::class_<VectorStage>(m, "VectorStage")
       .def(py::init([](const std::array<Axis, 4>& axes, int64_t input_bytes, int64_t output_bytes,
-                       int64_t lane_cycles) { return VectorStage{axes, input_bytes, output_bytes, lane_cycles}; }),
+                       int64_t lane_cycles, int64_t kept_input_bytes, int64_t kept_output_bytes) {
+             return VectorStage{axes, input_bytes, output_bytes, lane_cycles, kept_input_bytes, kept_output_bytes};
+           }),
            py::kw_only(), py::arg("axes"), py::arg("input_bytes") = 4, py::arg("output_bytes") = 4,
-           py::arg("lane_cycles") = 1);
+           py::arg("lane_cycles") = 1, py::arg("kept_input_bytes") = 0, py::arg("kept_output_bytes") = 0);
 
   py::class_<Sections>(m, "Sections").def(py::init([](const std::vector<std::vector<Stage>>& stages,
                                                       const std::vector<int64_t>& repeats) {
@@ -357,6 +364,21 @@ PYBIND11_MODULE(_native, m) {
       found = time_fastest(d, s);
     }
     return py::make_tuple(as_dict(found.counters), found.mapping);
+  });
+  m.def("time_mappings", [](const Design& d, const Sections& s) {
+    std::vector<Found> found;
+    {
+      const py::gil_scoped_release release;
+      found = time_mappings(d, s);
+    }
+    py::list told;
+    for (const Found& each : found) told.append(py::make_tuple(each.mapping, each.counters.cycles));
+    return told;
+  });
+  /* How a stage is cut for a mapping. */
+  m.def("tile_stage", [](const Design& d, const Stage& s, const Mapping& mapping) {
+    const Tiling tiling = tile_stage(d, s, mapping);
+    return py::make_tuple(tiling.resident, tiling.block, tiling.block_count, tiling.strips, tiling.slices);
   });
   m.def("time_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
     return unlocked([&] { return time_program(lower(d, s, mapping)); });

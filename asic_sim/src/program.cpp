@@ -79,7 +79,7 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
   const int64_t half = design.activation_sram_bytes / 2, bank = design.accumulator_entries / 2;
   const int64_t depth = stage.depth(), width = activation_width(stage);
   const int64_t fifo_depth = std::max<int64_t>(1, times(design.weight_fifo_tiles, design.array_rows) / 2);
-  tiling.resident = mapping.resident && box_bytes(stage, {1, 1, 1, 1}) <= half;
+  tiling.resident = stage.activations_here || (mapping.resident && box_bytes(stage, {1, 1, 1, 1}) <= half);
   tiling.strip = design.array_columns;
   tiling.slice = design.array_rows;
   int64_t most_places = mapping.most_places;
@@ -113,7 +113,7 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
       break;
     }
   }
-  cut_blocks(stage, std::max<int64_t>(1, most_places), half, tiling);
+  cut_blocks(stage, std::max<int64_t>(1, most_places), stage.activations_here ? INT64_MAX : half, tiling);
   tiling.strips = ceil_div(stage.columns, tiling.strip);
   tiling.slices = ceil_div(depth, tiling.slice);
   tiling.folds = times(times(count_patches(stage, tiling), tiling.strips), tiling.slices);
@@ -171,7 +171,7 @@ void Cursor::skip_empty() {
 Cursor::Box Cursor::measure(int64_t block) const {
   const Stage& s = stage();
   const Tiling& t = tiling();
-  Box found{1, s.channels * s.activation_bytes};
+  Box found{1, s.channels * s.fetched_bytes()};
   for (int axis = 3; axis >= 0; axis--) {
     const int64_t first = block % t.blocks[axis] * t.block[axis];
     const int64_t count = std::min(t.block[axis], s.axes[axis].outputs - first);
@@ -233,11 +233,11 @@ void Cursor::describe(bool same_weights, bool same_activations) {
   fold_.strip = strip_;
   fold_.slice = slice_;
   fold_.fresh = {!same_weights, !same_activations};
-  fold_.bytes = {weights * s.weight_bytes, activations * s.activation_bytes};
+  fold_.bytes = {weights * s.weight_bytes, activations * s.fetched_bytes()};
   fold_.reads = {weights * s.weight_bytes, activations * activation_width(s)};
   switch (design.dataflow) {
     case Dataflow::weight:
-      fold_.cycles = places;
+      fold_.cycles = times(places, s.operand_cycles);
       fold_.height = depth;
       fold_.width = columns;
       on_chip = again || (s.weights_kept && block_ > 0);
@@ -253,7 +253,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       }
       break;
     case Dataflow::input:
-      fold_.cycles = columns;
+      fold_.cycles = times(columns, s.operand_cycles);
       fold_.height = depth;
       fold_.width = places;
       on_chip = again || (s.weights_kept && block_ > 0);
@@ -267,7 +267,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       if (t.resident) fold_.bytes[ACTIVATIONS] = slice_ == 0 ? box_.bytes : 0;
       break;
     case Dataflow::output:
-      fold_.cycles = depth;
+      fold_.cycles = times(depth, s.operand_cycles);
       fold_.height = places;
       fold_.width = columns;
       fold_.fresh[WEIGHTS] = true;
@@ -297,17 +297,19 @@ void Cursor::describe_results(int64_t places, int64_t columns) {
   /* in the array: written when finished; else written for each slice and read to be added to; read by the lanes */
   const int64_t writes = design.dataflow == Dataflow::output ? fold_.last_slice : 1 + !fold_.first_slice;
   fold_.accumulator_accesses = times(elements, writes + fold_.last_slice);
-  fold_.vector_cycles = fold_.lane_operations = fold_.output_bytes = 0;
+  fold_.vector_cycles = fold_.lane_operations = fold_.output_bytes = fold_.kept_bytes = 0;
   if (!fold_.last_slice) return;
   fold_.vector_cycles = ceil_div(elements, design.vector_lanes) * s.lane_cycles;
   fold_.lane_operations = times(elements, s.lane_cycles);
   fold_.output_bytes = elements * s.output_bytes;
+  fold_.kept_bytes = elements * s.kept_bytes;
   const bool ends_stage = patch_ == t.patches(box_.places) - 1 && strip_ == t.strips - 1 &&
                           block_ == t.block_count - 1 && group_ == s.groups - 1;
   if (ends_stage) {
     fold_.vector_cycles += ceil_div(s.closing_elements, design.vector_lanes) * s.closing_lane_cycles;
     fold_.lane_operations = plus(fold_.lane_operations, times(s.closing_elements, s.closing_lane_cycles));
     fold_.output_bytes += s.closing_bytes;
+    fold_.kept_bytes += s.closing_kept_bytes;
   }
 }
 

@@ -26,6 +26,7 @@
 #define QUATREFOIL_ASIC_PROGRAM_H
 
 #include <array>
+#include <tuple>
 #include <vector>
 
 #include "design.h"
@@ -49,7 +50,13 @@ struct Stage {
   int64_t closing_lane_cycles = 0;
   int64_t closing_bytes = 0;
   int64_t opening_bytes = 0;
+  int64_t operand_cycles = 1;    /* an operand that streams enters in so many parts, one a cycle */
+  bool activations_here = false; /* in the activation memory, left there by what ran before: nothing comes from DRAM */
+  int64_t kept_bytes = 0;         /* of an output element: written to the activation memory, where it stays */
+  int64_t closing_kept_bytes = 0; /* the same at the end of the stage */
 
+  /* Bytes of an activation that come from DRAM. */
+  int64_t fetched_bytes() const { return activations_here ? 0 : activation_bytes; }
   int64_t depth() const { return times(times(axes[1].taps, axes[2].taps), times(axes[3].taps, channels)); }
   int64_t places() const {
     return times(times(axes[0].outputs, axes[1].outputs), times(axes[2].outputs, axes[3].outputs));
@@ -74,6 +81,11 @@ struct Tiling {
   int64_t patch = 0;             /* places of a patch; 0: a block is one patch */
   int64_t folds = 0;             /* of a group */
 
+  /* Of the same stage: the rest follows. */
+  bool operator==(const Tiling& other) const {
+    return std::tie(resident, strip_resident, block, strip, slice, patch) ==
+           std::tie(other.resident, other.strip_resident, other.block, other.strip, other.slice, other.patch);
+  }
   int64_t patches(int64_t places) const { return patch ? ceil_div(places, patch) : 1; }
 };
 
@@ -85,7 +97,8 @@ enum Operand { WEIGHTS, ACTIVATIONS, OPERANDS };
 
 struct Fold {
   int64_t block = 0, patch = 0, strip = 0, slice = 0; /* where it is in its group */
-  int64_t cycles = 0; /* that it streams: one for each place (weight), column (input) or step of K (output stationary) */
+  int64_t cycles = 0; /* that it streams: operand_cycles for each place (weight), column (input) or step of K (output
+                         stationary) */
   int64_t height = 0; /* rows of the array in use */
   int64_t width = 0;  /* columns of the array in use */
   std::array<bool, OPERANDS> fresh{};    /* it needs a tile that the fold before did not */
@@ -97,6 +110,7 @@ struct Fold {
   int64_t vector_cycles = 0; /* with last_slice */
   int64_t lane_operations = 0; /* with last_slice: cycles of a lane, all elements together */
   int64_t output_bytes = 0;  /* with last_slice; 0: stays on the chip */
+  int64_t kept_bytes = 0;    /* with last_slice: written to the activation memory */
 };
 
 struct Section {

@@ -194,7 +194,18 @@ struct Figures {
       : product_(product),
         tiling_(program.sections().front().tilings.front()),
         depth_(program.sections().front().stages.front().depth()),
-        columns_(program.sections().front().stages.front().columns) {}
+        columns_(program.sections().front().stages.front().columns),
+        parts_(program.sections().front().stages.front().operand_cycles) {}
+
+  int64_t parts() const { return parts_; }
+
+  /* A part of an operand that enters in several, the lowest first: they add up to it. */
+  int32_t part(int32_t value, int64_t number) const {
+    const int64_t bits = (16 + parts_ - 1) / parts_, shift = number * bits;
+    const uint32_t above = static_cast<uint32_t>(value >> shift);
+    const bool last = number == parts_ - 1;
+    return static_cast<int32_t>((last ? above : above & ((1u << bits) - 1)) << shift);
+  }
 
   int32_t activation(const Fold& fold, int64_t place, int64_t k) const {
     return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
@@ -213,7 +224,7 @@ struct Figures {
 
   const Product product_;
   const Tiling tiling_;
-  const int64_t depth_, columns_;
+  const int64_t depth_, columns_, parts_;
 };
 
 /* The array in which an operand rests: a grid of processing elements, each with the operand and the sum that it passes
@@ -268,8 +279,10 @@ class RestingGrid {
       if (i < 0 || i >= stream.fold->cycles) continue;
       cell.changes = i == 0 && stream.fold->fresh[inputs_rest_ ? ACTIVATIONS : WEIGHTS];
       if (r >= stream.fold->height) continue;
-      cell.passing =
-          inputs_rest_ ? figures_.weight(*stream.fold, r, i) : figures_.activation(*stream.fold, i, r);
+      const int64_t number = i / figures_.parts();
+      const int32_t whole =
+          inputs_rest_ ? figures_.weight(*stream.fold, r, number) : figures_.activation(*stream.fold, number, r);
+      cell.passing = figures_.part(whole, i % figures_.parts());
     }
   }
 
@@ -296,10 +309,11 @@ class RestingGrid {
       const int64_t i = stream.entered - (rows_ - 1) - c;
       if (i < 0 || i >= stream.fold->cycles) continue;
       const int32_t sum = cells_[at(rows_ - 1, c)].sum;
+      const int64_t number = i / figures_.parts(); /* the sums of its parts are added up */
       if (inputs_rest_) {
-        figures_.add(*stream.fold, c, i, sum);
+        figures_.add(*stream.fold, c, number, sum);
       } else {
-        figures_.add(*stream.fold, i, c, sum);
+        figures_.add(*stream.fold, number, c, sum);
       }
     }
   }
@@ -342,8 +356,13 @@ class SummingGrid {
         for (const Stream& stream : streams) {
           const int64_t k = stream.entered - r - c;
           if (k < 0 || k >= stream.fold->cycles) continue;
-          if (c == 0) cell.activation = r < stream.fold->height ? figures_.activation(*stream.fold, r, k) : 0;
-          if (r == 0) cell.weight = c < stream.fold->width ? figures_.weight(*stream.fold, k, c) : 0;
+          const int64_t number = k / figures_.parts();
+          if (c == 0) {
+            const bool used = r < stream.fold->height;
+            const int32_t whole = used ? figures_.activation(*stream.fold, r, number) : 0;
+            cell.activation = figures_.part(whole, k % figures_.parts());
+          }
+          if (r == 0) cell.weight = c < stream.fold->width ? figures_.weight(*stream.fold, number, c) : 0;
           const bool first = k == 0 && stream.fold->first_slice;
           cell.sum = (first ? 0 : cells_[at(r, c)].sum) + cell.activation * cell.weight;
           if (k == stream.fold->cycles - 1 && stream.fold->last_slice) cell.finished = cell.sum;
@@ -585,7 +604,8 @@ Counters step_vector(const Design& design, const VectorStage& stage, std::vector
         const VectorBlock block = blocks[started++];
         left = block.cycles;
         counters.lane_operations += block.lane_operations;
-        counters.activation_reads += block.input_bytes;
+        counters.activation_reads += block.reads;
+        counters.activation_writes += block.writes;
       } else {
         gap++;
       }

@@ -356,7 +356,8 @@ class Clock {
   static constexpr int64_t Counters::* COUNTED[] = {
       &Counters::busy,         &Counters::stall_weights, &Counters::stall_activations, &Counters::stall_outputs,
       &Counters::stall_steps,  &Counters::vector_busy,   &Counters::folds,             &Counters::weight_reads,
-      &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations};
+      &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations,
+      &Counters::activation_writes};
 
   Counters& counters_;
   Cursor::Position last_{};
@@ -491,6 +492,7 @@ void tally(const Fold& fold, Counters& counters) {
   counters.activation_reads += fold.reads[ACTIVATIONS];
   counters.accumulator_accesses += fold.accumulator_accesses;
   counters.lane_operations += fold.lane_operations;
+  counters.activation_writes += fold.kept_bytes;
 }
 
 static Counters run(const Program& program, const Record& record) {
@@ -545,7 +547,7 @@ int64_t least_cycles(const Program& program) {
       const int64_t each = output ? times(tiling.folds / std::max<int64_t>(tiling.slices, 1), stage.depth())
                            : input ? times(stage.columns, passes)
                                    : times(stage.places(), passes);
-      streams = plus(streams, times(count, each));
+      streams = plus(streams, times(count, times(each, stage.operand_cycles)));
       if (passes > 1) loads = plus(loads, times(count, tiling.folds));
       const bool once = stage.weights_kept || input;
       const int64_t again = once ? 1 : tiling.block_count;
@@ -562,14 +564,21 @@ int64_t least_cycles(const Program& program) {
   return least;
 }
 
-}  // namespace
+struct Candidate {
+  int64_t least;
+  Mapping mapping;
+  Program program;
+};
 
-Found time_fastest(const Design& design, const Sections& sections) {
-  struct Candidate {
-    int64_t least;
-    Mapping mapping;
-    Program program;
-  };
+bool cut_alike(const Program& one, const Program& other) {
+  for (size_t i = 0; i < one.sections().size(); i++) {
+    if (one.sections()[i].tilings != other.sections()[i].tilings) return false;
+  }
+  return true;
+}
+
+/* Those that can be walked and that cut differently; the most promising first. */
+std::vector<Candidate> candidates_of(const Design& design, const Sections& sections) {
   std::vector<Candidate> candidates;
   for (const bool resident : {true, false}) {
     int64_t most_places = 1; /* of a block of any stage */
@@ -583,13 +592,24 @@ Found time_fastest(const Design& design, const Sections& sections) {
       const Mapping mapping{resident, std::max<int64_t>(1, most_places / part)};
       Program program = lower(design, sections, mapping);
       if (program.folds() > Program::MOST_FOLDS) continue;
+      const bool known = std::any_of(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
+        return cut_alike(candidate.program, program);
+      });
+      if (known) continue;
       const int64_t least = least_cycles(program);
       candidates.push_back({least, mapping, std::move(program)});
     }
   }
-  if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
   std::stable_sort(candidates.begin(), candidates.end(),
                    [](const Candidate& a, const Candidate& b) { return a.least < b.least; });
+  return candidates;
+}
+
+}  // namespace
+
+Found time_fastest(const Design& design, const Sections& sections) {
+  const std::vector<Candidate> candidates = candidates_of(design, sections);
+  if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
   Found best;
   best.counters.cycles = INT64_MAX;
   for (const Candidate& candidate : candidates) {
@@ -600,6 +620,14 @@ Found time_fastest(const Design& design, const Sections& sections) {
   return best;
 }
 
+std::vector<Found> time_mappings(const Design& design, const Sections& sections) {
+  std::vector<Found> found;
+  for (const Candidate& candidate : candidates_of(design, sections)) {
+    found.push_back({candidate.mapping, time_program(candidate.program)});
+  }
+  return found;
+}
+
 namespace {
 
 /* The vector unit's work as a stage without a matrix, to be cut by the same rule. */
@@ -607,6 +635,7 @@ Stage as_stage(const VectorStage& vector) {
   Stage stage;
   stage.axes = vector.axes;
   stage.activation_bytes = vector.input_bytes;
+  stage.activations_here = vector.kept_input_bytes > 0 && vector.input_bytes == 0;
   return stage;
 }
 
@@ -637,7 +666,8 @@ VectorBlock VectorBlocks::operator[](int64_t index) const {
     inputs = times(inputs, stage_.axes[axis].touched(first, count));
   }
   return {inputs * stage_.input_bytes, outputs * stage_.output_bytes,
-          ceil_div(outputs, design_.vector_lanes) * stage_.lane_cycles, times(outputs, stage_.lane_cycles)};
+          ceil_div(outputs, design_.vector_lanes) * stage_.lane_cycles, times(outputs, stage_.lane_cycles),
+          inputs * (stage_.input_bytes + stage_.kept_input_bytes), outputs * stage_.kept_output_bytes};
 }
 
 static Counters run(const Design& design, const VectorStage& stage, const Record& record) {
@@ -659,7 +689,8 @@ static Counters run(const Design& design, const VectorStage& stage, const Record
     record(Event::VECTOR, start, end);
     counters.busy += block.cycles;
     counters.lane_operations += block.lane_operations;
-    counters.activation_reads += block.input_bytes;
+    counters.activation_reads += block.reads;
+    counters.activation_writes += block.writes;
     if (b + 2 < blocks.count()) port.request(ACTIVATION_TILES, end, blocks[b + 2].input_bytes);
     port.request(OUTPUTS, end, block.output_bytes);
   }

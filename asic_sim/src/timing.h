@@ -1,6 +1,7 @@
 /* How many cycles a program takes: the fast mode, one event for each transaction of a tile.
  *
- * Times are cycles from the start; R rows, C columns. Fold f streams for m_f cycles and uses weight tile w and
+ * Times are cycles from the start; R rows, C columns. Fold f streams for m_f cycles (operand_cycles for each of the
+ * operands that enter one after the other, whose parts follow each other through the array) and uses weight tile w and
  * activation tile a; output tile o is the one it adds to (tiles are counted in the order in which folds need them).
  *
  * Weight and input stationary, where tile s of the operand that rests (weights, activations) is laid in by a scheme
@@ -61,6 +62,7 @@ struct Counters {
   int64_t weight_reads = 0, activation_reads = 0; /* bytes from the memories on the chip into the array or the lanes */
   int64_t accumulator_accesses = 0; /* 32-bit sums read or written below the columns */
   int64_t lane_operations = 0;      /* cycles of a lane of the vector unit, all elements together */
+  int64_t activation_writes = 0;    /* bytes of results that stay in the activation memory */
 };
 
 /* Work of the vector unit alone, a window over planes (axis 0: planes), cut into blocks like a stage. */
@@ -69,6 +71,8 @@ struct VectorStage {
   int64_t input_bytes = 4;  /* of an input position */
   int64_t output_bytes = 4; /* of an output */
   int64_t lane_cycles = 1;  /* for an output */
+  int64_t kept_input_bytes = 0;  /* of an input position: in the activation memory already */
+  int64_t kept_output_bytes = 0; /* of an output: stay there */
 };
 
 /* What a part of the chip does from one cycle to another. */
@@ -103,12 +107,16 @@ struct Found {
 };
 Found time_fastest(const Design& design, const Sections& sections);
 
+/* All of those mappings that can be walked and that cut differently, in the order in which they are tried. */
+std::vector<Found> time_mappings(const Design& design, const Sections& sections);
+
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */
 Counters time_vector(const Design& design, const VectorStage& stage);
 Counters trace_vector(const Design& design, const VectorStage& stage, size_t most, std::vector<Event>& events);
 
 struct VectorBlock {
   int64_t input_bytes, output_bytes, cycles, lane_operations;
+  int64_t reads, writes; /* bytes of the activation memory */
 };
 
 /* The blocks of a stage for the vector unit, in order. */
