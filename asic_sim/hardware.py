@@ -47,8 +47,17 @@ class Hardware:
     activation_sram_kib           memory for activations, in two buffers
     activations_stay              results that are read again soon stay in that memory, as far as half of it holds them
     weight_sram_kib               memory for weights that are used again; 0 for none
-    dram_bytes_per_cycle          bandwidth of the one port to DRAM
+    ..._sram_banks                banks of such a memory; half of them, at least one, hold each buffer
+    ..._sram_ports                1: a bank reads or writes in a cycle, 2: both
+    ..._sram_bytes_per_cycle      what a port of a bank passes in a cycle; 0: the memory is never a limit
+    dram_bytes_per_cycle          bandwidth of the one port to DRAM, all channels together
     dram_latency_cycles           from the end of a transfer on the port until its data can be used
+    dram_channels, dram_banks     channels that bursts take in turn, and banks of each of them
+    dram_burst_bytes              the least that a channel moves
+    dram_row_bytes                of a row of a bank
+    dram_row_miss_cycles          to close a row and open another one; 0: rows are not looked at
+    dram_refresh_interval_cycles  from a refresh of all channels to the next one
+    dram_refresh_cycles           that each of them takes, until the rows are open again; 0: there is none
     vector_lanes                  elements that the vector unit works on at once
     vector_function_cycles        cycles of a lane for an exponential, a hyperbolic tangent, a power or a root
     technology_nm                 of the process, for energy and area
@@ -68,8 +77,21 @@ class Hardware:
     activation_sram_kib: int
     activations_stay: bool
     weight_sram_kib: int
+    activation_sram_banks: int
+    activation_sram_ports: int
+    activation_sram_bytes_per_cycle: int
+    weight_sram_banks: int
+    weight_sram_ports: int
+    weight_sram_bytes_per_cycle: int
     dram_bytes_per_cycle: int
     dram_latency_cycles: int
+    dram_channels: int
+    dram_banks: int
+    dram_burst_bytes: int
+    dram_row_bytes: int
+    dram_row_miss_cycles: int
+    dram_refresh_interval_cycles: int
+    dram_refresh_cycles: int
     vector_lanes: int
     vector_function_cycles: int
     technology_nm: float
@@ -113,6 +135,21 @@ class Hardware:
                 self.accumulator_entries,
                 f"with dataflow output its two banks have to take the sums of all {self.array_rows} rows, so at least "
                 f"{2 * self.array_rows}",
+            )
+
+        self._check_dram()
+
+    def _check_dram(self) -> None:
+        if self.dram_row_bytes < self.dram_burst_bytes:
+            raise self._error(
+                "dram_row_bytes", self.dram_row_bytes, f"a row has to hold a burst of {self.dram_burst_bytes} bytes"
+            )
+        if self.dram_refresh_cycles and self.dram_refresh_cycles >= self.dram_refresh_interval_cycles:
+            raise self._error(
+                "dram_refresh_cycles",
+                self.dram_refresh_cycles,
+                f"it has to be less than dram_refresh_interval_cycles, {self.dram_refresh_interval_cycles}, or 0 for "
+                "a memory that is not refreshed",
             )
 
     def _formats(self) -> Formats:
@@ -177,7 +214,17 @@ MOST_PARTS = 16
 LIMITS = {
     "accumulator_entries": (2, MOST),
     "weight_sram_kib": (0, MOST),
+    "activation_sram_banks": (1, 1024),
+    "activation_sram_ports": (1, 2),
+    "activation_sram_bytes_per_cycle": (0, MOST),
+    "weight_sram_banks": (1, 1024),
+    "weight_sram_ports": (1, 2),
+    "weight_sram_bytes_per_cycle": (0, MOST),
     "dram_latency_cycles": (0, MOST),
+    "dram_channels": (1, 256),
+    "dram_banks": (1, 1024),
+    "dram_row_miss_cycles": (0, MOST),
+    "dram_refresh_cycles": (0, MOST),
     "array_rows": (1, 4096),
     "array_columns": (1, 4096),
     "weight_fifo_tiles": (1, 1024),

@@ -52,6 +52,27 @@ def alone(stage: Any) -> Any:
     return native().Sections([[stage]], [1])
 
 
+def _sram(rng: random.Random) -> Any:
+    """A memory on the chip, in every second design without a limit."""
+    return native().Sram(
+        banks=rng.choice([1, 1, 2, 4, 7]), ports=rng.randint(1, 2), bytes_per_cycle=rng.choice([0, 0, 1, 2, 5, 9, 24])
+    )
+
+
+def _dram(rng: random.Random) -> Any:
+    """What is behind the port, in some designs nothing but a pipe."""
+    burst, interval = rng.choice([1, 1, 4, 16, 32]), rng.choice([7, 40, 150, 1000])
+    return native().Dram(
+        channels=rng.choice([1, 1, 2, 3, 4]),
+        banks=rng.choice([1, 2, 4, 8]),
+        burst_bytes=burst,
+        row_bytes=max(24, burst * rng.choice([1, 2, 5, 32]) + rng.randrange(burst)),
+        row_miss_cycles=rng.choice([0, 0, 1, 3, 20]),
+        refresh_interval_cycles=interval,
+        refresh_cycles=rng.choice([0, 0, rng.randrange(1 + interval // 2), interval // 10]),
+    )
+
+
 def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
     return native().Design(
         array_rows=rng.randint(1, 9),
@@ -66,6 +87,9 @@ def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
         dataflow=native().Dataflow.__members__[dataflow],
         whole_weight_tiles=rng.random() < 0.2,
         weight_load=native().WeightLoad.__members__[weight_load],
+        weight_sram=_sram(rng),
+        activation_sram=_sram(rng),
+        dram=_dram(rng),
     )
 
 

@@ -217,7 +217,7 @@ class Counted(ABC):
 class SimulationReport(Counted):
     """What a problem costs on a design. ``counters`` sum up:
 
-    cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain
+    cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + stall_memory + drain
 
     problem    the operator call in its text form, or what else was timed
     setting    the format of its operands, and on what terms else it was timed
@@ -266,6 +266,30 @@ def native_design(design: Hardware, taken: int = 0) -> Any:
         dataflow=native().Dataflow.__members__[design.dataflow],
         whole_weight_tiles=design.whole_weight_tiles,
         weight_load=native().WeightLoad.__members__[design.weight_load],
+        weight_sram=native().Sram(
+            banks=design.weight_sram_banks,
+            ports=design.weight_sram_ports,
+            bytes_per_cycle=design.weight_sram_bytes_per_cycle,
+        ),
+        activation_sram=native().Sram(
+            banks=design.activation_sram_banks,
+            ports=design.activation_sram_ports,
+            bytes_per_cycle=design.activation_sram_bytes_per_cycle,
+        ),
+        dram=native_dram(design),
+    )
+
+
+def native_dram(design: Any) -> Any:
+    """Of a ``Hardware``, or of what gives the figures of DRAM by the same names."""
+    return native().Dram(
+        channels=design.dram_channels,
+        banks=design.dram_banks,
+        burst_bytes=design.dram_burst_bytes,
+        row_bytes=design.dram_row_bytes,
+        row_miss_cycles=design.dram_row_miss_cycles,
+        refresh_interval_cycles=design.dram_refresh_interval_cycles,
+        refresh_cycles=design.dram_refresh_cycles,
     )
 
 
@@ -284,12 +308,14 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware, setting: Setti
 @dataclass(frozen=True, slots=True)
 class Event:
     """A part of the chip at work: ``array``, ``loading`` (of a resting tile), ``vector``, or the port to DRAM
-    (``dram_weights``, ``dram_activations``, ``dram_outputs``, with its bytes), from one cycle to another."""
+    (``dram_weights``, ``dram_activations``, ``dram_outputs``, with its bytes and the channel of DRAM that they move
+    over), from one cycle to another."""
 
     part: str
     begin: int
     end: int
     bytes: int
+    channel: int = 0
 
 
 def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, most: int, taken: int) -> list[Event]:
@@ -305,7 +331,9 @@ def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str,
                 cost, told = native().trace_program(chip, sections, mapping, left)
             else:
                 cost, told = native().trace_vector(chip, part.stage, left)
-            found += [Event(kind.name, start + begin, start + end, size) for kind, begin, end, size in told]
+            found += [
+                Event(kind.name, start + begin, start + end, size, channel) for kind, begin, end, size, channel in told
+            ]
             start += cost["cycles"]
     except ValueError as error:
         raise QuatrefoilError(f"asic: {what} cannot be traced: {error}") from None
@@ -335,13 +363,14 @@ def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, 
 
 
 COUNTERS = (
-    "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
-    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs", "weight_reads",
-    "activation_reads", "accumulator_accesses", "lane_operations", "activation_writes",
+    "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "stall_memory",
+    "drain", "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs", "weight_reads",
+    "activation_reads", "accumulator_accesses", "lane_operations", "activation_writes", "memory_conflicts", "row_hits",
+    "row_misses", "row_waits", "refresh_waits",
 )  # fmt: skip
 """The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
 
-SUMMANDS = COUNTERS[1:8]
+SUMMANDS = COUNTERS[1:9]
 """Those that cycles are the sum of, in the order of a run."""
 
 

@@ -21,8 +21,8 @@ from quatrefoil.problem import Problem
 MOST_CYCLES = 2_000_000
 """Cycles beyond which a problem is refused."""
 PORT = ("weights", "activations", "outputs")
-BITS = ("loading", "streaming", "vector", "port_busy")
-"""Signals of the file besides ``fold`` and ``port``: what a state says of each part, 1 where it works."""
+BITS = ("loading", "streaming", "vector", *(f"port_{name}" for name in PORT))
+"""Signals of the file besides ``fold``: what a state says of each part, 1 where it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,14 @@ class State:
     loading   a resting tile is laid in
     fold      the one whose operands enter the array, counted from 0 over the whole problem; None between folds
     vector    the vector unit works
-    port      the place in ``PORT`` of what moves to or from DRAM; None where nothing does
+    port      what moves to or from DRAM, of ``PORT``; several where there are channels
     """
 
     cycle: int
     loading: bool
     fold: int | None
     vector: bool
-    port: int | None
+    port: frozenset[str] = frozenset()
 
 
 def states(report: SimulationReport) -> Iterator[State]:
@@ -59,10 +59,11 @@ def states(report: SimulationReport) -> Iterator[State]:
         else:
             told = native().watch_vector(chip, part.stage)
         for cycle, loading, fold, vector, port in told[:-1]:
-            yield State(start + cycle, loading, None if fold < 0 else folds + fold, vector, None if port < 0 else port)
+            moving = frozenset(name for place, name in enumerate(PORT) if port >> place & 1)
+            yield State(start + cycle, loading, None if fold < 0 else folds + fold, vector, moving)
         start += told[-1][0]
         folds += 1 + max(fold for _, _, fold, _, _ in told)
-    yield State(start, False, None, False, None)
+    yield State(start, False, None, False)
 
 
 def vcd(problem: Problem, design: str | os.PathLike[str] | Hardware | None, path: str | os.PathLike[str]) -> None:
@@ -83,10 +84,7 @@ def write(report: SimulationReport, path: str | os.PathLike[str]) -> None:
 
     found = list(states(report))
     numbers = max(1, max((state.fold or 0 for state in found), default=0).bit_length())
-    comment = (
-        f"SIMULATED by quatrefoil: {report.problem} on {report.design}. A nanosecond is a cycle. fold is x between folds; "
-        f"port is {', '.join(f'{number} for {name}' for number, name in enumerate(PORT))}, and x where nothing moves."
-    )
+    comment = f"SIMULATED by quatrefoil: {report.problem} on {report.design}. A nanosecond is a cycle. fold is x between folds."
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -95,13 +93,12 @@ def write(report: SimulationReport, path: str | os.PathLike[str]) -> None:
         ):
             bits = {name: writer.register_var("chip", name, "wire", size=1, init=0) for name in BITS}
             fold = writer.register_var("chip", "fold", "wire", size=numbers)
-            port = writer.register_var("chip", "port", "wire", size=2)
             for state in found:
-                values = (state.loading, state.fold is not None, state.vector, state.port is not None)
+                moving = (name in state.port for name in PORT)
+                values = (state.loading, state.fold is not None, state.vector, *moving)
                 for bit, value in zip(bits.values(), values, strict=True):
                     writer.change(bit, state.cycle, int(value))
                 writer.change(fold, state.cycle, "x" if state.fold is None else state.fold)
-                writer.change(port, state.cycle, "x" if state.port is None else state.port)
             writer.close(report.cycles)
     except OSError as error:
         raise QuatrefoilError(f"{path} cannot be written: {error}") from None

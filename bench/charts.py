@@ -304,9 +304,9 @@ def nodes(bars: Sequence[Bar], simulated: bool = False) -> str:
 
 def breakdown(labels: Sequence[str], parts: Mapping[str, Sequence[int]], unit: str) -> str:
     """Rows that consist of parts: the parts of a row stand one after the other. Two buttons show rows as they are, or
-    all of one length. labels: one for each row; parts: seven by name, a figure for each row."""
+    all of one length. labels: one for each row; parts: eight by name, a figure for each row."""
     figure, rows = _figure(unit, "", 220 + ROW * len(labels)), list(range(len(labels)))
-    colours = (COLOURS[5], COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[2], COLOURS[7])
+    colours = (COLOURS[5], COLOURS[0], COLOURS[1], COLOURS[4], COLOURS[3], COLOURS[2], COLOURS[6], COLOURS[7])
     for colour, (name, values) in zip(colours, parts.items(), strict=True):
         figure.add_bar(
             x=list(values),

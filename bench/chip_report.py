@@ -19,7 +19,10 @@ from quatrefoil.bench.page import Cell, Page, figure
 from quatrefoil.bench.report import INSTALL, MOST_NODES
 from quatrefoil.models.simulation import Layer, ModelReport
 
-WAITS = ("the first operands", "", "weights", "activations", "results to leave", "the step before", "the last results")
+WAITS = (
+    "the first operands", "", "weights", "activations", "results to leave", "the step before",
+    "a memory on the chip to keep up", "the last results",
+)  # fmt: skip
 BREAKDOWN = dict(zip(SUMMANDS, WAITS, strict=True))
 """The counters that sum up to the cycles, in the order of a run, and what each waits for."""
 
@@ -29,8 +32,8 @@ METHOD = (
     "in every cycle. That shows that the two describe the same machine, not that a chip would keep this time.",
     "A gap is put down to what ended last. Layers run one after the other: the next one does not begin while the one "
     "before drains. Activations go through DRAM between them, unless the design lets them stay.",
-    "Not modelled: banks, rows and refresh of DRAM, bank conflicts of the memories, the width of the links between them, "
-    "instruction fetch and control, a host.",
+    "Not modelled: more of DRAM than its channels, banks, rows and refresh, conflicts of addresses within a memory on the "
+    "chip, the width of the links, instruction fetch and control, a host.",
     "Energy is a count times a published figure, scaled to the design's process, from low to high. Leakage, clock, wires, "
     "control and pads are in neither energy nor area: real chips take more.",
     "docs/asic.md has the recurrences, the sources of the figures, and comparisons with chips that were measured.",
@@ -75,6 +78,7 @@ def write_html(path: Path, title: str, report: SimulationReport | ModelReport) -
     if not script:
         page.paragraph(INSTALL, quiet=True)
     _cycles(page, report, timed, script)
+    _memories(page, report, timed)
     _roofline(page, report, timed, script)
     _energy(page, report, script)
     _layers(page, report, layers)
@@ -162,6 +166,31 @@ def _cycles(page: Page, report: SimulationReport | ModelReport, timed: Timed, sc
             numbers=(*BREAKDOWN, "cycles"),
             simulated=(*BREAKDOWN, "cycles"),
             sortable="breakdown",
+        )
+
+
+MEMORIES = {
+    "row_hits": "bursts that found their row open",
+    "row_misses": "rows that were opened",
+    "row_waits": "cycles of a channel that waited for a row",
+    "refresh_waits": "cycles of a channel that waited for a refresh",
+    "memory_conflicts": "cycles that a memory on the chip lost to what DRAM wrote into it",
+}
+"""Counters of the memories, and what each counts."""
+
+
+def _memories(page: Page, report: SimulationReport | ModelReport, timed: Timed) -> None:
+    page.heading("What the memories do")
+    rows = [(name, what, report.counters[name]) for name, what in MEMORIES.items()]
+    page.table(("SIMULATED", "of all channels together", "count"), rows, numbers=("count",), simulated=("count",))
+    if len(timed) > 1:
+        page.table(
+            ("layer", *MEMORIES),
+            [(label, *(cost.counters[name] for name in MEMORIES)) for label, _, cost in timed],
+            caption="SIMULATED",
+            numbers=tuple(MEMORIES),
+            simulated=tuple(MEMORIES),
+            sortable="memories",
         )
 
 

@@ -328,8 +328,9 @@ def test_the_trace_is_what_the_counters_count(dataflow: str) -> None:
         vector = sum(event.end - event.begin for event in events if event.part == "vector")
         assert vector == report.counters["vector_busy"]
         assert max(event.end for event in events) <= report.cycles
-        for parts in (("array",), ("loading",), ("vector",), ("dram_weights", "dram_activations", "dram_outputs")):
-            spans = sorted((event.begin, event.end) for event in events if event.part in parts)
+        port = ("dram_weights", "dram_activations", "dram_outputs")
+        for parts, channel in ((("array",), 0), (("loading",), 0), (("vector",), 0), (port, 0), (port, 1)):
+            spans = sorted((e.begin, e.end) for e in events if e.part in parts and e.channel == channel)
             assert all(before[1] <= after[0] for before, after in pairwise(spans)), parts
     with pytest.raises(QuatrefoilError, match="cannot be traced: more than 10 events happen"):
         report.events(10)

@@ -115,7 +115,7 @@ class Run {
       rtl_.settle();
       observe();
       rtl_.tick();
-      port_.tick();
+      port_.tick(counters_);
     }
     throw std::runtime_error("the Verilog has not ended after " + std::to_string(most_cycles) + " cycles");
   }
@@ -328,7 +328,7 @@ Counters run_windows(const Design& design, const VectorStage& stage, bool averag
       left = rtl.pool_out_last;
     }
     rtl.tick();
-    port.tick();
+    port.tick(counters);
   }
   throw std::runtime_error("the windows have not ended after " + std::to_string(most_cycles) + " cycles");
 }
@@ -337,10 +337,10 @@ Axis read_axis(const int64_t* figures) { return {figures[0], figures[1], figures
 
 Design read_design(const int64_t* f) {
   return {f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7], f[8], static_cast<Dataflow>(f[9]),
-          static_cast<WeightLoad>(f[10]), f[11] != 0};
+          static_cast<WeightLoad>(f[10]), f[11] != 0, {}, {}, {f[12], f[13], f[14], f[15], f[16], f[17], f[18]}};
 }
 
-enum : int { STAGE_FIGURES = 35, COUNTERS = 12 };
+enum : int { STAGE_FIGURES = 35, COUNTERS = 16 };
 
 Stage read_stage(const int64_t* f) {
   Stage stage;
@@ -361,7 +361,7 @@ Stage read_stage(const int64_t* f) {
 void report(const Counters& c, int64_t* counters) {
   const int64_t values[COUNTERS] = {c.cycles, c.fill, c.busy, c.stall_weights, c.stall_activations, c.stall_outputs,
                                     c.stall_steps, c.drain, c.vector_busy, c.weight_bytes, c.activation_bytes,
-                                    c.output_bytes};
+                                    c.output_bytes, c.row_hits, c.row_misses, c.row_waits, c.refresh_waits};
   std::copy(values, values + COUNTERS, counters);
 }
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from quatrefoil.asic_sim import hardware
 from quatrefoil.asic_sim.rtl.verilator import DATAFLOWS, LOADS, Memory, Model, Stage, build
-from quatrefoil.asic_sim.simulation import native
+from quatrefoil.asic_sim.simulation import native, native_dram
 
 KINDS = tuple((flow, load) for flow in DATAFLOWS for load in (LOADS if flow != "output" else LOADS[:1]))
 """Dataflows with the schemes that they can have; where sums rest nothing is laid in."""
@@ -36,10 +36,11 @@ Axis = tuple[int, int, int, int, int, int]
 
 
 def chip(rows: int, columns: int, lanes: int, dataflow: str, weight_load: str) -> hardware.Hardware:
-    """The design ``edge`` with another array."""
+    """The design ``edge`` with another array, and memories on the chip that are never a limit."""
     return dataclasses.replace(
         hardware.load("edge"), name=f"{dataflow}_{weight_load}_{rows}x{columns}", array_rows=rows,
         array_columns=columns, vector_lanes=lanes, dataflow=dataflow, weight_load=weight_load,
+        activation_sram_bytes_per_cycle=0, weight_sram_bytes_per_cycle=0,
     )  # fmt: skip
 
 
@@ -51,6 +52,13 @@ def random_memory(rng: random.Random, design: hardware.Hardware) -> Memory:
         weight_sram_bytes=rng.choice([0, 0, 500, 5000]),
         dram_bytes_per_cycle=rng.randint(1, 40) * max(1, design.array_rows // 8),
         dram_latency_cycles=rng.randint(0, 50),
+        dram_channels=rng.choice([1, 1, 2, 3]),
+        dram_banks=rng.choice([1, 2, 8]),
+        dram_burst_bytes=rng.choice([1, 1, 4, 16]),
+        dram_row_bytes=rng.choice([32, 256, 1024]),
+        dram_row_miss_cycles=rng.choice([0, 3, 20]),
+        dram_refresh_interval_cycles=rng.choice([40, 1000]),
+        dram_refresh_cycles=rng.choice([0, 0, 4, 13]),
         resident=rng.random() < 0.5,
         most_places=rng.choice([1, 3, 10, 2**30]),
     )
@@ -88,7 +96,7 @@ def native_design(design: hardware.Hardware, memory: Memory) -> Any:
         activation_sram_bytes=memory.activation_sram_bytes, weight_sram_bytes=memory.weight_sram_bytes,
         dram_bytes_per_cycle=memory.dram_bytes_per_cycle, dram_latency_cycles=memory.dram_latency_cycles,
         dataflow=getattr(module.Dataflow, design.dataflow), weight_load=getattr(module.WeightLoad, design.weight_load),
-        whole_weight_tiles=design.whole_weight_tiles,
+        whole_weight_tiles=design.whole_weight_tiles, dram=native_dram(memory),
     )  # fmt: skip
 
 
@@ -141,7 +149,8 @@ def compare_pooling(model: Model, memory: Memory, rng: random.Random) -> tuple[i
         lane_cycles=taps + average,
     )  # fmt: skip
     # what a block waits for is not on the Verilog's ports
-    told = ("cycles", "busy", "vector_busy", "activation_bytes", "output_bytes")
+    told = ("cycles", "busy", "vector_busy", "activation_bytes", "output_bytes", "row_hits", "row_misses", "row_waits",
+            "refresh_waits")  # fmt: skip
     timed = module.time_vector(native_design(model.design, memory), stage)
     return counted["cycles"], _differences(
         {name: counted[name] for name in told}, timed, int(np.count_nonzero(out != wanted))
@@ -174,7 +183,9 @@ def layer_memory(design: hardware.Hardware) -> Memory:
     """The design's own memories."""
     return Memory(
         design.accumulator_entries, design.weight_fifo_tiles, design.activation_sram_kib * 1024,
-        design.weight_sram_kib * 1024, design.dram_bytes_per_cycle, design.dram_latency_cycles,
+        design.weight_sram_kib * 1024, design.dram_bytes_per_cycle, design.dram_latency_cycles, design.dram_channels,
+        design.dram_banks, design.dram_burst_bytes, design.dram_row_bytes, design.dram_row_miss_cycles,
+        design.dram_refresh_interval_cycles, design.dram_refresh_cycles,
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ SIMULATOR_PARTS = ("program", "timing")
 DATAFLOWS, LOADS = CHOICES["dataflow"], CHOICES["weight_load"]
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
-    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes",
+    "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "row_hits", "row_misses", "row_waits",
+    "refresh_waits",
 )  # fmt: skip
 """What a run counts, by the simulator's names."""
 MOST_CYCLES = 5_000_000
@@ -88,7 +89,14 @@ def lint(design: Hardware, folder: Path, formats: Formats | None = None) -> None
 
 def build(design: Hardware, folder: Path, formats: Formats | None = None) -> Model:
     """Generates the design's Verilog and compiles it with the bench, in ``folder``/the design's digest. What all
-    designs share is compiled once for a folder."""
+    designs share is compiled once for a folder. Raises VerilatorError for a design whose memories on the chip can be a
+    limit: the bench hands over a row in every cycle."""
+    for key in ("activation_sram_bytes_per_cycle", "weight_sram_bytes_per_cycle"):
+        if getattr(design, key):
+            raise VerilatorError(
+                f"{design.name}: {key} is {getattr(design, key)}; the Verilog's bench has memories that are never a "
+                "limit, so write 0"
+            )
     formats = formats or Formats()
     found = tools()
     home = folder / design.digest
@@ -167,6 +175,13 @@ class Memory:
     weight_sram_bytes: int
     dram_bytes_per_cycle: int
     dram_latency_cycles: int
+    dram_channels: int = 1
+    dram_banks: int = 1
+    dram_burst_bytes: int = 1
+    dram_row_bytes: int = 1
+    dram_row_miss_cycles: int = 0
+    dram_refresh_interval_cycles: int = 1
+    dram_refresh_cycles: int = 0
     resident: bool = True
     most_places: int = 2**30
 
@@ -231,7 +246,9 @@ class Model:
             [chip.array_rows, chip.array_columns, memory.accumulator_entries, memory.weight_fifo_tiles,
              memory.activation_sram_bytes, memory.weight_sram_bytes, memory.dram_bytes_per_cycle,
              memory.dram_latency_cycles, chip.vector_lanes, DATAFLOWS.index(chip.dataflow),
-             LOADS.index(chip.weight_load), chip.whole_weight_tiles],
+             LOADS.index(chip.weight_load), chip.whole_weight_tiles, memory.dram_channels, memory.dram_banks,
+             memory.dram_burst_bytes, memory.dram_row_bytes, memory.dram_row_miss_cycles,
+             memory.dram_refresh_interval_cycles, memory.dram_refresh_cycles],
             np.int64,
         )  # fmt: skip
         widths = np.array([formats.activation, formats.weight, formats.value], np.int64)

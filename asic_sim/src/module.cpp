@@ -55,6 +55,7 @@ py::dict as_dict(const Counters& c) {
   d["stall_activations"] = c.stall_activations;
   d["stall_outputs"] = c.stall_outputs;
   d["stall_steps"] = c.stall_steps;
+  d["stall_memory"] = c.stall_memory;
   d["drain"] = c.drain;
   d["vector_busy"] = c.vector_busy;
   d["weight_bytes"] = c.weight_bytes;
@@ -67,6 +68,11 @@ py::dict as_dict(const Counters& c) {
   d["accumulator_accesses"] = c.accumulator_accesses;
   d["lane_operations"] = c.lane_operations;
   d["activation_writes"] = c.activation_writes;
+  d["memory_conflicts"] = c.memory_conflicts;
+  d["row_hits"] = c.row_hits;
+  d["row_misses"] = c.row_misses;
+  d["row_waits"] = c.row_waits;
+  d["refresh_waits"] = c.refresh_waits;
   return d;
 }
 
@@ -80,13 +86,15 @@ py::dict unlocked(const Compute& compute) {
   return as_dict(counters);
 }
 
-/* Counters, and events as (part, begin, end, bytes) in the order of their kind's. */
+/* Counters, and events as (part, begin, end, bytes, channel) in the order of their kind's. */
 template <typename Compute>
 py::tuple traced(const Compute& compute) {
   std::vector<Event> events;
   const py::dict counters = unlocked([&] { return compute(events); });
   py::list told;
-  for (const Event& event : events) told.append(py::make_tuple(event.part, event.begin, event.end, event.bytes));
+  for (const Event& event : events) {
+    told.append(py::make_tuple(event.part, event.begin, event.end, event.bytes, event.channel));
+  }
   return py::make_tuple(counters, told);
 }
 
@@ -262,18 +270,39 @@ PYBIND11_MODULE(_native, m) {
       .value("serial", WeightLoad::serial)
       .value("broadcast", WeightLoad::broadcast);
 
+  py::class_<Sram>(m, "Sram").def(py::init([](int64_t banks, int64_t ports, int64_t bytes_per_cycle) {
+                                    require(banks > 0 && ports > 0 && bytes_per_cycle >= 0, "a memory out of range");
+                                    return Sram{banks, ports, bytes_per_cycle};
+                                  }),
+                                  py::kw_only(), py::arg("banks") = Sram{}.banks, py::arg("ports") = Sram{}.ports,
+                                  py::arg("bytes_per_cycle") = Sram{}.bytes_per_cycle);
+
+  py::class_<Dram>(m, "Dram")
+      .def(py::init([](int64_t channels, int64_t banks, int64_t burst, int64_t row, int64_t miss, int64_t interval,
+                       int64_t refresh) {
+             require(channels > 0 && banks > 0 && burst > 0 && row >= burst, "a figure of DRAM out of range");
+             require(miss >= 0 && refresh >= 0 && (refresh == 0 || refresh < interval), "a time of DRAM out of range");
+             return Dram{channels, banks, burst, row, miss, interval, refresh};
+           }),
+           py::kw_only(), py::arg("channels") = 1, py::arg("banks") = 1, py::arg("burst_bytes") = 1,
+           py::arg("row_bytes") = 1, py::arg("row_miss_cycles") = 0, py::arg("refresh_interval_cycles") = 0,
+           py::arg("refresh_cycles") = 0);
+
   py::class_<Design>(m, "Design")
       .def(py::init([](int64_t rows, int64_t columns, int64_t accumulators, int64_t fifo, int64_t activation_sram,
                        int64_t weight_sram, int64_t bandwidth, int64_t latency, int64_t lanes, Dataflow dataflow,
-                       WeightLoad load, bool whole_tiles) {
+                       WeightLoad load, bool whole_tiles, const Sram& weight_memory, const Sram& activation_memory,
+                       const Dram& dram) {
              return Design{rows,      columns, accumulators, fifo,     activation_sram, weight_sram,
-                           bandwidth, latency, lanes,        dataflow, load,            whole_tiles};
+                           bandwidth, latency, lanes,        dataflow, load,            whole_tiles,
+                           weight_memory, activation_memory, dram};
            }),
            py::kw_only(), py::arg("array_rows"), py::arg("array_columns"), py::arg("accumulator_entries"),
            py::arg("weight_fifo_tiles"), py::arg("activation_sram_bytes"), py::arg("weight_sram_bytes"),
            py::arg("dram_bytes_per_cycle"), py::arg("dram_latency_cycles"), py::arg("vector_lanes"),
            py::arg("dataflow") = Dataflow::weight, py::arg("weight_load") = WeightLoad::double_buffered,
-           py::arg("whole_weight_tiles") = false);
+           py::arg("whole_weight_tiles") = false, py::arg("weight_sram") = Sram{}, py::arg("activation_sram") = Sram{},
+           py::arg("dram") = Dram{});
 
   py::class_<Mapping>(m, "Mapping")
       .def(py::init([](bool resident, int64_t most_places) {

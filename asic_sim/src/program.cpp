@@ -282,9 +282,22 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       break;
   }
   if (on_chip) fold_.bytes[WEIGHTS] = 0;
+  if (design.weight_sram.limits() || design.activation_sram.limits()) describe_fills();
   if (opens_stage) fold_.bytes[ACTIVATIONS] += s.opening_bytes;
   fold_.waits = s.dependent && opens_stage;
   if (operand_ == OPERANDS) describe_results(places, columns);
+}
+
+/* A tile's bytes, shared out over the folds that use it. */
+void Cursor::describe_fills() {
+  const Tiling& t = tiling();
+  fold_.fills = fold_.bytes;
+  if (program_.design().dataflow == Dataflow::input) {
+    if (t.strip_resident) fold_.fills[WEIGHTS] = ceil_div(fold_.bytes[WEIGHTS], t.block_count * t.slices);
+    if (t.resident) fold_.fills[ACTIVATIONS] = ceil_div(box_.bytes, t.slices);
+  } else if (t.resident) {
+    fold_.fills[ACTIVATIONS] = ceil_div(box_.bytes, t.strips * t.slices * t.patches(box_.places));
+  }
 }
 
 void Cursor::describe_results(int64_t places, int64_t columns) {

@@ -104,6 +104,7 @@ struct Fold {
   std::array<bool, OPERANDS> fresh{};    /* it needs a tile that the fold before did not */
   std::array<int64_t, OPERANDS> bytes{}; /* of a fresh tile from DRAM; 0: it is on the chip */
   std::array<int64_t, OPERANDS> reads{}; /* bytes from the memories on the chip into the array */
+  std::array<int64_t, OPERANDS> fills{}; /* bytes written there for it: its part of a tile that several folds use */
   bool waits = false;                    /* for the vector unit to end the tile before */
   bool first_slice = false, last_slice = false;
   int64_t accumulator_accesses = 0; /* sums that the memory below the columns reads or writes for it */
@@ -178,6 +179,7 @@ class Cursor {
   Box measure(int64_t block) const;
   bool step();
   void describe(bool same_weights, bool same_activations);
+  void describe_fills();
   void describe_results(int64_t places, int64_t columns);
 
   const Program& program_;

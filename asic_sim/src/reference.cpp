@@ -22,10 +22,13 @@ void see(std::vector<State>* states, const State& now) {
   states->push_back(now);
 }
 
-/* The port to DRAM, polled. */
+/* The port to DRAM, polled, and what is behind it: channels with their queues, banks that open rows, refreshes. */
 class ClockedPort {
  public:
-  explicit ClockedPort(const Design& design) : design_(design) {}
+  explicit ClockedPort(const Design& design)
+      : design_(design), dram_(design.dram), channels_(static_cast<size_t>(design.dram.channels)) {
+    for (Channel& channel : channels_) channel.banks.resize(static_cast<size_t>(dram_.banks));
+  }
 
   void request(Class kind, int64_t now, int64_t bytes) {
     const auto id = static_cast<int64_t>(arrived_[kind].size());
@@ -37,61 +40,178 @@ class ClockedPort {
   bool arrived(Class kind, int64_t id) const { return arrived_[kind][static_cast<size_t>(id)]; }
   int64_t requested(Class kind) const { return static_cast<int64_t>(arrived_[kind].size()); }
   int64_t bytes(Class kind) const { return bytes_[kind]; }
-  int moves() const { return moving_ ? current_.kind : -1; }
-  bool idle() const { return !moving_ && waiting_.empty() && in_flight_.empty(); }
+  /* Of which classes something moves: a bit for each. */
+  int moves() const {
+    int kinds = 0;
+    for (const Channel& channel : channels_) {
+      if (!channel.queue.empty() && channel.begun) kinds |= 1 << channel.queue.front().kind;
+    }
+    return kinds;
+  }
+  bool idle() const { return waiting_.empty() && moving_.empty(); }
 
   /* What has been moved, and what has arrived, when a cycle begins. */
   void complete() {
-    if (moving_ && left_ == 0) {
-      moving_ = false;
-      in_flight_.push_back({current_, design_.dram_latency_cycles});
-    }
-    for (size_t i = 0; i < in_flight_.size();) {
-      if (in_flight_[i].left == 0) {
-        arrived_[in_flight_[i].transfer.kind][static_cast<size_t>(in_flight_[i].transfer.id)] = true;
-        in_flight_.erase(in_flight_.begin() + static_cast<std::ptrdiff_t>(i));
+    for (size_t i = 0; i < moving_.size();) {
+      if (moving_[i].channels == 0 && moving_[i].latency == 0) {
+        arrived_[moving_[i].kind][static_cast<size_t>(moving_[i].id)] = true;
+        moving_.erase(moving_.begin() + static_cast<std::ptrdiff_t>(i));
       } else {
         i++;
       }
     }
   }
 
-  /* Takes up the oldest request when all requests of this cycle are known. */
+  /* Hands the requests of this cycle to the channels, the oldest first, when all of them are known. Banks whose next
+   * access needs another row begin to open it. */
   void start() {
-    if (moving_ || waiting_.empty()) return;
-    const auto oldest = std::min_element(waiting_.begin(), waiting_.end(), [](const Transfer& a, const Transfer& b) {
-      if (a.time != b.time) return a.time < b.time;
-      return a.kind != b.kind ? a.kind < b.kind : a.id < b.id;
-    });
-    current_ = *oldest;
-    waiting_.erase(oldest);
-    left_ = (current_.bytes + design_.dram_bytes_per_cycle - 1) / design_.dram_bytes_per_cycle;
-    moving_ = true;
+    if (!waiting_.empty()) {
+      std::sort(waiting_.begin(), waiting_.end(), [](const Request& a, const Request& b) {
+        if (a.time != b.time) return a.time < b.time;
+        return a.kind != b.kind ? a.kind < b.kind : a.id < b.id;
+      });
+      for (const Request& request : waiting_) hand_out(request);
+      waiting_.clear();
+    }
+    for (Channel& channel : channels_) {
+      if (channel.queue.empty()) continue;
+      if (dram_.has_rows()) open_rows(channel);
+      if (!refreshing() && open(channel)) channel.begun = true;
+    }
   }
 
-  void tick() {
-    for (auto& transfer : in_flight_) transfer.left--;
-    if (moving_) left_--;
+  void tick(Counters& counters) {
+    for (Moving& transfer : moving_) {
+      if (transfer.channels == 0) transfer.latency--;
+    }
+    for (Channel& channel : channels_) {
+      if (refreshing()) {
+        counters.refresh_waits += !channel.queue.empty();
+      } else {
+        move(channel, counters);
+        for (Bank& bank : channel.banks) bank.opening -= bank.opening > 0;
+      }
+    }
+    if (dram_.refreshed() && ++phase_ == dram_.refresh_interval_cycles) phase_ = 0;
   }
 
  private:
-  struct Transfer {
+  struct Request {
     int64_t time;
     Class kind;
     int64_t id, bytes;
   };
-  struct Flight {
-    Transfer transfer;
-    int64_t left;
+  struct Moving {
+    Class kind;
+    int64_t id;
+    int64_t channels; /* that have not moved their part */
+    int64_t latency;  /* left from then on */
   };
+  /* Bursts of a transfer in one row. */
+  struct Access {
+    Class kind;
+    int64_t id, page, bursts;
+    int64_t left; /* of the work of moving them: of a channel's share of the port, so many bytes a cycle */
+    bool missed, last;
+  };
+  struct Bank {
+    int64_t page = -1;
+    Class kind = CLASSES;
+    int64_t opening = 0; /* cycles until its row is open */
+    bool spoken_for = false; /* by an access before */
+  };
+  struct Channel {
+    std::deque<Access> queue;
+    std::vector<Bank> banks;
+    bool begun = false; /* it has moved something of the first transfer, or does so in this cycle */
+  };
+
+  bool refreshing() const {
+    return dram_.refreshed() && phase_ >= dram_.refresh_interval_cycles - dram_.refresh_cycles;
+  }
+
+  /* Burst by burst to the channels in turn; a class goes on where its transfer before ended. */
+  void hand_out(const Request& request) {
+    Moving transfer{request.kind, request.id, 0, design_.dram_latency_cycles};
+    for (int64_t left = request.bytes; left > 0; left -= dram_.burst_bytes) {
+      const int64_t burst = next_[request.kind]++;
+      const int64_t page = burst / dram_.channels / dram_.bursts_in_row();
+      std::deque<Access>& queue = channels_[static_cast<size_t>(burst % dram_.channels)].queue;
+      const bool begins = queue.empty() || queue.back().kind != request.kind || queue.back().id != request.id;
+      if (begins) transfer.channels++;
+      if (begins || (dram_.has_rows() && queue.back().page != page)) {
+        if (!begins) queue.back().last = false;
+        queue.push_back({request.kind, request.id, page, 0, 0, false, true});
+      }
+      queue.back().bursts++;
+      queue.back().left += dram_.burst_bytes * dram_.channels;
+    }
+    moving_.push_back(transfer);
+  }
+
+  Bank& bank_of(Channel& channel, const Access& access) const {
+    return channel.banks[static_cast<size_t>((access.page + access.kind * dram_.banks / CLASSES) % dram_.banks)];
+  }
+
+  void open_rows(Channel& channel) {
+    size_t spoken_for = 0;
+    for (Bank& bank : channel.banks) bank.spoken_for = false;
+    for (Access& access : channel.queue) {
+      if (spoken_for == channel.banks.size()) return;
+      Bank& bank = bank_of(channel, access);
+      if (bank.spoken_for) continue;
+      bank.spoken_for = true;
+      spoken_for++;
+      if (bank.page == access.page && bank.kind == access.kind) continue;
+      bank.page = access.page;
+      bank.kind = access.kind;
+      bank.opening = dram_.row_miss_cycles;
+      access.missed = true;
+    }
+  }
+
+  /* The row that the first access needs is. */
+  bool open(Channel& channel) const {
+    if (!dram_.has_rows()) return true;
+    const Bank& bank = bank_of(channel, channel.queue.front());
+    return bank.page == channel.queue.front().page && bank.kind == channel.queue.front().kind && bank.opening == 0;
+  }
+
+  void move(Channel& channel, Counters& counters) {
+    if (channel.queue.empty()) return;
+    int64_t budget = design_.dram_bytes_per_cycle;
+    if (!open(channel)) counters.row_waits++;
+    while (budget > 0 && !channel.queue.empty() && open(channel)) {
+      Access& access = channel.queue.front();
+      const int64_t moved = std::min(budget, access.left);
+      budget -= moved;
+      access.left -= moved;
+      if (access.left > 0) return;
+      if (dram_.has_rows()) {
+        counters.row_misses += access.missed;
+        counters.row_hits += access.bursts - access.missed;
+      }
+      const bool last = access.last;
+      if (last) {
+        for (Moving& transfer : moving_) {
+          if (transfer.kind == access.kind && transfer.id == access.id) transfer.channels--;
+        }
+      }
+      channel.queue.pop_front();
+      if (!last) continue;
+      channel.begun = false;
+      return; /* the next transfer begins with a cycle */
+    }
+  }
+
   const Design& design_;
-  std::vector<Transfer> waiting_;
-  std::vector<Flight> in_flight_;
-  Transfer current_{};
-  bool moving_ = false;
-  int64_t left_ = 0;
+  const Dram& dram_;
+  std::vector<Request> waiting_;
+  std::vector<Moving> moving_;
+  std::vector<Channel> channels_;
   std::vector<bool> arrived_[CLASSES];
-  int64_t bytes_[CLASSES] = {};
+  int64_t bytes_[CLASSES] = {}, next_[CLASSES] = {};
+  int64_t phase_ = 0; /* cycles since a refresh ended */
 };
 
 /* Tiles of one operand: asked for ahead, arriving, taken in the order of the folds. */
@@ -155,6 +275,37 @@ class ClockedVector {
   int64_t left_ = 0, passed_ = 0;
 };
 
+/* How long the memories on the chip take over what a fold, or a tile that is laid in, reads of some operands and what is
+ * written for it, found by counting the bytes down: `least` cycles or more. */
+struct Lasting {
+  int64_t cycles = 0, conflicts = 0; /* those in which nothing is read any more */
+
+  Lasting(const Design& design, const Fold& fold, const std::vector<Class>& operands, int64_t least) {
+    struct Draw {
+      const Sram& memory;
+      int64_t room, reads, writes;
+    };
+    std::vector<Draw> draws;
+    for (const Class operand : operands) {
+      const Sram& memory = operand == WEIGHT_TILES ? design.weight_sram : design.activation_sram;
+      const int64_t room = memory.buffer_bytes_per_cycle();
+      if (room) draws.push_back({memory, room, fold.reads[operand], fold.fills[operand]});
+    }
+    for (;; cycles++) {
+      bool reads = cycles < least, writes = false;
+      for (Draw& draw : draws) {
+        reads = reads || draw.reads > 0;
+        writes = writes || draw.writes > 0;
+        const int64_t read = std::min(draw.room, draw.reads);
+        draw.reads -= read;
+        draw.writes -= std::min(draw.memory.shared() ? draw.room - read : draw.room, draw.writes);
+      }
+      if (!reads && !writes) return;
+      conflicts += !reads;
+    }
+  }
+};
+
 /* Puts the cycles in which a fold could have started down to what it lacked in the last of them. */
 class Gap {
  public:
@@ -182,10 +333,12 @@ class Gap {
   int64_t Counters::* lacking_ = &Counters::fill;
 };
 
-/* A fold on its way through the array; `entered` counts the cycles since its first operands were at the corner. */
+/* A fold on its way through the array, or a tile on its way into it; `entered` counts the cycles since its first
+ * operands were at the corner, of `cycles` in which operands or the memories behind them keep it busy. */
 struct Stream {
   const Fold* fold;
   int64_t entered;
+  int64_t cycles;
 };
 
 /* The operands of a plain product, by their places in it, and what leaves the array. */
@@ -409,12 +562,12 @@ void step_resting(const Program& program, const Product& product, std::vector<St
 
   for (int64_t now = 0;; now++) {
     /* what is complete as the cycle begins */
-    if (loading && load_count == design.load_cycles()) {
+    if (loading && load_count == loads.back().cycles) {
       loading = false;
       laid++;
     }
-    if (!loads.empty() && loads.front().entered == design.load_cycles() + design.array_columns - 1) loads.pop_front();
-    if (streaming && streams.back().entered == streams.back().fold->cycles) {
+    if (!loads.empty() && loads.front().entered == loads.front().cycles + design.array_columns - 1) loads.pop_front();
+    if (streaming && streams.back().entered == streams.back().cycles) {
       streaming = false;
       if (next_fold == folds.size() || folds[next_fold].fresh[passes]) freed++;
       if (!design.shadowed() && next_fold < folds.size() && folds[next_fold].fresh[rests]) {
@@ -422,7 +575,7 @@ void step_resting(const Program& program, const Product& product, std::vector<St
         taken = laid;
       }
     }
-    if (!streams.empty() && streams.front().entered == streams.front().fold->cycles + design.array_depth()) {
+    if (!streams.empty() && streams.front().entered == streams.front().cycles + design.array_depth()) {
       if (streams.front().fold->last_slice) vector.take(streams.front().fold);
       streams.pop_front();
     }
@@ -435,7 +588,7 @@ void step_resting(const Program& program, const Product& product, std::vector<St
       counters.weight_bytes = port.bytes(WEIGHT_TILES);
       counters.activation_bytes = port.bytes(ACTIVATION_TILES);
       counters.output_bytes = port.bytes(OUTPUTS);
-      if (states) states->push_back({now, false, -1, false, -1});
+      if (states) states->push_back({now, false, -1, false, 0});
       return;
     }
     port.start();
@@ -450,7 +603,9 @@ void step_resting(const Program& program, const Product& product, std::vector<St
       const bool bank = !fold.first_slice || tile < 2 || vector.passed() >= tile - 1;
       if (gap.closes(rests == WEIGHT_TILES ? rested : passed, rests == WEIGHT_TILES ? passed : rested, step, bank)) {
         streaming = true;
-        streams.push_back({&fold, 0});
+        const Lasting lasting(design, fold, {passes}, fold.cycles);
+        streams.push_back({&fold, 0, lasting.cycles});
+        counters.memory_conflicts += lasting.conflicts;
         tally(fold, counters);
         next_fold++;
         tile += fold.last_slice;
@@ -468,21 +623,23 @@ void step_resting(const Program& program, const Product& product, std::vector<St
       if (made) {
         loading = true;
         load_count = 0;
-        loads.push_back({&fold, 0});
+        const Lasting lasting(design, fold, {rests}, design.load_cycles());
+        loads.push_back({&fold, 0, lasting.cycles});
+        counters.memory_conflicts += lasting.conflicts;
       }
     }
 
     /* the cycle itself */
     see(states, {now, loading, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
     if (!grid.empty()) grid.front().clock(streams, loads);
+    if (streaming) (streams.back().entered < streams.back().fold->cycles ? counters.busy : counters.stall_memory)++;
     for (Stream& stream : streams) stream.entered++;
     for (Stream& load : loads) load.entered++;
-    counters.busy += streaming;
     if (!streaming && next_fold == folds.size()) counters.drain++;
     if (loading) load_count++;
     if (lock > 0) lock--;
     vector.tick();
-    port.tick();
+    port.tick(counters);
   }
 }
 
@@ -495,8 +652,10 @@ void step_summing(const Program& program, const Product& product, std::vector<St
   std::vector<SummingGrid> grid;
   if (product.a) grid.emplace_back(program, product);
 
+  std::vector<Lasting> lastings;
+  for (const Fold& fold : folds) lastings.emplace_back(design, fold, std::vector<Class>{WEIGHT_TILES, ACTIVATION_TILES}, fold.cycles);
   std::deque<Stream> streams;
-  Stream shifting{nullptr, 0};
+  Stream shifting{nullptr, 0, 0};
   bool streaming = false;
   int64_t weights_freed = 0, activations_freed = 0, tile = 0;
   int64_t chain_left = 0; /* cycles until the finished sums of the last tile have left the array */
@@ -504,19 +663,19 @@ void step_summing(const Program& program, const Product& product, std::vector<St
   Gap gap(counters);
 
   for (int64_t now = 0;; now++) {
-    if (streaming && streams.back().entered == streams.back().fold->cycles) {
+    if (streaming && streams.back().entered == streams.back().cycles) {
       streaming = false;
       const bool last = next_fold == folds.size();
       if (streams.back().fold->last_slice) chain_left = design.array_depth() + design.array_rows;
       weights_freed += last || folds[next_fold].fresh[WEIGHTS];
       activations_freed += last || folds[next_fold].fresh[ACTIVATIONS];
     }
-    if (shifting.fold && shifting.entered == design.array_rows) {
+    if (shifting.fold && shifting.entered == shifting.cycles) {
       vector.take(shifting.fold);
       shifting.fold = nullptr;
     }
-    if (!streams.empty() && streams.front().entered == streams.front().fold->cycles + design.array_depth()) {
-      if (streams.front().fold->last_slice) shifting = {streams.front().fold, 0};
+    if (!streams.empty() && streams.front().entered == streams.front().cycles + design.array_depth()) {
+      if (streams.front().fold->last_slice) shifting = {streams.front().fold, 0, design.array_rows};
       streams.pop_front();
     }
     vector.complete(now);
@@ -528,7 +687,7 @@ void step_summing(const Program& program, const Product& product, std::vector<St
       counters.weight_bytes = port.bytes(WEIGHT_TILES);
       counters.activation_bytes = port.bytes(ACTIVATION_TILES);
       counters.output_bytes = port.bytes(OUTPUTS);
-      if (states) states->push_back({now, false, -1, false, -1});
+      if (states) states->push_back({now, false, -1, false, 0});
       return;
     }
     port.start();
@@ -537,11 +696,15 @@ void step_summing(const Program& program, const Product& product, std::vector<St
     if (!streaming && next_fold < folds.size()) {
       const Fold& fold = folds[next_fold];
       const bool step = !fold.waits || vector.passed() == tile;
-      const bool room = !fold.last_slice || (chain_left <= fold.cycles && (tile < 2 || vector.passed() >= tile - 1));
+      const Lasting& lasting = lastings[next_fold];
+      const bool room =
+          !fold.last_slice || (chain_left <= lasting.cycles && (tile < 2 || vector.passed() >= tile - 1));
       if (gap.closes(weights.arrived(weights.of_fold(next_fold)), activations.arrived(activations.of_fold(next_fold)),
                      step, room)) {
         streaming = true;
-        streams.push_back({&fold, 0});
+        /* the memories take their time before the first operands, so that they follow each other without a gap */
+        streams.push_back({&fold, fold.cycles - lasting.cycles, fold.cycles});
+        counters.memory_conflicts += lasting.conflicts;
         tally(fold, counters);
         next_fold++;
         tile += fold.last_slice;
@@ -549,13 +712,13 @@ void step_summing(const Program& program, const Product& product, std::vector<St
     }
     see(states, {now, false, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
     if (!grid.empty()) grid.front().clock(streams, shifting.fold ? &shifting : nullptr);
+    if (streaming) (streams.back().entered >= 0 ? counters.busy : counters.stall_memory)++;
     for (Stream& stream : streams) stream.entered++;
     if (shifting.fold) shifting.entered++;
     if (chain_left > 0) chain_left--;
-    counters.busy += streaming;
     if (!streaming && next_fold == folds.size()) counters.drain++;
     vector.tick();
-    port.tick();
+    port.tick(counters);
   }
 }
 
@@ -577,7 +740,7 @@ Counters step_vector(const Design& design, const VectorStage& stage, std::vector
   Counters counters;
   counters.folds = blocks.count();
   ClockedPort port(design);
-  int64_t started = 0, ended = 0, left = 0, gap = 0;
+  int64_t started = 0, ended = 0, left = 0, slow = 0, gap = 0; /* slow: cycles among those left, lost to the memory */
   bool working = false, lacked_input = false;
   for (int64_t now = 0;; now++) {
     if (working && left == 0) {
@@ -590,7 +753,7 @@ Counters step_vector(const Design& design, const VectorStage& stage, std::vector
     port.complete();
     if (ended == blocks.count() && port.idle()) {
       counters.cycles = now;
-      if (states) states->push_back({now, false, -1, false, -1});
+      if (states) states->push_back({now, false, -1, false, 0});
       break;
     }
     port.start();
@@ -602,7 +765,13 @@ Counters step_vector(const Design& design, const VectorStage& stage, std::vector
         gap = 0;
         working = true;
         const VectorBlock block = blocks[started++];
-        left = block.cycles;
+        Fold read;
+        read.reads[ACTIVATION_TILES] = block.reads;
+        read.fills[ACTIVATION_TILES] = block.input_bytes;
+        const Lasting lasting(design, read, {ACTIVATION_TILES}, block.cycles);
+        left = lasting.cycles;
+        slow = left - block.cycles;
+        counters.memory_conflicts += lasting.conflicts;
         counters.lane_operations += block.lane_operations;
         counters.activation_reads += block.reads;
         counters.activation_writes += block.writes;
@@ -613,12 +782,12 @@ Counters step_vector(const Design& design, const VectorStage& stage, std::vector
     }
     see(states, {now, false, -1, working, port.moves()});
     if (working) {
+      (left > slow ? counters.busy : counters.stall_memory)++;
       left--;
-      counters.busy++;
     } else if (started == blocks.count()) {
       counters.drain++;
     }
-    port.tick();
+    port.tick(counters);
   }
   counters.vector_busy = counters.busy;
   counters.activation_bytes = port.bytes(ACTIVATION_TILES);

@@ -23,7 +23,7 @@ struct State {
   bool loading; /* a resting tile is laid in */
   int64_t fold; /* the one whose operands enter the array, counted from 0; else -1 */
   bool vector;  /* the vector unit works */
-  int port;     /* what moves over it: 0 weights, 1 activations, 2 outputs; else -1 */
+  int port;     /* what moves over it: 1 weights, 2 activations, 4 outputs, and their sums */
 };
 
 /* states: null, or where the states go, one for each change and a last one for the end. */

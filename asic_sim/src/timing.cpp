@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "dram.h"
+
 namespace asic {
 namespace {
 
@@ -28,12 +30,12 @@ class Record {
   Record(std::vector<Event>& events, size_t most) : events_(&events), most_(most) {}
 
   bool wanted() const { return events_ != nullptr; }
-  void operator()(Event::Part part, int64_t begin, int64_t end, int64_t bytes = 0) const {
+  void operator()(Event::Part part, int64_t begin, int64_t end, int64_t bytes = 0, int64_t channel = 0) const {
     if (!events_ || begin == end) return;
     if (events_->size() == most_) {
       throw std::length_error("more than " + std::to_string(most_) + " events happen");
     }
-    events_->push_back({part, begin, end, bytes});
+    events_->push_back({part, begin, end, bytes, channel});
   }
 
  private:
@@ -52,8 +54,12 @@ class Port {
     int64_t requested[CLASSES] = {}, taken[CLASSES] = {}, bytes[CLASSES] = {};
   };
 
-  Port(const Design& design, int64_t most_in_flight, const Record& record)
-      : design_(design), record_(record), arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
+  Port(const Design& design, int64_t most_in_flight, Counters& counters, const Record& record)
+      : design_(design),
+        counters_(counters),
+        record_(record),
+        dram_(design),
+        arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
 
   void request(Class kind, int64_t time, int64_t bytes) {
     const int64_t id = counts_.requested[kind]++;
@@ -94,8 +100,10 @@ class Port {
       state.insert(state.end(), {request.time - base, request.kind, counts_.requested[request.kind] - request.id,
                                  request.bytes});
     }
-    state.insert(state.end(), {free_ - base, last_ - base});
+    dram_.describe(base, state);
+    state.push_back(last_ - base);
   }
+  bool repeats() const { return dram_.repeats(); }
 
   /* So many iterations on, each of which took `cycles` and counted on from `before` to now. */
   void skip(int64_t iterations, int64_t cycles, const Counts& before) {
@@ -119,7 +127,7 @@ class Port {
       request.time += time;
       request.id += ids[request.kind];
     }
-    free_ += time;
+    dram_.skip(time);
     last_ += time;
   }
 
@@ -151,57 +159,119 @@ class Port {
   void serve() {
     const Request request = queue_.front();
     queue_.pop_front();
-    if (request.bytes != measured_bytes_) { /* mostly tiles of one size: a division less */
-      measured_bytes_ = request.bytes;
-      measured_cycles_ = ceil_div(request.bytes, design_.dram_bytes_per_cycle);
-    }
-    free_ = std::max(free_, request.time) + measured_cycles_;
-    record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), free_ - measured_cycles_, free_,
-            request.bytes);
-    arrivals_[request.kind][request.id] = free_ + design_.dram_latency_cycles;
-    last_ = std::max(last_, free_ + design_.dram_latency_cycles);
+    int64_t left = request.bytes;
+    const int64_t end =
+        dram_.move(request.kind, request.time, request.bytes, counters_, [&](const DramTiming::Move& move) {
+          if (!record_.wanted()) return;
+          const int64_t bytes = std::min(left, move.bursts * design_.dram.burst_bytes);
+          left -= bytes;
+          record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), move.begin, move.end, bytes,
+                  move.channel);
+        });
+    arrivals_[request.kind][request.id] = end + design_.dram_latency_cycles;
+    last_ = std::max(last_, end + design_.dram_latency_cycles);
   }
 
   const Design& design_;
+  Counters& counters_;
   const Record record_;
+  DramTiming dram_;
   Ring arrivals_[CLASSES];
   Counts counts_;
   std::deque<Request> queue_; /* in the order of service */
-  int64_t measured_bytes_ = 0, measured_cycles_ = 0;
-  int64_t free_ = 0;
   int64_t last_ = 0;
 };
 
 enum : int { BUFFERS = 2 }; /* of a streaming operand and of the results */
 
+/* How long the memories on the chip take over what a fold reads, or over a tile that is laid in, of which they cannot
+ * pass more in a cycle than they are made for. */
+class Memories {
+ public:
+  explicit Memories(const Design& design)
+      : memories_{Memory(design.weight_sram), Memory(design.activation_sram)},
+        output_(design.dataflow == Dataflow::output),
+        streams_(design.dataflow == Dataflow::input ? WEIGHTS : ACTIVATIONS) {}
+
+  /* `all` that a fold takes, `conflicts` of them for what is written, beyond what it takes to read. */
+  struct Cycles {
+    int64_t all, conflicts;
+  };
+  Cycles streaming(const Fold& fold) const {
+    Cycles cycles = passing(streams_, fold.reads[streams_], fold.fills[streams_], fold.cycles);
+    if (output_) {
+      const Cycles weights = passing(WEIGHTS, fold.reads[WEIGHTS], fold.fills[WEIGHTS], fold.cycles);
+      const int64_t alone = std::max(cycles.all - cycles.conflicts, weights.all - weights.conflicts);
+      cycles.all = std::max(cycles.all, weights.all);
+      cycles.conflicts = cycles.all - alone;
+    }
+    return cycles;
+  }
+  /* The same of bytes that are read from a memory while `fills` are written to it, in `least` cycles or more. */
+  Cycles passing(Operand operand, int64_t reads, int64_t fills, int64_t least) const {
+    const Memory& memory = memories_[operand];
+    if (!memory.rate) return {least, 0};
+    const int64_t alone = std::max(least, ceil_div(reads, memory.rate));
+    const int64_t passed = memory.shared ? reads + fills : std::max(reads, fills);
+    const int64_t all = std::max(least, ceil_div(passed, memory.rate));
+    return {all, all - alone};
+  }
+
+ private:
+  struct Memory {
+    explicit Memory(const Sram& sram) : rate(sram.buffer_bytes_per_cycle()), shared(sram.shared()) {}
+    int64_t rate; /* bytes in a cycle, out of the buffer that the array reads; 0: any number */
+    bool shared;
+  };
+  Memory memories_[OPERANDS];
+  bool output_;
+  Operand streams_; /* where sums rest, besides weights */
+};
+
 /* Asks for tiles ahead of the folds that need them. */
 class Ahead {
  public:
-  Ahead(const Program& program, Port& port, Operand operand) : fold_(program, operand), port_(port), operand_(operand) {}
+  Ahead(const Program& program, Port& port, Operand operand)
+      : fold_(program, operand),
+        port_(port),
+        operand_(operand),
+        memories_(program.design()),
+        load_cycles_(program.design().load_cycles()) {}
 
   void request(int64_t time) {
     if (fold_.done()) return;
     port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_]);
-    waits_.push_back(fold_->waits);
+    const Memories::Cycles loading =
+        memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
+    tiles_.push_back({fold_->waits, loading.all, loading.conflicts});
     fold_.next();
   }
-  bool any_left() const { return !waits_.empty(); }
-  bool first_waits() const { return waits_.front(); }
+  struct Tile {
+    bool waits;            /* it holds results of the stage before */
+    int64_t load_cycles;   /* if it rests in the array */
+    int64_t conflicts;     /* among them */
+  };
+  bool any_left() const { return !tiles_.empty(); }
+  const Tile& first() const { return tiles_.front(); }
 
   /* When the first tile that has been requested and not taken arrives. */
   int64_t take() {
-    waits_.pop_front();
+    tiles_.pop_front();
     return port_.take(static_cast<Class>(operand_));
   }
 
   TileCursor& fold() { return fold_; }
-  void describe(State& state) const { state.insert(state.end(), waits_.begin(), waits_.end()); }
+  void describe(State& state) const {
+    for (const Tile& tile : tiles_) state.insert(state.end(), {tile.waits, tile.load_cycles, tile.conflicts});
+  }
 
  private:
   TileCursor fold_;
   Port& port_;
   Operand operand_;
-  std::deque<bool> waits_; /* of tiles requested and not taken: whether they hold results of the stage before */
+  const Memories memories_;
+  const int64_t load_cycles_;
+  std::deque<Tile> tiles_; /* requested and not taken */
 };
 
 /* The vector unit, behind the array in every dataflow. */
@@ -247,18 +317,26 @@ class Clock {
  public:
   Clock(const Program& program, Counters& counters, const Record& record)
       : record(record),
-        port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, record),
+        port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, counters, record),
         vector(port, counters, record),
+        memories(program.design()),
         counters_(counters) {}
 
   const Record record;
 
   Port port;
   Vector vector;
+  const Memories memories;
   int64_t end = 0; /* of the fold before */
 
-  /* The fold starts when every cause allows it. */
-  int64_t start(const Fold& fold, const Cause (&causes)[4]) {
+  /* A tile has been laid in, some of its cycles lost to conflicts. */
+  void laid(int64_t begin, int64_t end, int64_t conflicts) {
+    counters_.memory_conflicts += conflicts;
+    record(Event::LOADING, begin, end);
+  }
+
+  /* The fold, which takes so long, starts when every cause allows it. */
+  int64_t start(const Fold& fold, const Memories::Cycles& cycles, const Cause (&causes)[4]) {
     int64_t start = end;
     for (const Cause& cause : causes) start = std::max(start, cause.time);
     if (end == 0) {
@@ -270,8 +348,10 @@ class Clock {
         break;
       }
     }
-    end = start + fold.cycles;
+    end = start + cycles.all;
     counters_.busy += fold.cycles;
+    counters_.stall_memory += cycles.all - fold.cycles;
+    counters_.memory_conflicts += cycles.conflicts;
     record(Event::ARRAY, start, end);
     tally(fold, counters_);
     return start;
@@ -280,7 +360,7 @@ class Clock {
   /* To be called when `fold` has gone on. */
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
-    if (fold.done() || record.wanted()) return; /* what is to be told is not skipped */
+    if (fold.done() || record.wanted() || !port.repeats()) return; /* what is to be told is not skipped */
     const Cursor::Position here = fold.position();
     const auto loop = static_cast<Cursor::Loop>(
         std::mismatch(here.begin(), here.end(), last_.begin()).first - here.begin());
@@ -355,7 +435,8 @@ class Clock {
 
   static constexpr int64_t Counters::* COUNTED[] = {
       &Counters::busy,         &Counters::stall_weights, &Counters::stall_activations, &Counters::stall_outputs,
-      &Counters::stall_steps,  &Counters::vector_busy,   &Counters::folds,             &Counters::weight_reads,
+      &Counters::stall_steps,  &Counters::stall_memory,  &Counters::memory_conflicts,
+      &Counters::vector_busy,  &Counters::folds,         &Counters::weight_reads,
       &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations,
       &Counters::activation_writes};
 
@@ -387,7 +468,7 @@ struct RestingArray {
                               {rests == WEIGHTS ? streamed : rested, &Counters::stall_activations},
                               {step_done, &Counters::stall_steps},
                               {fold->first_slice ? vector.before() : 0, &Counters::stall_outputs}};
-      const int64_t start = clock.start(*fold, causes), end = clock.end;
+      const int64_t start = clock.start(*fold, clock.memories.streaming(*fold), causes), end = clock.end;
       if (fold->fresh[rests] && design.shadowed()) lay_early(start + design.release_cycles());
 
       const Fold current = *fold;
@@ -417,15 +498,16 @@ struct RestingArray {
 
  private:
   void lay(int64_t from) {
-    ready = std::max(ahead[rests].take(), from) + design.load_cycles();
-    clock.record(Event::LOADING, ready - design.load_cycles(), ready);
+    const Ahead::Tile tile = ahead[rests].first();
+    ready = std::max(ahead[rests].take(), from) + tile.load_cycles;
+    clock.laid(ready - tile.load_cycles, ready, tile.conflicts);
     ahead[rests].request(ready);
   }
   /* A tile is laid in as soon as it can be, however many folds use the one before; a tile of results of the stage
    * before has to wait for them, and is then known only when its fold is next. */
   void lay_early(int64_t from) {
     free = from;
-    laid = ahead[rests].any_left() && !(rests == ACTIVATIONS && ahead[rests].first_waits());
+    laid = ahead[rests].any_left() && !(rests == ACTIVATIONS && ahead[rests].first().waits);
     if (laid) lay(free);
   }
 
@@ -448,12 +530,13 @@ struct SummingArray {
       for (int operand = 0; operand < OPERANDS; operand++) {
         if (fold->fresh[operand]) ready[operand] = ahead[operand].take();
       }
-      const int64_t room = fold->last_slice ? std::max(out - fold->cycles, clock.vector.before()) : 0;
+      const Memories::Cycles cycles = clock.memories.streaming(*fold);
+      const int64_t room = fold->last_slice ? std::max(out - cycles.all, clock.vector.before()) : 0;
       const Cause causes[] = {{ready[WEIGHTS], &Counters::stall_weights},
                               {ready[ACTIVATIONS], &Counters::stall_activations},
                               {fold->waits ? clock.vector.end() : 0, &Counters::stall_steps},
                               {room, &Counters::stall_outputs}};
-      clock.start(*fold, causes);
+      clock.start(*fold, cycles, causes);
       const Fold current = *fold;
       fold.next();
       for (int operand = 0; operand < OPERANDS; operand++) {
@@ -564,6 +647,12 @@ int64_t least_cycles(const Program& program) {
   return least;
 }
 
+/* Without what keeps iterations from being skipped. */
+Design without_rows_and_refresh(Design design) {
+  design.dram.row_miss_cycles = design.dram.refresh_cycles = 0;
+  return design;
+}
+
 struct Candidate {
   int64_t least;
   Mapping mapping;
@@ -607,7 +696,8 @@ std::vector<Candidate> candidates_of(const Design& design, const Sections& secti
 
 }  // namespace
 
-Found time_fastest(const Design& design, const Sections& sections) {
+Found time_fastest(const Design& given, const Sections& sections) {
+  const Design design = without_rows_and_refresh(given);
   const std::vector<Candidate> candidates = candidates_of(design, sections);
   if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
   Found best;
@@ -617,7 +707,8 @@ Found time_fastest(const Design& design, const Sections& sections) {
     const Counters counters = time_program(candidate.program);
     if (counters.cycles < best.counters.cycles) best = {candidate.mapping, counters};
   }
-  return best;
+  if (!given.dram.has_rows() && !given.dram.refreshed()) return best;
+  return {best.mapping, time_program(lower(given, sections, best.mapping))};
 }
 
 std::vector<Found> time_mappings(const Design& design, const Sections& sections) {
@@ -674,7 +765,8 @@ static Counters run(const Design& design, const VectorStage& stage, const Record
   const VectorBlocks blocks(design, stage);
   Counters counters;
   counters.folds = blocks.count();
-  Port port(design, 4, record);
+  Port port(design, 4, counters, record);
+  const Memories memories(design);
   const int64_t buffers = std::min<int64_t>(2, blocks.count());
   for (int64_t b = 0; b < buffers; b++) port.request(ACTIVATION_TILES, 0, blocks[b].input_bytes);
   int64_t end = 0;
@@ -685,9 +777,13 @@ static Counters run(const Design& design, const VectorStage& stage, const Record
     const int64_t start = std::max({end, arrived, slot_free});
     int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
     wait += start - end;
-    end = start + block.cycles;
+    const Memories::Cycles cycles =
+        memories.passing(ACTIVATIONS, block.reads, block.input_bytes, block.cycles);
+    end = start + cycles.all;
     record(Event::VECTOR, start, end);
     counters.busy += block.cycles;
+    counters.stall_memory += cycles.all - block.cycles;
+    counters.memory_conflicts += cycles.conflicts;
     counters.lane_operations += block.lane_operations;
     counters.activation_reads += block.reads;
     counters.activation_writes += block.writes;

@@ -45,7 +45,7 @@
 
 namespace asic {
 
-/* cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + drain */
+/* cycles = fill + busy + stall_weights + stall_activations + stall_outputs + stall_steps + stall_memory + drain */
 struct Counters {
   int64_t cycles = 0;
   int64_t fill = 0;              /* until the first activation enters the array */
@@ -54,6 +54,7 @@ struct Counters {
   int64_t stall_activations = 0; /* … for its activations */
   int64_t stall_outputs = 0;     /* … for an accumulator bank or an output buffer to be free */
   int64_t stall_steps = 0;       /* … for the step before it to leave the vector unit */
+  int64_t stall_memory = 0;      /* a fold streams, and a memory on the chip cannot keep up */
   int64_t drain = 0;             /* after the last activation has entered */
   int64_t vector_busy = 0;       /* the vector unit works */
   int64_t weight_bytes = 0, activation_bytes = 0, output_bytes = 0; /* over the DRAM port */
@@ -63,6 +64,11 @@ struct Counters {
   int64_t accumulator_accesses = 0; /* 32-bit sums read or written below the columns */
   int64_t lane_operations = 0;      /* cycles of a lane of the vector unit, all elements together */
   int64_t activation_writes = 0;    /* bytes of results that stay in the activation memory */
+  int64_t memory_conflicts = 0; /* of the cycles of folds and loading, those lost to what DRAM writes into the memory */
+  /* Over all channels of DRAM; 0 where it has no rows or no refresh. */
+  int64_t row_hits = 0, row_misses = 0; /* bursts whose row is open, and those that it is opened for */
+  int64_t row_waits = 0;     /* cycles in which a channel has bursts to move and moves none, as no row is open */
+  int64_t refresh_waits = 0; /* cycles in which it does not, as it is refreshed */
 };
 
 /* Work of the vector unit alone, a window over planes (axis 0: planes), cut into blocks like a stage. */
@@ -81,6 +87,7 @@ struct Event {
   Part part;
   int64_t begin, end;
   int64_t bytes; /* over the port to DRAM; else 0 */
+  int64_t channel = 0; /* of DRAM that they move over */
 };
 
 /* What the folds alone say, in any order of events. */
@@ -99,8 +106,8 @@ struct Sections {
 };
 Program lower(const Design& design, const Sections& sections, const Mapping& mapping);
 
-/* The fastest of the mappings that are worth trying: activations resident or streamed, blocks as large as they can be
- * or parts of that. Raises as time_program does where none of them can be walked. */
+/* The mapping that is the fastest where DRAM has no rows and no refresh, of those that are worth trying: activations
+ * resident or streamed, blocks as large as they can be or parts of that; and what it takes on the design. Raises as time_program does where none of them can be walked. */
 struct Found {
   Mapping mapping;
   Counters counters;
