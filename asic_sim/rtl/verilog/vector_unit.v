@@ -2,9 +2,13 @@
 // the tile, each group for the tile's `cycles` cycles; `out_valid` in the last of them. A tile begins when it is
 // finished, the one before has gone through, and the receiver has room for a tile (`out_ready`, looked at when the
 // tile begins).
+// Every lane adds the bias in the first cycle, clips in the next where `clips`, and requantises in two more where
+// `requantizes`; `cycles` has to take them all, and the result waits out the others.
 module vector_unit #(
     parameter COLUMNS = 4,
     parameter LANES = 4,
+    parameter CHANNEL_ROWS = 0,  // an output channel is a row of the tile, not a column
+    parameter CHANNEL_BITS = 8,
     parameter ENTRY_BITS = 4,
     parameter LENGTH_BITS = 16,
     parameter CYCLE_BITS = 8,
@@ -16,6 +20,17 @@ module vector_unit #(
     input wire [2*LENGTH_BITS-1:0] tile_rows,
     input wire [2*LENGTH_BITS-1:0] tile_columns,
     input wire [2*CYCLE_BITS-1:0] tile_cycles,
+    input wire [2*CHANNEL_BITS-1:0] tile_channel,  // the first one
+    input wire clips,
+    input wire [SUM_BITS-1:0] clip_low,
+    input wire [SUM_BITS-1:0] clip_high,
+    input wire requantizes,
+    input wire [8:0] zero_point,
+    input wire [8:0] lowest,
+    input wire [8:0] highest,
+    output wire [LANES*CHANNEL_BITS-1:0] channel_indices,
+    input wire [LANES*SUM_BITS-1:0] biases,
+    input wire [LANES*32-1:0] multipliers,
     output wire [1:0] done,
     output wire active,
     output wire [LANES*(ENTRY_BITS+1)-1:0] read_addresses,
@@ -33,6 +48,13 @@ module vector_unit #(
   wire [LENGTH_BITS-1:0] rows = tile_rows[bank*LENGTH_BITS+:LENGTH_BITS];
   wire [LENGTH_BITS-1:0] columns = tile_columns[bank*LENGTH_BITS+:LENGTH_BITS];
   wire [CYCLE_BITS-1:0] cycles = tile_cycles[bank*CYCLE_BITS+:CYCLE_BITS];
+  wire [CHANNEL_BITS-1:0] first_channel = tile_channel[bank*CHANNEL_BITS+:CHANNEL_BITS];
+
+  wire [CYCLE_BITS-1:0] scaling = clips ? 2 : 1;  // the cycle of it
+  wire adds_now = count == 0;
+  wire clips_now = clips & count == 1;
+  wire scales_now = requantizes & count == scaling;
+  wire rounds_now = requantizes & count == scaling + 1'b1;
 
   // where each lane's element is, and the one after the last lane's
   integer l;
@@ -58,12 +80,19 @@ module vector_unit #(
       wire [COLUMNS*SUM_BITS-1:0] across;
       wire [LENGTH_BITS-1:0] at_row = lane_rows[g*LENGTH_BITS+:LENGTH_BITS];
       wire [LENGTH_BITS-1:0] at_column = lane_columns[g*LENGTH_BITS+:LENGTH_BITS];
+      wire [CHANNEL_BITS-1:0] at_channel = CHANNEL_ROWS != 0 ? at_row[CHANNEL_BITS-1:0] : at_column[CHANNEL_BITS-1:0];
       for (c = 0; c < COLUMNS; c = c + 1) begin : from
         assign across[c*SUM_BITS+:SUM_BITS] = read[(c*LANES+g)*SUM_BITS+:SUM_BITS];
       end
       assign out_mask[g] = at_row < rows;
       assign read_addresses[g*(ENTRY_BITS+1)+:ENTRY_BITS+1] = {bank, at_row[ENTRY_BITS-1:0]};
-      assign out_data[g*SUM_BITS+:SUM_BITS] = across[at_column*SUM_BITS+:SUM_BITS];
+      assign channel_indices[g*CHANNEL_BITS+:CHANNEL_BITS] = first_channel + at_channel;
+      lane #(.SUM_BITS(SUM_BITS)) steps (
+          .clk(clk), .adds(adds_now), .clips(clips_now), .scales(scales_now), .rounds(rounds_now),
+          .sum(across[at_column*SUM_BITS+:SUM_BITS]), .bias(biases[g*SUM_BITS+:SUM_BITS]), .clip_low(clip_low),
+          .clip_high(clip_high), .multiplier(multipliers[g*32+:32]), .zero_point(zero_point), .lowest(lowest),
+          .highest(highest), .out(out_data[g*SUM_BITS+:SUM_BITS])
+      );
     end
   endgenerate
 
