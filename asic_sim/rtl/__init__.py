@@ -3,8 +3,8 @@
     from quatrefoil.asic_sim import load, rtl
     rtl.write(load("edge"), "build/edge")
 
-``verilator`` runs it beside the simulator, ``prove`` compares the two on random and real layers, ``synthesis`` counts
-cells.
+``verilator`` runs it beside the simulator, ``prove`` compares the two on random and real layers and tries whether it would
+notice ``mutants``, ``synthesis`` counts cells and places them on an FPGA.
 """
 
 from __future__ import annotations

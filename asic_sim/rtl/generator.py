@@ -88,6 +88,7 @@ def figures_of(design: Hardware, formats: Formats) -> dict[str, int | str]:
     shadow = design.weight_load in ("double_buffered", "skewed")
     broadcast = design.weight_load == "broadcast"
     entries = rows if design.dataflow == "output" else design.accumulator_entries // 2
+    entry_bits = max(1, (entries - 1).bit_length())
     if shadow:
         hold = (rows if design.weight_load == "skewed" else rows + columns - 1) - 1
     else:
@@ -124,7 +125,8 @@ def figures_of(design: Hardware, formats: Formats) -> dict[str, int | str]:
         "VALUE_BITS": formats.value,
         "CHANNEL_ROWS": int(design.dataflow == "input"),
         "CHANNEL_BITS": formats.channels,
-        "ENTRY_BITS": max(1, (entries - 1).bit_length()),
+        "ENTRY_BITS": entry_bits,
+        "ADDRESS_BITS": entry_bits + 1,
         "LENGTH_BITS": formats.length,
         "CYCLE_BITS": formats.cycles,
     }

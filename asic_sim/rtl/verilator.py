@@ -30,7 +30,9 @@ REFERENCE = SIMULATOR / "reference.cpp"
 """The bench includes it."""
 SHARED_SOURCES = [SIMULATOR / f"{name}.cpp" for name in ("program", "timing")]
 FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-pthread", "-w", "-DVL_TIME_CONTEXT")
-"""A 32x32 array takes half a minute to compile with -O1, a sixth of that with -O0, which then runs five times slower."""
+"""With -O0 a 32x32 array compiles in a fifth of the time and runs five times slower."""
+LARGE = 1_000_000
+"""Bytes of C++ that runs once from which on it is worth compiling apart, without optimisation."""
 DATAFLOWS, LOADS = CHOICES["dataflow"], CHOICES["weight_load"]
 COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "drain",
@@ -118,12 +120,23 @@ def build(
         path.write_text(texts[path.name], "utf-8")
     found.run(["--cc", "-O3", "--x-initial", "unique", "--top-module", "accelerator",
                "--Mdir", model, *paths])  # fmt: skip
-    together = home / "together.cpp"  # one source compiles several times faster than many that read the same headers
-    together.write_text("".join(f'#include "{p.resolve()}"\n' for p in [BENCH, *sorted(model.glob("*.cpp"))]), "utf-8")
-    include = [f"-I{model}", f"-I{SIMULATOR}"]
-    _compile(found, ["-shared", "-Wl,-Bsymbolic", *include, together, *_shared(found, folder)], library)
+    parts = sorted(model.glob("*.cpp"))
+    once = [part for part in parts if part.stem.endswith("Slow")]  # by Verilator's naming: what runs once
+    objects, include = _shared(found, folder), [f"-I{model}", f"-I{SIMULATOR}"]
+    if sum(part.stat().st_size for part in once) > LARGE:
+        objects.append(home / "once.o")
+        _compile(found, [*include, "-O0", "-c", _together(home / "once.cpp", once)], objects[-1])
+        parts = [part for part in parts if part not in once]
+    all_else = _together(home / "together.cpp", [BENCH, *parts])
+    _compile(found, ["-shared", "-Wl,-Bsymbolic", *include, all_else, *objects], library)
     shutil.rmtree(model)
     return Model(design, formats, library)
+
+
+def _together(source: Path, parts: Sequence[Path]) -> Path:
+    """One source, which compiles several times faster than many that read the same headers."""
+    source.write_text("".join(f'#include "{part.resolve()}"\n' for part in parts), "utf-8")
+    return source
 
 
 def _digest(found: Tools, sources: Sequence[Path], texts: Sequence[tuple[str, str]] = ()) -> str:
