@@ -5,7 +5,8 @@ Energies in picojoules:
 - 45 nm: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014.
 - 7 nm: N. Jouppi et al., "Ten lessons from three generations shaped Google's TPUv4i", ISCA 2021, table 2, which sets
   the 45 nm figures beside it. DRAM of 64 bits there: DDR 1,300; HBM2 250 to 450; GDDR6 350 to 480. Horowitz gives 1.3
-  to 2.6 nJ for DRAM.
+  to 2.6 nJ for DRAM. Others quote the same figures from that table for the operations, 8 KiB, 1 MiB and DDR (Hennessy
+  and Patterson among them); 32 KiB, HBM2 and GDDR6 stand here without such a second witness.
 - Registers: a register file access takes about as much as a 16-bit multiply-accumulate (Y.-H. Chen, J. Emer, V. Sze,
   "Eyeriss: a spatial architecture for energy-efficient dataflow", ISCA 2016, table IV): the high end of the band adds
   one for each multiply-accumulate, the low end none.
