@@ -153,7 +153,7 @@ def _svhn() -> tuple[Layer, ...]:
     return (*layers, estimates.softmax("softmax", 10, 16))
 
 
-DUARTE = "Duarte et al., JINST 13 (2018) P07027, table 3; counts of example-models@ce390f9a80"
+DUARTE = "Duarte et al., JINST 13 (2018) P07027; counts of fastmachinelearning/example-models@ce390f9a80, KERAS_3layer"
 FAHIM = "Fahim et al., arXiv:2103.05579 (2021)"
 REPOSITORIES = {
     "tutorial 2019.2": "Hector-Plata/hls4ml-tutorial@9f451d82a3, model_1",
