@@ -18,7 +18,7 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Availability, DirectRun, Kernel, Run
 from quatrefoil.widening import with_float16
 
-NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_sequence")
+NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_fixed", "_sequence")
 
 
 class CpuBackend:
@@ -67,9 +67,9 @@ class CpuBackend:
 
 @cache
 def _kernels() -> tuple[Kernel, ...]:
-    from quatrefoil.cpu import conv, pool, rnn
+    from quatrefoil.cpu import conv, fixed, pool, rnn
 
-    return with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd")
+    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd"), *fixed.KERNELS)
 
 
 @cache
