@@ -31,6 +31,12 @@ from quatrefoil.functional import (
     conv_transpose2d,
     conv_transpose3d,
     explain,
+    fixed_average_pool,
+    fixed_conv,
+    fixed_gru,
+    fixed_lstm,
+    fixed_max_pool,
+    fixed_rnn,
     global_avg_pool,
     global_lp_pool,
     global_max_pool,
@@ -50,6 +56,7 @@ from quatrefoil.functional import (
     rnn,
     stacked,
 )
+from quatrefoil.numerics import Fixed
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.settings import num_threads, set_num_threads
 
@@ -91,6 +98,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BackendUnavailable",
+    "Fixed",
     "FixedNetwork",
     "Model",
     "NoKernelError",
@@ -115,6 +123,12 @@ __all__ = [
     "export_c",
     "export_hls",
     "fixed",
+    "fixed_average_pool",
+    "fixed_conv",
+    "fixed_gru",
+    "fixed_lstm",
+    "fixed_max_pool",
+    "fixed_rnn",
     "global_avg_pool",
     "global_lp_pool",
     "global_max_pool",

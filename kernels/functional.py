@@ -20,7 +20,9 @@ import numpy as np
 from quatrefoil import dispatch
 from quatrefoil.dispatch import Call, CallPlan, Selection
 from quatrefoil.errors import OperatorError, QuatrefoilError
+from quatrefoil.numerics import Fixed
 from quatrefoil.ops.activations import Activation
+from quatrefoil.ops.fixed import RECURRENT_FORMATS
 from quatrefoil.problem import Tensor
 
 Size = int | Sequence[int]
@@ -214,11 +216,11 @@ def conv_integer(
     Returns int32 (N, M, spatial), wrapping. Raises OperatorError for arguments that do not fit.
     """
     rank = len(Tensor.of(x).shape) - 2
-    attributes = _integer_attributes("conv_integer", rank, stride, padding, dilation, groups)
+    attributes = _window_attributes("conv_integer", rank, stride, padding, dilation, groups)
     return Call("conv_integer", (x, weight, x_zero_point, w_zero_point), attributes)
 
 
-def _integer_attributes(
+def _window_attributes(
     op: str, rank: int, stride: Size, padding: Size | str, dilation: Size, groups: int
 ) -> dict[str, Any]:
     return {
@@ -251,7 +253,7 @@ def qlinear_conv(
     each output channel), bias int32 (M) or None. Returns (N, M, spatial) of y_zero_point's dtype.
     """
     rank = len(Tensor.of(x).shape) - 2
-    attributes = _integer_attributes("qlinear_conv", rank, stride, padding, dilation, groups)
+    attributes = _window_attributes("qlinear_conv", rank, stride, padding, dilation, groups)
     inputs = (x, x_scale, x_zero_point, weight, w_scale, w_zero_point, y_scale, y_zero_point, bias)
     return Call("qlinear_conv", inputs, attributes)
 
@@ -519,6 +521,196 @@ def gru(
     attributes = _recurrent(direction, activations, activation_alpha, activation_beta, clip, layout)
     inputs = (x, w, r, b, sequence_lens, initial_h)
     return Call("gru", inputs, {**attributes, "linear_before_reset": int(linear_before_reset)}, 2, tuple)
+
+
+def _formats(**formats: Any) -> dict[str, Any]:
+    """Formats as the operators' attributes: text or quatrefoil.Fixed; one that is left out is theirs to miss."""
+    return {name: str(form) for name, form in formats.items() if form is not None}
+
+
+@OperatorFunction
+def fixed_conv(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    x_format: str | Fixed,
+    w_format: str | Fixed,
+    bias_format: str | Fixed | None = None,
+    accumulator: str | Fixed,
+    y_format: str | Fixed,
+    activation: str | None = None,
+    reuse: int = 1,
+) -> Call:
+    """Fixed-point convolution over 0 to 3 spatial axes (0: a dense layer), equal to the last bit on every backend.
+
+    x (N, C, spatial), weight (M, C / groups, kernel) and bias (M) or None hold integers of their formats, in the dtype
+    that ``qf.Fixed.dtype`` says. Each product and each sum is cast to ``accumulator`` (see ops/fixed.py for their
+    order, which ``reuse`` changes); y is the sum cast to ``y_format``, and with activation="Relu" at least 0.
+    Returns (N, M, spatial) integers of y_format. Raises OperatorError for integers outside their format, formats whose
+    product leaves 62 bits, and any other activation.
+    """
+    rank = max(len(Tensor.of(x).shape) - 2, 0)
+    attributes = {
+        **_window_attributes("fixed_conv", rank, stride, padding, dilation, groups),
+        **_formats(
+            x_format=x_format, w_format=w_format, bias_format=bias_format, accumulator=accumulator, y_format=y_format
+        ),
+        "reuse": reuse,
+        "activation": activation,
+    }
+    return Call("fixed_conv", (x, weight) if bias is None else (x, weight, bias), attributes)
+
+
+@OperatorFunction
+def fixed_max_pool(
+    x: Any,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+    *,
+    x_format: str | Fixed,
+    y_format: str | Fixed | None = None,
+) -> Call:
+    """Maxima of fixed-point numbers over windows on 1 to 3 spatial axes, cast to ``y_format`` (x's when left out).
+
+    x (N, C, spatial), integers of x_format in the dtype that ``qf.Fixed.dtype`` says. ``stride`` is ``kernel_size``
+    when left out; padding never wins. Returns (N, C, spatial) integers of y_format. Raises OperatorError for a window
+    that is all padding, and integers outside x_format.
+    """
+    rank = max(len(Tensor.of(x).shape) - 2, 0)
+    attributes = {
+        **_pool_attributes("fixed_max_pool", rank, kernel_size, stride, padding, ceil_mode),
+        "dilations": _spread("fixed_max_pool", "dilation", dilation, rank),
+        **_formats(x_format=x_format, y_format=x_format if y_format is None else y_format),
+    }
+    return Call("fixed_max_pool", (x,), attributes)
+
+
+@OperatorFunction
+def fixed_average_pool(
+    x: Any,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+    *,
+    x_format: str | Fixed,
+    accumulator: str | Fixed,
+    y_format: str | Fixed | None = None,
+) -> Call:
+    """Means of fixed-point numbers over windows on 1 to 3 spatial axes, cast to ``y_format`` (x's when left out).
+
+    x (N, C, spatial), integers of x_format in the dtype that ``qf.Fixed.dtype`` says. Sums are kept in
+    ``accumulator``, which has all of x's fraction bits, and divided toward zero. ``stride`` is ``kernel_size`` when
+    left out; padding counts with ``count_include_pad`` alone, as in hls4ml and unlike torch.
+    Returns (N, C, spatial) integers of y_format. Raises OperatorError for a window that is all padding, an accumulator
+    with too few fraction bits, and integers outside x_format.
+    """
+    rank = max(len(Tensor.of(x).shape) - 2, 0)
+    attributes = {
+        **_pool_attributes("fixed_average_pool", rank, kernel_size, stride, padding, ceil_mode),
+        "count_include_pad": int(count_include_pad),
+        **_formats(x_format=x_format, accumulator=accumulator, y_format=x_format if y_format is None else y_format),
+    }
+    return Call("fixed_average_pool", (x,), attributes)
+
+
+def _recurrent_formats(op: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a fixed-point recurrent layer: formats, and what may be set about tables and order."""
+    numbers = ("table_size", "reuse")
+    for name in given:
+        if name not in (*RECURRENT_FORMATS, *numbers):
+            known = ", ".join((*RECURRENT_FORMATS, *numbers))
+            raise OperatorError(op, "the keyword", name, f"it takes {known}")
+    formats = {name: form for name, form in given.items() if name not in numbers}
+    return {**_formats(**formats), **{name: given[name] for name in numbers if name in given}}
+
+
+@OperatorFunction
+def fixed_rnn(
+    x: Any,
+    w: Any,
+    r: Any,
+    b: Any = None,
+    *,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    direction: str = "forward",
+    activations: Sequence[str] | None = None,
+    **formats: Any,
+) -> Call:
+    """Elman recurrent layer in fixed point, with ONNX's inputs and attributes; equal to the last bit on every backend.
+
+    x (T, N, I), w (D, H, I), r (D, H, H), b (D, 2H), sequence_lens (N) int32, initial_h (D, N, H): integers of
+    x_format, w_format, r_format, b_format (needed with b), and y_format for states, in the dtypes that
+    ``qf.Fixed.dtype`` says. formats: these, ``accumulator``, ``table_format`` of the functions' tables, and, as
+    whole numbers, ``table_size`` (1024) and ``reuse`` (1); ops/fixed.py says what is cast to which. activations:
+    Sigmoid, Tanh or Relu.
+    Returns y (T, D, N, H) and y_h (D, N, H), integers of y_format. Raises OperatorError for a format that is missing or too
+    wide, and integers outside their format.
+    """
+    attributes = {"direction": direction, "activations": activations, **_recurrent_formats("fixed_rnn", formats)}
+    return Call("fixed_rnn", (x, w, r, b, sequence_lens, initial_h), attributes, 2, tuple)
+
+
+@OperatorFunction
+def fixed_lstm(
+    x: Any,
+    w: Any,
+    r: Any,
+    b: Any = None,
+    *,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    initial_c: Any = None,
+    direction: str = "forward",
+    activations: Sequence[str] | None = None,
+    **formats: Any,
+) -> Call:
+    """Long short-term memory in fixed point, with ONNX's gate order i, o, f, c; equal to the last bit on every backend.
+
+    Inputs, formats and errors are those of ``fixed_rnn``, with w (D, 4H, I), r (D, 4H, H), b (D, 8H) and initial_c
+    (D, N, H).
+    Returns y (T, D, N, H), y_h and y_c (D, N, H), integers of y_format.
+    """
+    attributes = {"direction": direction, "activations": activations, **_recurrent_formats("fixed_lstm", formats)}
+    return Call("fixed_lstm", (x, w, r, b, sequence_lens, initial_h, initial_c), attributes, 3, tuple)
+
+
+@OperatorFunction
+def fixed_gru(
+    x: Any,
+    w: Any,
+    r: Any,
+    b: Any = None,
+    *,
+    sequence_lens: Any = None,
+    initial_h: Any = None,
+    direction: str = "forward",
+    activations: Sequence[str] | None = None,
+    linear_before_reset: bool = False,
+    **formats: Any,
+) -> Call:
+    """Gated recurrent unit in fixed point, with ONNX's gate order z, r, h; equal to the last bit on every backend.
+
+    Inputs, formats and errors are those of ``fixed_rnn``, with w (D, 3H, I), r (D, 3H, H) and b (D, 6H).
+    Returns y (T, D, N, H) and y_h (D, N, H), integers of y_format.
+    """
+    attributes = {
+        "direction": direction,
+        "activations": activations,
+        "linear_before_reset": int(linear_before_reset),
+        **_recurrent_formats("fixed_gru", formats),
+    }
+    return Call("fixed_gru", (x, w, r, b, sequence_lens, initial_h), attributes, 2, tuple)
 
 
 def stacked(

@@ -93,6 +93,55 @@ def test_plan_of_a_batch_first_lstm_with_states() -> None:
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+SIXTEEN, SUMS, OUT = "fixed<16,6>", "fixed<24,10>", qf.Fixed(12, 5, "RND", "SAT")
+FORMATS = {"x_format": SIXTEEN, "w_format": "fixed<8,1>", "accumulator": SUMS, "y_format": OUT}
+
+
+def whole(form: str | qf.Fixed, *shape: int) -> np.ndarray:
+    """Every integer of a format."""
+    found = form if isinstance(form, qf.Fixed) else qf.Fixed.parse(form)
+    return RNG.integers(found.low, found.high + 1, shape).astype(found.dtype)
+
+
+def test_fixed_conv_arguments() -> None:
+    x, w, b = whole(SIXTEEN, 2, 4, 9, 10), whole("fixed<8,1>", 6, 2, 3, 3), whole("fixed<9,2>", 6)
+    y = qf.fixed_conv(
+        x, w, b, stride=(2, 1), padding=(0, 1), groups=2, bias_format="fixed<9,2>", activation="Relu", **FORMATS
+    )
+    attributes = {"strides": [2, 1], "pads": [0, 1, 0, 1], "group": 2, "bias_format": "fixed<9,2>", **FORMATS}
+    np.testing.assert_array_equal(y, oracle("fixed_conv", [x, w, b], {**attributes, "activation": "Relu"})[0])
+    x, w = whole(SIXTEEN, 3, 7), whole("fixed<8,1>", 5, 7)
+    np.testing.assert_array_equal(qf.fixed_conv(x, w, **FORMATS), oracle("fixed_conv", [x, w], FORMATS)[0])
+
+
+def test_fixed_pools() -> None:
+    x = whole(SIXTEEN, 2, 3, 7, 8)
+    kept = {"x_format": SIXTEEN, "y_format": SIXTEEN}
+    window = {"kernel_shape": [3, 2], "strides": [3, 2], "pads": [1, 0, 1, 0]}
+    y = qf.fixed_max_pool(x, (3, 2), padding=(1, 0), x_format=SIXTEEN)
+    np.testing.assert_array_equal(y, oracle("fixed_max_pool", [x], {**window, **kept})[0])
+    y = qf.fixed_average_pool(x, (3, 2), padding=(1, 0), count_include_pad=True, x_format=SIXTEEN, accumulator=SUMS)
+    attributes = {**window, **kept, "accumulator": SUMS, "count_include_pad": 1}
+    np.testing.assert_array_equal(y, oracle("fixed_average_pool", [x], attributes)[0])
+
+
+@pytest.mark.parametrize(("op", "gates"), [("rnn", 1), ("lstm", 4), ("gru", 3)])
+def test_fixed_recurrent_layers(op: str, gates: int) -> None:
+    formats = {
+        "x_format": SIXTEEN, "w_format": "fixed<8,1>", "r_format": "fixed<8,1>", "b_format": "fixed<9,2>",
+        "accumulator": "fixed<20,8>", "y_format": SIXTEEN, "table_format": "fixed<18,8>", "table_size": 256,
+    }  # fmt: skip
+    x, w, r = whole(SIXTEEN, 4, 2, 3), whole("fixed<8,1>", 1, gates * 5, 3), whole("fixed<8,1>", 1, gates * 5, 5)
+    b, h = whole("fixed<9,2>", 1, 2 * gates * 5), whole(SIXTEEN, 1, 2, 5)
+    function = getattr(qf, f"fixed_{op}")
+    outputs = function(x, w, r, b, initial_h=h, direction="reverse", **formats)
+    wanted = oracle(f"fixed_{op}", [x, w, r, b, None, h], {"direction": "reverse", **formats}, len(outputs))
+    for got, want in zip(outputs, wanted, strict=True):
+        np.testing.assert_array_equal(got, want)
+    with pytest.raises(OperatorError, match="the keyword is z_format; it takes x_format"):
+        function(x, w, r, b, z_format=SIXTEEN, **formats)
+
+
 def test_torch_goes_in_and_comes_out() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: its tensors cannot be tried")
     x, w = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True)
