@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quatrefoil.asic_sim import conv, hardware, pool, rnn
+from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import FormatError, Lowering, Setting, SimulationReport, native, timed
 from quatrefoil.errors import QuatrefoilError
@@ -16,9 +16,9 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic")
+KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic"), *fixed.KERNELS)
 
-LOWERINGS: dict[str, Lowering] = {**conv.LOWERINGS, **pool.LOWERINGS, **rnn.LOWERINGS}
+LOWERINGS: dict[str, Lowering] = {**conv.LOWERINGS, **pool.LOWERINGS, **rnn.LOWERINGS, **fixed.LOWERINGS}
 BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
 
 
@@ -70,7 +70,7 @@ def simulate(
     else:
         chip = design if isinstance(design, Hardware) else hardware.load(design)
     try:
-        return simulate_as(problem, chip, Setting.of(problem.dtype, as_format))
+        return simulate_as(problem, chip, Setting.of_problem(problem, as_format))
     except FormatError as error:
         raise FormatError(f"asic: {problem.op}: {error}") from None
 

@@ -138,7 +138,7 @@ def pack(problem: Problem, w: np.ndarray, phase: Phase) -> np.ndarray:
     return np.ascontiguousarray(grouped[:, d, h, v])
 
 
-def _convolutions(problem: Problem, w: np.ndarray) -> list[tuple[Any, np.ndarray]]:
+def packed_phases(problem: Problem, w: np.ndarray) -> list[tuple[Any, np.ndarray]]:
     """Each phase as the native convolution and its packed weights."""
     g = ops.geometry(problem)
     plane = g.window.input if problem.op == "conv_transpose" else g.window.output
@@ -155,7 +155,7 @@ def _convolutions(problem: Problem, w: np.ndarray) -> list[tuple[Any, np.ndarray
 
 
 def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    convolutions = _convolutions(problem, parameters[ops.W])
+    convolutions = packed_phases(problem, parameters[ops.W])
     bias = parameters.get(ops.BIAS)
     activation = ops.fused_activation(problem)
     function = native().Function(activation.code, activation.alpha, activation.beta)
@@ -194,7 +194,7 @@ def _centred(values: Array, zero_point: Array | None, along_first: bool = False)
 
 def prepare_integer(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
     w = _centred(parameters[ops.W], parameters.get(ops.W_ZERO_POINT), along_first=True)
-    ((convolution, weights),) = _convolutions(problem, w)
+    ((convolution, weights),) = packed_phases(problem, w)
     zero_point = parameters.get(ops.X_ZERO_POINT)
 
     def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
@@ -207,7 +207,7 @@ def prepare_integer(kernel: str, problem: Problem, parameters: Mapping[int, Arra
 
 def prepare_quantized(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
     w = _centred(parameters[ops.Q_W], parameters[ops.Q_W_ZERO], along_first=True)
-    ((convolution, weights),) = _convolutions(problem, w)
+    ((convolution, weights),) = packed_phases(problem, w)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         multiplier = requantize_multiplier(*(parameters[i] for i in (ops.Q_X_SCALE, ops.Q_W_SCALE, ops.Q_Y_SCALE)))
     multiplier = np.ascontiguousarray(np.broadcast_to(multiplier, (problem.outputs[0].shape[1],)))

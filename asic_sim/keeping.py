@@ -33,6 +33,14 @@ class Kept:
     unwritten: frozenset[int] = frozenset()
     taken: int = 0
 
+    def written(self, width: int, position: int = 0) -> int:
+        """Bytes of an element of an output that go to DRAM, where it is so wide."""
+        return 0 if position in self.unwritten else width
+
+    def staying(self, width: int, position: int = 0) -> int:
+        """Bytes of an element of an output that stay in the activation memory."""
+        return width if position in self.stay else 0
+
 
 ALONE = Kept()
 """Everything comes from DRAM and goes there."""

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from quatrefoil.asic_sim.fixed import of_format
 from quatrefoil.asic_sim.hardware import CHOICES
 from quatrefoil.asic_sim.simulation import SUMMANDS, native
+from quatrefoil.numerics import OVERFLOWS, ROUNDINGS, Fixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,33 @@ def try_product(rng: random.Random, values: np.random.Generator, dataflow: str, 
     return Trial(dataflow, weight_load, fast, stepped, sums, a.astype(np.int32) @ w.astype(np.int32))
 
 
+def try_fixed_product(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
+    """A plain product in fixed point: from a bias on, each product and each sum cast to an accumulator that is often too
+    narrow, in the operator's order."""
+    rows, depth, columns = rng.randint(1, 40), rng.randint(1, 30), rng.randint(1, 30)
+    stage = product(rows, depth, columns, lane_cycles=rng.randint(1, 4), weights_kept=rng.random() < 0.5)
+    design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
+    bits, fraction = [rng.randint(2, 20) for _ in range(2)], rng.randint(0, 30)
+    width = rng.randint(2, sum(bits) + 8)
+    integer = width - fraction + rng.randint(-4, 10)
+    accumulator = Fixed(width, integer, rng.choice(ROUNDINGS), rng.choice(OVERFLOWS), rng.random() < 0.8)
+    a, w, bias = (
+        values.integers(-(2 ** (width - 1)), 2 ** (width - 1), shape)
+        for width, shape in zip((*bits, 20), ((rows, depth), (depth, columns), (columns,)))
+    )
+    start = accumulator.cast(bias, accumulator.fraction)
+    numbers = native().FixedSums(of_format(accumulator), fraction)
+    stepped, sums = native().step_program(
+        design, alone(stage), mapping, a.astype(np.int32), w.astype(np.int32), numbers, start
+    )
+    wanted = np.broadcast_to(start, (rows, columns))
+    for k in range(depth):
+        products = accumulator.cast(a[:, k, None] * w[k], fraction)
+        wanted = accumulator.cast(wanted + products, accumulator.fraction)
+    fast = native().time_program(design, alone(stage), mapping)
+    return Trial(dataflow, weight_load, fast, stepped, sums, wanted)
+
+
 def try_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
     """Groups, windows, kept weights, dependent steps, results that stay on the chip; timing alone."""
     design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
@@ -181,8 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
     for _ in range(given.runs):
         kind = rng.random()
         flow, load = rng.choice(CHOICES["dataflow"]), rng.choice(CHOICES["weight_load"])
-        if kind < 0.3:
+        if kind < 0.2:
             trial = try_product(rng, values, flow, load)
+        elif kind < 0.3:
+            trial = try_fixed_product(rng, values, flow, load)
         elif kind < 0.9:
             trial = try_program(rng, flow, load)
         else:

@@ -9,6 +9,7 @@ over keeps its state (the vector unit masks it). The directions run one after th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from quatrefoil.asic_sim.simulation import (
     reject_size,
     run_simulated,
 )
+from quatrefoil.ops import fixed as fixed_ops
 from quatrefoil.ops import rnn as ops
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Kernel, Reject, Run
@@ -31,25 +33,44 @@ from quatrefoil.registry import Array, Kernel, Reject, Run
 Inputs = Sequence[np.ndarray | None]
 
 
-def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart]:
-    g = ops.geometry(problem)
-    figures = setting.operand_figures(design)
-    weight_bytes, sum_bytes = figures["weight_bytes"], setting.operands.sum_bytes
-    y = problem.outputs[0]
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Bytes of an element: of x, W, R, the sums and the states."""
+
+    x: int
+    w: int
+    r: int
+    sums: int
+    state: int
+
+
+def layer(
+    problem: Problem,
+    g: ops.RecurrentGeometry | fixed_ops.RecurrentGeometry,
+    design: Hardware,
+    setting: Setting,
+    widths: Widths,
+    products: Sequence[Sequence[tuple[int, int]]],
+) -> list[ArrayPart]:
+    """Each direction of a layer. products: those with R in a step of it, as their columns and the cycles of a lane for a
+    hidden unit behind them."""
+    operand_cycles = setting.operand_cycles(design)
     width = g.gates * g.hidden
     weight_memory = design.weight_sram_kib * 1024
+    states = sum(problem.input(i).size for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i)) // g.directions
     # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
-    stays = sum_bytes * g.steps * g.batch * width <= setting.activation_memory(design) // 2
+    stays = widths.sums * g.steps * g.batch * width <= setting.activation_memory(design) // 2
     whole = product_stage(
         g.steps * g.batch,
         g.inputs,
         width,
-        output_bytes=0 if stays else sum_bytes,
-        opening_bytes=sum(setting.size(problem.input(i)) for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i))
-        // g.directions,
-        weights_kept=weight_bytes * g.inputs * width <= weight_memory,
+        activation_bytes=widths.x,
+        weight_bytes=widths.w,
+        operand_cycles=operand_cycles,
+        output_bytes=0 if stays else widths.sums,
+        opening_bytes=states * widths.state,
+        weights_kept=widths.w * g.inputs * width <= weight_memory,
         activations_here=ops.X in setting.kept.here,
-        **figures,
     )
 
     def step(columns: int, lane_cycles: int, *, last: bool) -> Any:
@@ -57,39 +78,59 @@ def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPar
             g.batch,
             g.hidden,
             columns,
+            activation_bytes=widths.state,
             activations_here=True,  # the hidden state is on the chip
+            weight_bytes=widths.r,
+            operand_cycles=operand_cycles,
             output_bytes=0,
             dependent=True,
-            weights_kept=weight_bytes * g.hidden * width <= weight_memory,
-            opening_bytes=0 if stays else sum_bytes * g.batch * columns,
+            weights_kept=widths.r * g.hidden * width <= weight_memory,
+            opening_bytes=0 if stays else widths.sums * g.batch * columns,
             closing_elements=g.batch * g.hidden,
-            closing_lane_cycles=lane_cycles + setting.rounding_cycles(),
-            closing_bytes=setting.written(y, 0) * g.batch * g.hidden if last else 0,
-            closing_kept_bytes=setting.staying(y, 0) * g.batch * g.hidden if last else 0,
-            **figures,
+            closing_lane_cycles=lane_cycles,
+            closing_bytes=setting.kept.written(widths.state) * g.batch * g.hidden if last else 0,
+            closing_kept_bytes=setting.kept.staying(widths.state) * g.batch * g.hidden if last else 0,
         )
 
-    parts = []
+    return [
+        ArrayPart(
+            [
+                ([whole], 1),
+                ([step(*each, last=number == len(steps)) for number, each in enumerate(steps, 1)], g.steps),
+            ]
+        )
+        for steps in products
+    ]
+
+
+def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart]:
+    g = ops.geometry(problem)
+    width = g.gates * g.hidden
+    operands, rounds = setting.operands, setting.rounding_cycles()
+    widths = Widths(
+        x=operands.activation_bytes, w=operands.weight_bytes, r=operands.weight_bytes, sums=operands.sum_bytes,
+        state=setting.width(problem.outputs[0]),
+    )  # fmt: skip
+    products = []
     for functions in g.activations:
         f, *others = (activation_cycles(function, design) for function in functions)
         clip = 1 if g.clip < float("inf") else 0
         if problem.op == "rnn":
-            stages = [step(width, clip + f, last=True)]
+            products.append([(width, clip + f + rounds)])
         elif problem.op == "lstm":
             through_f = 2 if g.input_forget else 3
             peepholes = through_f if problem.has(ops.P) else 0
             forget = 1 if g.input_forget else 0  # 1 - i
             # and three: two for c' = f c + i c~, one for o h(c')
-            stages = [step(width, through_f * (clip + f) + clip + sum(others) + peepholes + forget + 3, last=True)]
+            products.append([(width, through_f * (clip + f) + clip + sum(others) + peepholes + forget + 3 + rounds)])
         else:
             # z, r, and r times h (or R h); then the candidate, and (1 - z) h~ + z h in three
-            gates, candidate = 2 * (clip + f) + 1, clip + sum(others) + 3
+            gates, candidate = 2 * (clip + f) + 1, clip + sum(others) + 3 + rounds
             if g.linear_before_reset:
-                stages = [step(width, gates + candidate, last=True)]
+                products.append([(width, gates + candidate)])
             else:
-                stages = [step(2 * g.hidden, gates, last=False), step(g.hidden, candidate, last=True)]
-        parts.append(ArrayPart([([whole], 1), (stages, g.steps)]))
-    return parts
+                products.append([(2 * g.hidden, gates + rounds), (g.hidden, candidate)])
+    return layer(problem, g, design, setting, widths, products)
 
 
 def prepare(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:

@@ -72,9 +72,21 @@ class Setting:
             return cls(formats.parse(as_format).name, True, kept)
         return cls("int8" if dtype in BYTES else dtype, False, kept)
 
+    @classmethod
+    def of_problem(cls, problem: Problem, as_format: str | None = None, kept: Kept = ALONE) -> Setting:
+        """For a problem, which in fixed point brings its own formats."""
+        if problem.op in ops.FAMILIES["fixed"]:
+            return cls(formats.of_fixed(problem), False, kept)
+        return cls.of(problem.dtype, as_format, kept)
+
     @property
     def operands(self) -> Format:
         return formats.parse(self.format)
+
+    @property
+    def brought(self) -> bool:
+        """The array is taken to be built for the format, which the problem brings."""
+        return not self.cast and formats.is_brought(self.format)
 
     def width(self, tensor: Tensor) -> int:
         """Bytes of an element in memory."""
@@ -91,11 +103,11 @@ class Setting:
 
     def written(self, tensor: Tensor, position: int) -> int:
         """Bytes of an element of an output that go to DRAM."""
-        return 0 if position in self.kept.unwritten else self.width(tensor)
+        return self.kept.written(self.width(tensor), position)
 
     def staying(self, tensor: Tensor, position: int) -> int:
         """Bytes of an element of an output that stay in the activation memory."""
-        return self.width(tensor) if position in self.kept.stay else 0
+        return self.kept.staying(self.width(tensor), position)
 
     def traffic(
         self,
@@ -131,6 +143,8 @@ class Setting:
     def operand_cycles(self, design: Hardware) -> int:
         """Cycles that an operand takes to enter the array. Raises QuatrefoilError where it does not multiply such."""
         cycles = design.operand_cycles(self.format)
+        if cycles is None and self.brought:
+            return 1
         if cycles is None:
             names = [name for name, _ in design.formats]
             hint = "" if self.cast or self.format not in FLOATS else f" (as_format={names[0]!r} times floats as such)"
@@ -234,7 +248,8 @@ class SimulationReport(Counted):
     def formats(self) -> tuple[str, ...]:
         setting = self.setting
         # types that only the vector unit works on count as float32
-        return (setting.format if setting.cast or self.design.operand_cycles(setting.format) else "float32",)
+        known = setting.cast or setting.brought or self.design.operand_cycles(setting.format)
+        return (setting.format if known else "float32",)
 
     @cached_property
     def energy(self) -> Mapping[str, Band]:
@@ -393,7 +408,7 @@ def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Co
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         design = current()
         try:
-            report = timed(lowering, problem, design, Setting.of(problem.dtype))
+            report = timed(lowering, problem, design, Setting.of_problem(problem))
         except FormatError as error:
             raise FormatError(f"asic: {problem.op}: {error}") from None
         outputs = compute(design, inputs)

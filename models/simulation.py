@@ -65,7 +65,7 @@ class Operation:
     def setting(self, as_format: str | None, kept: Kept = ALONE) -> Setting:
         """On what terms it is timed."""
         if self.problem is not None:
-            return Setting.of(self.problem.dtype, as_format, kept)
+            return Setting.of_problem(self.problem, as_format, kept)
         types = [tensor.dtype for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         floats = [dtype for dtype in types if dtype in FLOATS] if as_format else []
         return Setting.of((floats or types)[0], as_format, kept)

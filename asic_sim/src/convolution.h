@@ -2,8 +2,8 @@
  *
  * Row m of the product is an output place (n, d, h, w), its depth K runs over taps and, innermost, the channels of
  * the group; column n is an output channel of the group. The weights come packed as (groups, K, columns). Chunks of
- * output places are gathered from x (N, C, D, H, W), multiplied in the order of the array (array.h) and handed to
- * `finish(n, channel, place, sum)`, the vector unit's part, which writes the result.
+ * output places are gathered from x (N, C, D, H, W), multiplied, and handed to `finish(n, channel, place, sum)`, the
+ * vector unit's part, which writes the result.
  */
 #ifndef QUATREFOIL_ASIC_CONVOLUTION_H
 #define QUATREFOIL_ASIC_CONVOLUTION_H
@@ -56,15 +56,17 @@ void gather(const Convolution& c, const Value* image, const std::array<int64_t, 
   }
 }
 
-template <typename Value, typename Finish>
-void convolve(const Convolution& c, int64_t array_rows, const Value* x, const Value* weights, const Finish& finish) {
+/* multiply(rows, present, count, depth, packed weights, first channel, sums): the products of a chunk. */
+template <typename Sum, typename Value, typename Multiply, typename Finish>
+void convolve(const Convolution& c, const Value* x, const Value* weights, const Multiply& multiply,
+              const Finish& finish) {
   const int64_t depth = c.taps() * c.channels;
   const int64_t places = c.batch * c.outputs();
   if (places == 0) return;
   const int64_t chunk = std::min<int64_t>(places, std::max<int64_t>(1, std::min<int64_t>(256, (1 << 20) / depth)));
   std::vector<Value> rows(static_cast<size_t>(chunk * depth));
   std::vector<uint8_t> present(static_cast<size_t>(chunk * depth));
-  std::vector<SumOf<Value>> sums(static_cast<size_t>(chunk * c.columns));
+  std::vector<Sum> sums(static_cast<size_t>(chunk * c.columns));
   struct Place {
     int64_t image, place;
   };
@@ -85,9 +87,7 @@ void convolve(const Convolution& c, int64_t array_rows, const Value* x, const Va
         const Value* image = x + (rest * c.groups + group) * c.channels * c.input_size();
         gather(c, image, q, rows.data() + m * depth, present.data() + m * depth);
       }
-      std::fill(sums.begin(), sums.end(), SumOf<Value>{});
-      multiply_on_array(rows.data(), present.data(), count, depth, array_rows, packed, c.columns, c.columns,
-                        sums.data());
+      multiply(rows.data(), present.data(), count, depth, packed, group * c.columns, sums.data());
       for (int64_t n = 0; n < c.columns; n++) {
         for (int64_t m = 0; m < count; m++) {
           finish(where[m].image, group * c.columns + n, where[m].place, sums[m * c.columns + n]);
@@ -95,6 +95,17 @@ void convolve(const Convolution& c, int64_t array_rows, const Value* x, const Va
       }
     }
   }
+}
+
+/* In the order of the array (array.h). */
+template <typename Value, typename Finish>
+void convolve(const Convolution& c, int64_t array_rows, const Value* x, const Value* weights, const Finish& finish) {
+  const auto multiply = [&](const Value* rows, const uint8_t* present, int64_t count, int64_t depth,
+                            const Value* packed, int64_t, SumOf<Value>* sums) {
+    std::fill_n(sums, count * c.columns, SumOf<Value>{});
+    multiply_on_array(rows, present, count, depth, array_rows, packed, c.columns, c.columns, sums);
+  };
+  convolve<SumOf<Value>>(c, x, weights, multiply, finish);
 }
 
 }  // namespace asic

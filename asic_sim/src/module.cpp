@@ -9,6 +9,7 @@
 #include <string>
 
 #include "convolution.h"
+#include "fixed_recurrent.h"
 #include "pooling.h"
 #include "quatrefoil/activation.h"
 #include "recurrent.h"
@@ -168,6 +169,27 @@ void convolve_requantized(const Convolution& c, int64_t array_rows, const Array<
   });
 }
 
+/* The bias in the accumulator's format; rectified: max(y, 0). */
+void convolve_fixed(const Convolution& c, const FixedSums& numbers, const Fixed& format, bool rectified,
+                    const Array<int32_t>& x, const Array<int32_t>& w, const Maybe<int64_t>& bias, Array<int32_t> y) {
+  const Sizes sizes = sizes_of(c);
+  const int32_t* from = read(x, sizes.x, "the size of x");
+  const int32_t* weights = read(w, sizes.weights, "the size of w");
+  const int64_t* start = read(bias, sizes.channels, "the size of bias");
+  int32_t* to = write(y, sizes.y, "the size of y");
+  const py::gil_scoped_release release;
+  const auto multiply = [&](const int32_t* rows, const uint8_t* present, int64_t count, int64_t depth,
+                            const int32_t* packed, int64_t channel, int64_t* sums) {
+    numbers.multiply(rows, present, count, depth, packed, c.columns, c.columns, start ? start + channel : nullptr, sums,
+                     c.columns);
+  };
+  convolve<int64_t>(c, from, weights, multiply, [&](int64_t n, int64_t channel, int64_t place, int64_t sum) {
+    const int64_t value = format.cast(sum, numbers.accumulator.fraction);
+    to[(n * sizes.channels + channel) * c.output_size() + place] =
+        static_cast<int32_t>(rectified ? std::max<int64_t>(value, 0) : value);
+  });
+}
+
 int64_t outputs_of(const Pool& pool) {
   return pool.planes * pool.axes[0].outputs * pool.axes[1].outputs * pool.axes[2].outputs;
 }
@@ -187,6 +209,25 @@ void pool_average(const Pool& pool, const Pool& divisor, const Array<float>& x, 
   float* to = write(y, outputs_of(pool), "the size of y");
   const py::gil_scoped_release release;
   average_pool(pool, divisor, from, to);
+}
+
+void pool_fixed_max(const Pool& pool, const Fixed& format, int fraction, const Array<int32_t>& x, Array<int32_t> y) {
+  const int32_t* from = read(x, pool.planes * pool.input_size(), "the size of x");
+  int32_t* to = write(y, outputs_of(pool), "the size of y");
+  const py::gil_scoped_release release;
+  max_pool(pool, false, from, to, nullptr);
+  cast_all(format, fraction, outputs_of(pool), to, to);
+}
+
+void pool_fixed_average(const Pool& pool, const Fixed& accumulator, const Fixed& format, int fraction,
+                        const Array<int64_t>& divisors, const Array<int32_t>& x, Array<int32_t> y) {
+  const int64_t places = pool.axes[0].outputs * pool.axes[1].outputs * pool.axes[2].outputs;
+  const int64_t* by = read(divisors, places, "the size of divisors");
+  for (int64_t i = 0; i < places; i++) require(by[i] > 0, "a divisor out of range");
+  const int32_t* from = read(x, pool.planes * pool.input_size(), "the size of x");
+  int32_t* to = write(y, outputs_of(pool), "the size of y");
+  const py::gil_scoped_release release;
+  fixed_average_pool(pool, accumulator, format, fraction, by, from, to);
 }
 
 void pool_lp(const Pool& pool, int64_t p, const Array<float>& x, Array<float> y) {
@@ -209,6 +250,12 @@ void unpool_max(int64_t planes, const std::array<int64_t, 3>& indexed, const std
   max_unpool(count, indexed, plane, from, at, to);
 }
 
+void check_lengths(const Layer& layer, const int32_t* lengths) {
+  for (int64_t n = 0; lengths && n < layer.batch; n++) {
+    require(lengths[n] >= 0 && lengths[n] <= layer.steps, "a sequence length outside 0 to the number of steps");
+  }
+}
+
 void recurrent(const Recurrent& layer, int64_t array_rows, const Array<float>& x, const Array<float>& w,
                const Array<float>& r, const Maybe<float>& bias, const Maybe<int32_t>& lengths,
                const Maybe<float>& peepholes, Array<float> h, std::optional<Array<float>> c, Array<float> y) {
@@ -226,15 +273,38 @@ void recurrent(const Recurrent& layer, int64_t array_rows, const Array<float>& x
   float* cell = c ? write(*c, state, "the size of c") : nullptr;
   float* to = write(y, layer.steps * state, "the size of y");
   const py::gil_scoped_release release;
-  for (int64_t n = 0; lasting && n < layer.batch; n++) {
-    require(lasting[n] >= 0 && lasting[n] <= layer.steps, "a sequence length outside 0 to the number of steps");
-  }
+  check_lengths(layer, lasting);
   run_recurrent(layer, array_rows, from, input_weights, state_weights, add, lasting, peep, hidden, cell, to);
 }
 
-/* The reference, with the numbers of a plain product where a and w are given. */
-py::tuple step(const Design& design, const Sections& sections, const Mapping& mapping, const Maybe<int16_t>& a,
-               const Maybe<int16_t>& w) {
+void fixed_recurrent(const FixedRecurrent& layer, const Array<int32_t>& x, const Array<int32_t>& w,
+                     const Array<int32_t>& r, const Maybe<int64_t>& bias, const Maybe<int32_t>& lengths,
+                     Array<int32_t> h, std::optional<Array<int32_t>> c, Array<int32_t> y) {
+  const auto directions = static_cast<int64_t>(layer.reverse.size());
+  const int64_t width = layer.gates() * layer.hidden, state = directions * layer.batch * layer.hidden;
+  require(layer.functions.size() == layer.reverse.size(), "the functions of each direction");
+  require(c.has_value() == (layer.cell == Cell::lstm), "a cell state for lstm alone");
+  const int32_t* from = read(x, layer.steps * layer.batch * layer.inputs, "the size of x");
+  const int32_t* input_weights = read(w, directions * layer.inputs * width, "the size of w");
+  const int32_t* state_weights = read(r, directions * layer.hidden * width, "the size of r");
+  const int64_t* start = read(bias, directions * 2 * width, "the size of bias");
+  const int32_t* lasting = read(lengths, layer.batch, "the size of lengths");
+  int32_t* hidden = write(h, state, "the size of h");
+  int32_t* cell = c ? write(*c, state, "the size of c") : nullptr;
+  int32_t* to = write(y, layer.steps * state, "the size of y");
+  const py::gil_scoped_release release;
+  check_lengths(layer, lasting);
+  run_fixed_recurrent(layer, from, input_weights, state_weights, start, lasting, hidden, cell, to);
+}
+
+Cell cell_of(const std::string& name) {
+  return name == "lstm" ? Cell::lstm : name == "gru" ? Cell::gru : Cell::rnn;
+}
+
+/* The reference, with the numbers of a plain product where a and w are given: of integers with 32-bit sums, or as
+ * `numbers` says, each column's sums starting from `start`. */
+py::tuple step(const Design& design, const Sections& sections, const Mapping& mapping, const Maybe<int32_t>& a,
+               const Maybe<int32_t>& w, const std::optional<FixedSums>& numbers, const Maybe<int64_t>& start) {
   const Program program = lower(design, sections, mapping);
   Product product;
   py::object out = py::none();
@@ -246,9 +316,12 @@ py::tuple step(const Design& design, const Sections& sections, const Mapping& ma
             "numbers go with one plain product");
     product.a = read(*a, rows * stage.channels, "the size of a");
     product.w = read(*w, stage.channels * stage.columns, "the size of w");
-    Array<int32_t> sums(std::vector<py::ssize_t>{rows, stage.columns});
-    std::fill_n(sums.mutable_data(), sums.size(), 0);
+    Array<int64_t> sums(std::vector<py::ssize_t>{rows, stage.columns});
+    const int64_t* first = read(start, stage.columns, "the size of start");
+    for (int64_t i = 0; i < sums.size(); i++) sums.mutable_data()[i] = first ? first[i % stage.columns] : 0;
     product.out = sums.mutable_data();
+    product.chained = numbers.has_value();
+    if (numbers) product.sums = *numbers;
     out = sums;
   }
   const py::dict counters = unlocked([&] { return step_program(program, product); });
@@ -378,13 +451,40 @@ PYBIND11_MODULE(_native, m) {
       .def(py::init([](const std::string& cell, int64_t steps, int64_t batch, int64_t inputs, int64_t hidden,
                        bool linear_before_reset, bool input_forget, float clip, const std::vector<bool>& reverse,
                        const std::vector<std::array<Function, 3>>& functions) {
-             const Cell kind = cell == "lstm" ? Cell::lstm : cell == "gru" ? Cell::gru : Cell::rnn;
-             return Recurrent{kind,         steps, batch,   inputs,   hidden, linear_before_reset,
-                              input_forget, clip,  reverse, functions};
+             return Recurrent{{cell_of(cell), steps, batch, inputs, hidden, linear_before_reset, reverse},
+                              input_forget, clip, functions};
            }),
            py::kw_only(), py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("inputs"), py::arg("hidden"),
            py::arg("linear_before_reset"), py::arg("input_forget"), py::arg("clip"), py::arg("reverse"),
            py::arg("functions"));
+
+  py::class_<Fixed>(m, "Fixed")
+      .def(py::init([](int width, int fraction, bool is_signed, int64_t low, int64_t high, int rounding, int overflow) {
+             require(width >= 1 && width <= 62, "the width of a format");
+             return Fixed{{low, high, width, is_signed, rounding, overflow}, fraction};
+           }),
+           py::kw_only(), py::arg("width"), py::arg("fraction"), py::arg("is_signed"), py::arg("low"), py::arg("high"),
+           py::arg("rounding"), py::arg("overflow"));
+  py::class_<FixedSums>(m, "FixedSums")
+      .def(py::init([](const Fixed& accumulator, int fraction, int64_t reuse) {
+             require(reuse >= 1, "reuse out of range");
+             return FixedSums{accumulator, fraction, reuse};
+           }),
+           py::arg("accumulator"), py::arg("fraction"), py::arg("reuse") = 1);
+  py::class_<FixedFunction>(m, "FixedFunction")
+      .def(py::init([](std::vector<int64_t> table, int bits) { return FixedFunction{std::move(table), bits}; }),
+           py::arg("table") = std::vector<int64_t>{}, py::arg("bits") = 0);
+  py::class_<FixedRecurrent>(m, "FixedRecurrent")
+      .def(py::init([](const std::string& cell, int64_t steps, int64_t batch, int64_t inputs, int64_t hidden,
+                       bool linear_before_reset, const std::vector<bool>& reverse, const FixedSums& input_sums,
+                       const FixedSums& state_sums, const Fixed& state,
+                       const std::vector<std::array<FixedFunction, 3>>& functions) {
+             return FixedRecurrent{{cell_of(cell), steps, batch, inputs, hidden, linear_before_reset, reverse},
+                                   input_sums, state_sums, state, functions};
+           }),
+           py::kw_only(), py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("inputs"), py::arg("hidden"),
+           py::arg("linear_before_reset"), py::arg("reverse"), py::arg("input_sums"), py::arg("state_sums"),
+           py::arg("state"), py::arg("functions"));
 
   m.def("time_fastest", [](const Design& d, const Sections& s) {
     Found found;
@@ -428,7 +528,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("time_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
   m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("mapping"), py::arg("a") = py::none(),
-        py::arg("w") = py::none());
+        py::arg("w") = py::none(), py::arg("numbers") = py::none(), py::arg("start") = py::none());
   m.def("step_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
 
@@ -443,6 +543,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("convolve_integer", convolve_integer);
   m.def("convolve_requantized", convolve_requantized<uint8_t>);
   m.def("convolve_requantized", convolve_requantized<int8_t>);
+  m.def("convolve_fixed", convolve_fixed);
   m.def("max_pool", pool_max<float>);
   m.def("max_pool", pool_max<uint8_t>);
   m.def("max_pool", pool_max<int8_t>);
@@ -452,4 +553,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("max_unpool", unpool_max<uint8_t>);
   m.def("max_unpool", unpool_max<int8_t>);
   m.def("recurrent", recurrent);
+  m.def("fixed_max_pool", pool_fixed_max);
+  m.def("fixed_average_pool", pool_fixed_average);
+  m.def("fixed_recurrent", fixed_recurrent);
 }

@@ -34,11 +34,7 @@ class Direction {
                       input.data());
     for (int64_t step = 0; step < layer_.steps; step++) {
       multiply(h, 0, layer_.cell == Cell::gru && !layer_.linear_before_reset ? 2 * hidden_ : width_);
-      /* where sequence n stands at this step; a sequence that is over keeps its state */
-      const auto time = [&](int64_t n) {
-        const int64_t length = lengths ? lengths[n] : layer_.steps;
-        return step >= length ? -1 : reverse ? length - 1 - step : step;
-      };
+      const auto time = [&](int64_t n) { return layer_.time(step, n, lengths, reverse); };
       if (layer_.cell == Cell::gru) open_gates(input.data(), h, time);
       for (int64_t n = 0; n < layer_.batch; n++) {
         const int64_t t = time(n);

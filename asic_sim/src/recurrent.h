@@ -23,15 +23,26 @@ struct Function {
   float alpha, beta;
 };
 
-struct Recurrent {
+/* What every arithmetic has in common. */
+struct Layer {
   Cell cell;
   int64_t steps, batch, inputs, hidden;
-  bool linear_before_reset, input_forget;
-  float clip; /* infinity when there is none */
-  std::vector<bool> reverse;
-  std::vector<std::array<Function, 3>> functions; /* f, g, h of each direction */
+  bool linear_before_reset;
+  std::vector<bool> reverse; /* each direction */
 
   int64_t gates() const { return cell == Cell::rnn ? 1 : cell == Cell::lstm ? 4 : 3; }
+
+  /* Where sequence n stands at a step, -1 when it is over and keeps its state; `lengths` may be null. */
+  int64_t time(int64_t step, int64_t n, const int32_t* lengths, bool backwards) const {
+    const int64_t length = lengths ? lengths[n] : steps;
+    return step >= length ? -1 : backwards ? length - 1 - step : step;
+  }
+};
+
+struct Recurrent : Layer {
+  bool input_forget;
+  float clip; /* infinity when there is none */
+  std::vector<std::array<Function, 3>> functions; /* f, g, h of each direction */
 };
 
 /* bias, lengths and peepholes may be null. `h` and `c` hold the initial states and become the final ones (c is null

@@ -353,24 +353,34 @@ struct Figures {
   int64_t parts() const { return parts_; }
 
   /* A part of an operand that enters in several, the lowest first: they add up to it. */
-  int32_t part(int32_t value, int64_t number) const {
+  int64_t part(int64_t value, int64_t number) const {
     const int64_t bits = (16 + parts_ - 1) / parts_, shift = number * bits;
-    const uint32_t above = static_cast<uint32_t>(value >> shift);
+    const uint64_t above = static_cast<uint64_t>(value >> shift);
     const bool last = number == parts_ - 1;
-    return static_cast<int32_t>((last ? above : above & ((1u << bits) - 1)) << shift);
+    return static_cast<int64_t>((last ? above : above & ((uint64_t{1} << bits) - 1)) << shift);
   }
 
-  int32_t activation(const Fold& fold, int64_t place, int64_t k) const {
+  int64_t activation(const Fold& fold, int64_t place, int64_t k) const {
     return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
   }
-  int32_t weight(const Fold& fold, int64_t k, int64_t column) const {
+  int64_t weight(const Fold& fold, int64_t k, int64_t column) const {
     return product_.w[(fold.slice * tiling_.slice + k) * columns_ + fold.strip * tiling_.strip + column];
   }
-  void add(const Fold& fold, int64_t place, int64_t column, int32_t sum) const {
-    product_.out[row(fold, place) * columns_ + fold.strip * tiling_.strip + column] += sum;
+  int64_t added(int64_t sum, int64_t product) const { return product_.sums.added(sum, product); }
+
+  /* What a sum starts from, and what becomes of it. */
+  int64_t start(const Fold& fold, int64_t place, int64_t column) const {
+    return product_.chained ? out(fold, place, column) : 0;
+  }
+  void keep(const Fold& fold, int64_t place, int64_t column, int64_t sum) const {
+    int64_t& kept = out(fold, place, column);
+    kept = product_.chained ? sum : product_.sums.accumulator.cast(kept + sum, product_.sums.accumulator.fraction);
   }
 
  private:
+  int64_t& out(const Fold& fold, int64_t place, int64_t column) const {
+    return product_.out[row(fold, place) * columns_ + fold.strip * tiling_.strip + column];
+  }
   int64_t row(const Fold& fold, int64_t place) const {
     return fold.block * tiling_.block[0] + fold.patch * tiling_.patch + place;
   }
@@ -407,7 +417,7 @@ class RestingGrid {
           cell.changes = cells_[at(r, c - 1)].changes;
         }
         if (shadowed_ && cell.changes) cell.resting = old.shadow;
-        cell.sum = (r ? cells_[at(r - 1, c)].sum : 0) + cell.passing * cell.resting;
+        cell.sum = figures_.added(r ? cells_[at(r - 1, c)].sum : start(streams, c), cell.passing * cell.resting);
         for (const Stream& load : loads) lay(load, r, c, cell);
       }
     }
@@ -417,11 +427,22 @@ class RestingGrid {
 
  private:
   struct Cell {
-    int32_t passing = 0, resting = 0, shadow = 0, sum = 0;
+    int64_t passing = 0, resting = 0, shadow = 0, sum = 0;
     bool changes = false; /* the first operands of a fold bring the new tile into use */
   };
 
   size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * columns_ + c); }
+
+  /* What enters column c on top: each column a cycle later than the one before it. */
+  int64_t start(const std::deque<Stream>& streams, int64_t c) const {
+    for (const Stream& stream : streams) {
+      const int64_t i = stream.entered - c;
+      if (i < 0 || i >= stream.fold->cycles || c >= stream.fold->width) continue;
+      const int64_t number = i / figures_.parts();
+      return inputs_rest_ ? figures_.start(*stream.fold, c, number) : figures_.start(*stream.fold, number, c);
+    }
+    return 0;
+  }
 
   /* What enters row r from the left: each row a cycle later than the one above it. */
   void enter(const std::deque<Stream>& streams, int64_t r, Cell& cell) const {
@@ -433,7 +454,7 @@ class RestingGrid {
       cell.changes = i == 0 && stream.fold->fresh[inputs_rest_ ? ACTIVATIONS : WEIGHTS];
       if (r >= stream.fold->height) continue;
       const int64_t number = i / figures_.parts();
-      const int32_t whole =
+      const int64_t whole =
           inputs_rest_ ? figures_.weight(*stream.fold, r, number) : figures_.activation(*stream.fold, number, r);
       cell.passing = figures_.part(whole, i % figures_.parts());
     }
@@ -447,11 +468,11 @@ class RestingGrid {
     }
     const int64_t i = load.entered - (scheme_ == WeightLoad::skewed ? c : 0);
     if (i < 0 || i >= rows_) return;
-    int32_t Cell::* into = shadowed_ ? &Cell::shadow : &Cell::resting;
+    int64_t Cell::* into = shadowed_ ? &Cell::shadow : &Cell::resting;
     cell.*into = r ? cells_[at(r - 1, c)].*into : resting(*load.fold, rows_ - 1 - i, c);
   }
 
-  int32_t resting(const Fold& fold, int64_t r, int64_t c) const {
+  int64_t resting(const Fold& fold, int64_t r, int64_t c) const {
     if (r >= fold.height || c >= fold.width) return 0;
     return inputs_rest_ ? figures_.activation(fold, c, r) : figures_.weight(fold, r, c);
   }
@@ -461,12 +482,12 @@ class RestingGrid {
     for (int64_t c = 0; c < stream.fold->width; c++) {
       const int64_t i = stream.entered - (rows_ - 1) - c;
       if (i < 0 || i >= stream.fold->cycles) continue;
-      const int32_t sum = cells_[at(rows_ - 1, c)].sum;
+      const int64_t sum = cells_[at(rows_ - 1, c)].sum;
       const int64_t number = i / figures_.parts(); /* the sums of its parts are added up */
       if (inputs_rest_) {
-        figures_.add(*stream.fold, c, number, sum);
+        figures_.keep(*stream.fold, c, number, sum);
       } else {
-        figures_.add(*stream.fold, number, c, sum);
+        figures_.keep(*stream.fold, number, c, sum);
       }
     }
   }
@@ -496,7 +517,7 @@ class SummingGrid {
       const int64_t row = rows_ - 1 - shifting->entered;
       for (int64_t c = 0; c < columns_; c++) {
         if (row < shifting->fold->height && c < shifting->fold->width) {
-          figures_.add(*shifting->fold, row, c, cells_[at(rows_ - 1, c)].finished);
+          figures_.keep(*shifting->fold, row, c, cells_[at(rows_ - 1, c)].finished);
         }
         for (int64_t r = rows_ - 1; r > 0; r--) next[at(r, c)].finished = cells_[at(r - 1, c)].finished;
       }
@@ -512,12 +533,14 @@ class SummingGrid {
           const int64_t number = k / figures_.parts();
           if (c == 0) {
             const bool used = r < stream.fold->height;
-            const int32_t whole = used ? figures_.activation(*stream.fold, r, number) : 0;
+            const int64_t whole = used ? figures_.activation(*stream.fold, r, number) : 0;
             cell.activation = figures_.part(whole, k % figures_.parts());
           }
           if (r == 0) cell.weight = c < stream.fold->width ? figures_.weight(*stream.fold, number, c) : 0;
+          if (r >= stream.fold->height || c >= stream.fold->width) continue;
           const bool first = k == 0 && stream.fold->first_slice;
-          cell.sum = (first ? 0 : cells_[at(r, c)].sum) + cell.activation * cell.weight;
+          const int64_t sum = first ? figures_.start(*stream.fold, r, c) : cells_[at(r, c)].sum;
+          cell.sum = figures_.added(sum, cell.activation * cell.weight);
           if (k == stream.fold->cycles - 1 && stream.fold->last_slice) cell.finished = cell.sum;
         }
       }
@@ -527,7 +550,7 @@ class SummingGrid {
 
  private:
   struct Cell {
-    int32_t activation = 0, weight = 0, sum = 0, finished = 0;
+    int64_t activation = 0, weight = 0, sum = 0, finished = 0;
   };
   size_t at(int64_t r, int64_t c) const { return static_cast<size_t>(r * columns_ + c); }
 

@@ -1,20 +1,24 @@
 /* The timing of timing.h found another way: everything is looked at in every cycle, and the array is stepped
- * processing element by processing element with the numbers of an int8 matrix product in it. Slow; for tests. */
+ * processing element by processing element with the numbers of a matrix product in it. Slow; for tests. */
 #ifndef QUATREFOIL_ASIC_REFERENCE_H
 #define QUATREFOIL_ASIC_REFERENCE_H
 
 #include <vector>
 
+#include "fixed.h"
 #include "timing.h"
 
 namespace asic {
 
 /* a (M, K), w (K, N) and out (M, N): the numbers of a program whose only section is one plain product, repeated or
- * not; out is accumulated into. Null pointers: timing alone, of any program. */
+ * not; out is accumulated into. Null pointers: timing alone, of any program. `chained`: what is in out enters a column
+ * on top, as fixed.h has it, else zero does and the sum is added to out. */
 struct Product {
-  const int16_t* a = nullptr;
-  const int16_t* w = nullptr;
-  int32_t* out = nullptr;
+  const int32_t* a = nullptr;
+  const int32_t* w = nullptr;
+  int64_t* out = nullptr;
+  FixedSums sums{{}, 0};
+  bool chained = false;
 };
 
 /* What the parts of the chip do from a cycle on, until the next state's. */
