@@ -20,6 +20,10 @@ from quatrefoil.models.gallery import path
 
 CNN, LSTM = str(path("digits_cnn")), str(path("digits_lstm"))
 CONV = "conv float32[1x2x6x6],float32[3x2x3x3] pads=1x1x1x1"
+FIXED = (
+    "fixed_conv int16[1x2x6x6],int16[3x2x3x3] x_format=fixed<16,6> w_format=fixed<16,2> accumulator=fixed<24,9,RND,SAT> "
+    "y_format=fixed<16,8,RND,SAT>"
+)
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -145,6 +149,9 @@ def test_simulate_a_problem_and_a_model(capsys: pytest.CaptureFixture[str]) -> N
     assert layer["cycles"] > 0
     assert layer["error"] is not None
     assert layer["wrong"] is False
+    [layer] = call_json(capsys, "simulate", FIXED, "--check")["layers"]
+    assert layer["cycles"] > 0
+    assert layer["error"] == 0
     data = call_json(capsys, "simulate", CNN)
     assert data["cycles"] == sum(layer["cycles"] or 0 for layer in data["layers"])
     assert data["dram_bytes"] == sum(layer["dram_bytes"] for layer in data["layers"] if layer["cycles"])
