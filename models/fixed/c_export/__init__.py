@@ -46,6 +46,7 @@ class CExport:
     """C that was written.
 
     ram_bytes    the static block for values; inputs and outputs are the caller's
+    stack_bytes  what recurrent layers keep their states in, beside a few dozen bytes of every call
     flash_bytes  constants: weights, biases, tables
     checked      samples on which every output equalled the network's, to the last bit; None where none were given
     text_bytes   what the compiled object has for code and constants on this machine; None where it was not compiled
@@ -55,6 +56,7 @@ class CExport:
     source: Path
     name: str
     ram_bytes: int
+    stack_bytes: int
     flash_bytes: int
     checked: int | None
     text_bytes: int | None
@@ -65,7 +67,8 @@ class CExport:
             proof = f"equal to the last bit on {self.checked} samples ({' '.join(FLAGS)})"
         return (
             f"{self.header}, {self.source}: {self.name}_run\n"
-            f"RAM {self.ram_bytes:,} bytes beside inputs and outputs, flash {self.flash_bytes:,} bytes of constants; {proof}"
+            f"RAM {self.ram_bytes:,} bytes beside inputs and outputs, {self.stack_bytes:,} of states on the stack, flash "
+            f"{self.flash_bytes:,} bytes of constants; {proof}"
         )
 
 
@@ -102,7 +105,9 @@ def export_c(
     checked = text = None
     if check is not None:
         checked, text = _checked(writing, source, check)
-    return CExport(header, source, chosen, writing.ram_bytes, writing.source.constant_bytes, checked, text)
+    return CExport(
+        header, source, chosen, writing.ram_bytes, writing.stack_bytes, writing.source.constant_bytes, checked, text
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,15 @@ class _Writing:
             else:
                 self.node(node)
         self.offsets, self.ram_bytes = self.memory()
+        self.stack_bytes = max(map(self._states, self.graph.nodes), default=0)
+
+    def _states(self, node: Node) -> int:
+        """Bytes of a recurrent layer's states: old and new h, the cells or what a reset keeps."""
+        if node.op not in ("fixed_rnn", "fixed_lstm", "fixed_gru"):
+            return 0
+        arrays = {"fixed_rnn": 2, "fixed_lstm": 3, "fixed_gru": 3}[node.op]
+        first = next(name for name in node.outputs if name)
+        return arrays * int(node.attributes["hidden_size"]) * c_bytes(c_type(self.formats[first]))
 
     def _port(self, real: str, integer: str) -> _Port:
         return _Port(real, integer, int(np.prod(self.shapes[integer])))
@@ -267,7 +281,9 @@ class _Writing:
         calls = [f"{name}({', '.join(map(self.argument, names))});" for name, names in self.calls]
         for number, port in enumerate(self.outputs):
             if self.argument(port.integer) != f"y{number}":
-                calls.append(f"for (int i = 0; i < {port.size}; i++) y{number}[i] = ({self.argument(port.integer)})[i];")
+                calls.append(
+                    f"for (int i = 0; i < {port.size}; i++) y{number}[i] = ({self.argument(port.integer)})[i];"
+                )
         memory = f"static union {{ unsigned char bytes[{max(self.ram_bytes, 1)}]; int64_t aligned; }} block;"
         use = "  unsigned char *const memory = block.bytes;\n" if self.ram_bytes else ""
         body = functions.indented("\n".join(calls), 1)
