@@ -137,6 +137,12 @@ class Fixed:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def initializer(self) -> str:
+        """The members of include/quatrefoil/fixed.h's qf_format, as C writes them."""
+        codes = ROUNDINGS.index(self.rounding), OVERFLOWS.index(self.overflow)
+        return ",".join(map(str, (self.low, self.high, self.width, int(self.signed), *codes)))
+
     def cast(self, values: np.ndarray, fraction: int) -> np.ndarray:
         """int64 integers with ``fraction`` fraction bits, at most 2^62 in size, as int64 integers of this format."""
         values = np.asarray(values, np.int64)
@@ -222,12 +228,17 @@ negative; beyond, the table's ends stand."""
 TABLE_SIZES = tuple(2**bits for bits in range(4, 17))
 
 
+def table_bits(fraction: int, function: str, size: int) -> int:
+    """How many places a value with ``fraction`` fraction bits is shifted down to count in entries of a function's table."""
+    return (2 * TABLE_REACH[function]).bit_length() - 1 + fraction - (size.bit_length() - 1)
+
+
 def table_index(values: np.ndarray, fraction: int, function: str, size: int) -> np.ndarray:
     """Places in a function's table: value * size / (2 reach), truncated toward zero, from the middle on, clipped.
 
     values: int64 integers with ``fraction`` fraction bits.
     """
-    bits = (2 * TABLE_REACH[function]).bit_length() - 1 + fraction - (size.bit_length() - 1)
+    bits = table_bits(fraction, function, size)
     magnitude = np.abs(values)
     # past 2^20 every place is clipped, and a longer shift could leave 64 bits
     steps = magnitude >> min(bits, 63) if bits >= 0 else np.minimum(magnitude, 2**20) << min(-bits, 40)

@@ -113,6 +113,21 @@ def products_order(count: int, reuse: int) -> np.ndarray:
     return np.concatenate([np.arange(first, count, reuse) for first in range(min(reuse, count))])
 
 
+def largest_sum(
+    values: Fixed, weights: np.ndarray, fraction: int, start: np.ndarray | int, accumulator: Fixed
+) -> float:
+    """How large a sum of products may get on its way, in places of the accumulator.
+
+    values: the format of one factor. weights: (sums, products), the other factor. fraction: of a product. start: what
+    the sums begin with. Where the accumulator holds this, no cast to it overflows, and the order makes no difference.
+    """
+    largest = float(max(values.high, -values.low))
+    products = np.abs(weights.astype(np.float64)).sum(axis=-1) * largest
+    rounded_up = weights.shape[-1] if fraction > accumulator.fraction else 0
+    sums = np.ldexp(products, accumulator.fraction - fraction) + rounded_up + np.abs(np.asarray(start, np.float64))
+    return float(sums.max(initial=0.0)) * (1 + 1e-9)
+
+
 def divisors(problem: Problem) -> np.ndarray:
     """fixed_average_pool: what each output place's sum is divided by, (D, H, W) int64."""
     g = pool.geometry(problem)

@@ -31,7 +31,7 @@ QF_FUNCTION qf_int64 qf_shifted(qf_int64 v, int by) { return by > 63 ? 0 : (qf_i
 
 /* v / 2^drop, rounded; |v| is at most 2^62, drop from 0 on */
 QF_FUNCTION qf_int64 qf_rounded(qf_int64 v, int drop, int rounding) {
-  qf_int64 whole, rest, half;
+  qf_int64 whole, rest, middle;
   int up;
   if (drop == 0) return v;
   if (drop > 62) return v < 0 && rounding == QF_TRN ? -1 : 0;
@@ -39,13 +39,13 @@ QF_FUNCTION qf_int64 qf_rounded(qf_int64 v, int drop, int rounding) {
   if (rounding == QF_TRN) return whole;
   rest = v - (qf_int64)((qf_uint64)whole << drop);
   if (rounding == QF_TRN_ZERO) return whole + (v < 0 && rest > 0);
-  half = (qf_int64)1 << (drop - 1);
+  middle = (qf_int64)1 << (drop - 1);
   switch (rounding) {
-    case QF_RND: up = rest >= half; break;
-    case QF_RND_MIN_INF: up = rest > half; break;
-    case QF_RND_ZERO: up = v < 0 ? rest >= half : rest > half; break;
-    case QF_RND_INF: up = v < 0 ? rest > half : rest >= half; break;
-    default: up = rest > half || (rest == half && (whole & 1)); break;
+    case QF_RND: up = rest >= middle; break;
+    case QF_RND_MIN_INF: up = rest > middle; break;
+    case QF_RND_ZERO: up = v < 0 ? rest >= middle : rest > middle; break;
+    case QF_RND_INF: up = v < 0 ? rest > middle : rest >= middle; break;
+    default: up = rest > middle || (rest == middle && (whole & 1)); break;
   }
   return whole + up;
 }
@@ -74,8 +74,7 @@ QF_FUNCTION qf_int64 qf_cast(qf_int64 v, int drop, qf_format format) {
   return qf_fitted(qf_shifted(v, up), format);
 }
 
-/* The place of v in a function's table (numerics.table_index): ``bits`` is log2(2 reach) + v's fraction bits - log2(size)
- */
+/* The place of v in a function's table (numerics.table_index); ``bits`` is numerics.table_bits */
 QF_FUNCTION int qf_table_index(qf_int64 v, int bits, int size) {
   qf_int64 most = (qf_int64)1 << 20, steps = v < 0 ? -v : v;
   if (bits >= 0) {
