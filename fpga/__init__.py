@@ -1,7 +1,8 @@
 """The FPGA backend: OpenCL C kernels in the style that FPGA compilers want, run on PoCL unless another device is named.
 
-Every kernel is a single work-item whose loops are the hardware's pipelines; convolution and pooling stream pixels
-through line buffers built as shift registers wherever a window's rows fit on the chip. Arrays live on the host
+Kernels are a single work-item whose loops are the hardware's pipelines; convolution and pooling stream pixels through
+line buffers built as shift registers wherever a window's rows fit on the chip. Behind these stand kernels of many
+work-items for devices that want them, which tuning takes where they are faster. Arrays live on the host
 (NumPy); what ``prepare`` packs stays on the device. pyopencl is loaded by the first probe.
 """
 
@@ -11,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quatrefoil.fpga import conv, opencl, pool, rnn
+from quatrefoil.fpga import conv, fixed, opencl, pool, rnn
 from quatrefoil.registry import Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl")
+KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl"), *fixed.KERNELS)
 
 
 class FpgaBackend:

@@ -1,7 +1,9 @@
-"""Convolution kernels of the FPGA backend: line buffers first, then the direct kernel for every shape.
+"""Convolution kernels of the FPGA backend: line buffers first, then the direct kernel for every shape, then the one of
+many work-items.
 
-Both kernels serve conv, conv_integer and qlinear_conv; conv_transpose has the direct one. Host arrays of the
-line-buffer kernel travel with channels innermost, since the stream delivers a pixel of all channels at a time.
+They serve conv, conv_integer, qlinear_conv and, declared in fixed.py, fixed_conv; conv_transpose has the direct one.
+Host arrays of the line-buffer kernel travel with channels innermost, since the stream delivers a pixel of all channels
+at a time.
 """
 
 from __future__ import annotations
@@ -31,15 +33,17 @@ OUTPUT_KINDS = {
 
 @dataclass(frozen=True)
 class Constants:
-    """What a run of any of the four operators needs beside x and the residual.
+    """What a run of any of the operators needs beside x and the residual.
 
-    weight: float32, or int16 with the zero points taken off. scalars: x_zero, y_zero, activation code, alpha, beta.
+    weight: float32, int16 with the zero points taken off, or fixed_conv's integers. defines: types, formats and how a sum
+    becomes an output value (conv_output.h). scalars: x_zero, y_zero, activation code, alpha, beta.
     """
 
     weight: np.ndarray
     bias: np.ndarray | None
     multiplier: np.ndarray | None
-    scalars: tuple[np.generic, ...]
+    defines: Mapping[str, opencl.Define]
+    scalars: tuple[np.generic, ...] = (np.int32(0), np.int32(0), np.int32(0), np.float32(0), np.float32(0))
 
 
 def _constants(problem: Problem, parameters: Mapping[int, Array]) -> Constants:
@@ -63,7 +67,7 @@ def _constants(problem: Problem, parameters: Mapping[int, Array]) -> Constants:
     activation = semantics.fused_activation(problem)
     integers = (np.asarray(value).item() for value in (x_zero, y_zero, activation.code))
     scalars = (*map(np.int32, integers), np.float32(activation.alpha), np.float32(activation.beta))
-    return Constants(weight, bias, multiplier, scalars)
+    return Constants(weight, bias, multiplier, _types(problem), scalars)
 
 
 def _types(problem: Problem) -> dict[str, opencl.Define]:
@@ -84,7 +88,7 @@ def _residual(problem: Problem, inputs: Sequence[Array | None]) -> np.ndarray | 
     return inputs[semantics.RESIDUAL] if fused else None
 
 
-def _empty(problem: Problem) -> Run:
+def empty(problem: Problem) -> Run:
     """A batch of nothing reaches no device."""
     return lambda inputs: (np.empty(problem.outputs[0].shape, problem.outputs[0].numpy_dtype),)
 
@@ -119,16 +123,21 @@ def pack_blocks(weight: np.ndarray, groups: int, depthwise: bool, lanes: int) ->
 
 
 def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return stream(problem, _constants(problem, parameters))
+
+
+def stream(problem: Problem, constants: Constants) -> Run:
+    """The line-buffer kernel of any of the operators."""
     g = semantics.geometry(problem)
     if g.batch == 0:
-        return _empty(problem)
-    constants = _constants(problem, parameters)
+        return empty(problem)
     depthwise = _is_depthwise(g)
     group_out = g.out_channels if depthwise else g.out_per_group
     lanes = min(LANES, group_out)
     blocks_per_group = -(-group_out // lanes)
     window = g.window
-    defines = _types(problem) | {
+    defines = {
+        **constants.defines,
         "CHANNELS": g.in_channels,
         "OUT_CHANNELS": g.out_channels,
         "GROUP_IN": g.in_per_group,
@@ -151,9 +160,7 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
     runtime = opencl.runtime()
     program = runtime.program("conv_line_buffer", defines)
     taps = constants.weight.reshape(*constants.weight.shape[:2], *window.kernel[1:])
-    weight = runtime.upload(pack_blocks(taps, g.groups, depthwise, lanes))
-    bias = None if constants.bias is None else runtime.upload(constants.bias)
-    multiplier = None if constants.multiplier is None else runtime.upload(constants.multiplier)
+    weight, bias, multiplier = _uploaded(constants, pack_blocks(taps, g.groups, depthwise, lanes))
     y = problem.outputs[0]
     streamed = Tensor(y.dtype, (y.shape[0], *y.shape[2:], y.shape[1]))
 
@@ -187,16 +194,18 @@ def _direct_sizes(problem: Problem, g: ConvGeometry) -> np.ndarray:
 
 
 def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return direct(problem, _constants(problem, parameters))
+
+
+def direct(problem: Problem, constants: Constants) -> Run:
+    """The kernel for every shape of any of the operators."""
     g = semantics.geometry(problem)
     if g.batch == 0:
-        return _empty(problem)
-    constants = _constants(problem, parameters)
+        return empty(problem)
     transposed: dict[str, opencl.Define] = {"TRANSPOSED": 1} if problem.op == "conv_transpose" else {}
     runtime = opencl.runtime()
-    program = runtime.program("conv_direct", _types(problem) | transposed)
-    weight = runtime.upload(constants.weight)
-    bias = None if constants.bias is None else runtime.upload(constants.bias)
-    multiplier = None if constants.multiplier is None else runtime.upload(constants.multiplier)
+    program = runtime.program("conv_direct", {**constants.defines, **transposed})
+    weight, bias, multiplier = _uploaded(constants, constants.weight)
     sizes = runtime.upload(_direct_sizes(problem, g))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -204,6 +213,38 @@ def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
         return program(arguments, problem.outputs)
 
     return run
+
+
+def prepare_ndrange(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return ndrange(problem, _constants(problem, parameters))
+
+
+def ndrange(problem: Problem, constants: Constants) -> Run:
+    """The kernel of many work-items of any of the operators but conv_transpose."""
+    g = semantics.geometry(problem)
+    if g.batch == 0:
+        return empty(problem)
+    lanes = min(LANES, 1 << (g.out_per_group - 1).bit_length())  # a power of two, so that few programs serve all
+    runtime = opencl.runtime()
+    program = runtime.program("conv_ndrange", {**constants.defines, "LANES": lanes})
+    taps = constants.weight.reshape(*constants.weight.shape[:2], *g.window.kernel)
+    packed = pack_blocks(taps, g.groups, False, lanes)
+    weight, bias, multiplier = _uploaded(constants, packed)
+    sizes = runtime.upload(_direct_sizes(problem, g))
+    extents = (g.window.output_size, packed.shape[0], g.batch)
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        arguments = (inputs[0], weight, bias, multiplier, _residual(problem, inputs), sizes, *constants.scalars)
+        return program(arguments, problem.outputs, extents)
+
+    return run
+
+
+def _uploaded(constants: Constants, weight: np.ndarray) -> tuple[Any, Any, Any]:
+    """The packed weights, the bias and the multiplier on the device."""
+    upload = opencl.runtime().upload
+    bias, multiplier = (None if array is None else upload(array) for array in (constants.bias, constants.multiplier))
+    return upload(weight), bias, multiplier
 
 
 def _kernel(
@@ -234,8 +275,17 @@ _direct = partial(
     prepare=prepare_direct,
     summary="a tile of one output row on the chip, weights and inputs streamed; any shape",
 )
+_ndrange = partial(
+    _kernel,
+    algorithm="ndrange",
+    layout="nchw",
+    accepts=accepts_direct,
+    prepare=prepare_ndrange,
+    summary="a work-item for each place and few output channels, for processors and GPUs; any shape",
+)
 
 KERNELS = (
     *(_line_buffer(op) for op in ("conv", "conv_integer", "qlinear_conv")),
     *(_direct(op) for op in ("conv", "conv_integer", "qlinear_conv", "conv_transpose")),
+    *(_ndrange(op) for op in ("conv", "conv_integer", "qlinear_conv")),
 )

@@ -22,7 +22,9 @@ HIDDEN_LIMIT = 4096
 LANES = 8
 """Output channels (convolution) or planes (pooling) that work in parallel."""
 
-OPENCL_TYPES = {"float32": "float", "int32": "int", "uint8": "uchar", "int8": "char"}
+OPENCL_TYPES = {
+    "float32": "float", "int64": "long", "int32": "int", "int16": "short", "uint8": "uchar", "int8": "char"
+}  # fmt: skip
 
 
 def unsuited(problem: Problem) -> Reject | None:

@@ -3,7 +3,8 @@
 pyopencl is loaded on first use. PoCL, which runs OpenCL C on the processor, is the platform by default;
 QUATREFOIL_OPENCL="platform:device" names another one by parts of its names (``Intel(R) FPGA``, ``:xilinx_u250``).
 
-A call copies its host arrays into device buffers, enqueues the kernel as one work-item and reads the outputs back.
+A call copies its host arrays into device buffers, enqueues the kernel, as one work-item unless it wants more, and reads
+the outputs back.
 Programs are built once per device, source and options. Setting arguments and enqueueing happen under one lock,
 because OpenCL kernel objects are not thread-safe; waiting happens outside it.
 """
@@ -49,6 +50,15 @@ def source(name: str) -> str:
     raise QuatrefoilError(f"the OpenCL source {name} is not in {' or '.join(map(str, SOURCE_FOLDERS))}")
 
 
+GROUP = 64
+"""Work-items in a group: a GPU's one or two waves. One size for all, since PoCL compiles a kernel for each size."""
+
+
+def _in_groups(size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The global and the local size."""
+    return (-(-size[0] // GROUP) * GROUP, *size[1:]), (GROUP, *(1,) * (len(size) - 1))
+
+
 class Program:
     """One kernel function, built for one device."""
 
@@ -56,9 +66,14 @@ class Program:
         self._runtime = runtime
         self._kernel = kernel
 
-    def __call__(self, arguments: Sequence[object], outputs: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, arguments: Sequence[object], outputs: Sequence[Tensor], size: tuple[int, ...] | None = None
+    ) -> tuple[np.ndarray, ...]:
         """Run it. ``arguments`` are host arrays (copied in), buffers from ``Runtime.upload``, NumPy scalars, or None
-        for a null pointer; the outputs' buffers follow them in the kernel's signature. No array may be empty."""
+        for a null pointer; the outputs' buffers follow them in the kernel's signature. No array may be empty.
+
+        size: the work-items along each axis, in groups of GROUP along the first, which is rounded up to whole groups;
+        None is a single one."""
         import pyopencl as cl
 
         runtime = self._runtime
@@ -68,7 +83,8 @@ class Program:
             buffers = [cl.Buffer(runtime.context, cl.mem_flags.WRITE_ONLY, result.nbytes) for result in results]
             with runtime.lock:
                 self._kernel.set_args(*inputs, *buffers)
-                done = [cl.enqueue_nd_range_kernel(runtime.queue, self._kernel, (1,), (1,))]
+                extents = ((1,), (1,)) if size is None else _in_groups(size)
+                done = [cl.enqueue_nd_range_kernel(runtime.queue, self._kernel, *extents)]
                 for result, buffer in zip(results, buffers):
                     done.append(cl.enqueue_copy(runtime.queue, result, buffer, is_blocking=False))
             cl.wait_for_events(done)

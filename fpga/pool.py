@@ -1,5 +1,5 @@
 """Pooling kernels of the FPGA backend: line buffers for max, average and lp pooling over two axes, the direct kernel
-for every shape, and max unpooling.
+for every shape, the one of many work-items, and max unpooling. fixed.py declares the first three for fixed point.
 
 The line-buffer kernel takes planes (channels of any sample) in groups of LANES, the plane innermost.
 """
@@ -28,6 +28,7 @@ def _defines(problem: Problem) -> dict[str, opencl.Define]:
     defines: dict[str, opencl.Define] = {
         "MODE": MODES[problem.op],
         "X_T": OPENCL_TYPES[problem.dtype],
+        "Y_T": OPENCL_TYPES[problem.dtype],
         "LOWEST": LOWEST[problem.dtype],
     }
     if problem.dtype != "float32":
@@ -44,7 +45,7 @@ def _scalars(problem: Problem) -> tuple[np.int32, ...]:
     return tuple(np.int32(int(attributes.get(name, 0))) for name in names)  # type: ignore[arg-type]
 
 
-def _empty(problem: Problem) -> Run:
+def empty(problem: Problem) -> Run:
     """A batch of nothing reaches no device."""
     return lambda inputs: tuple(np.empty(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs)
 
@@ -74,11 +75,16 @@ def separate(blocks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return stream(problem, _defines(problem))
+
+
+def stream(problem: Problem, window_defines: Mapping[str, opencl.Define]) -> Run:
+    """The line-buffer kernel of any pool; window_defines: what pool_window.h wants."""
     g = semantics.geometry(problem)
     if g.planes == 0:
-        return _empty(problem)
+        return empty(problem)
     window, lanes = g.window, _lanes(g.planes)
-    defines = _defines(problem) | {"LANES": lanes}
+    defines = {**window_defines, "LANES": lanes}
     for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
         defines |= {
             extent: window.input[axis],
@@ -108,9 +114,30 @@ def accepts_direct(problem: Problem) -> Reject | None:
 
 
 def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return direct(problem, _defines(problem))
+
+
+def prepare_ndrange(problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    return ndrange(problem, _defines(problem))
+
+
+def direct(problem: Problem, defines: Mapping[str, opencl.Define]) -> Run:
+    """The kernel for every shape of any pool; defines: what pool_window.h wants."""
+    return _any_shape(problem, "pool_direct", defines, None)
+
+
+def ndrange(problem: Problem, defines: Mapping[str, opencl.Define]) -> Run:
+    """The kernel of many work-items of any pool; defines: what pool_window.h wants."""
+    g = semantics.geometry(problem)
+    return _any_shape(problem, "pool_ndrange", defines, (g.window.output_size, g.planes))
+
+
+def _any_shape(
+    problem: Problem, name: str, defines: Mapping[str, opencl.Define], extents: tuple[int, ...] | None
+) -> Run:
     g = semantics.geometry(problem)
     if g.planes == 0:
-        return _empty(problem)
+        return empty(problem)
     w = g.window
     sizes = (
         g.planes,
@@ -123,10 +150,10 @@ def prepare_direct(problem: Problem, parameters: Mapping[int, Array]) -> Run:
         *(min(pad, FAR) for pad in g.pads_end),
     )
     runtime = opencl.runtime()
-    program = runtime.program("pool_direct", _defines(problem))
+    program = runtime.program(name, defines)
     uploaded = runtime.upload(np.array(sizes, np.int32))
     scalars = _scalars(problem)
-    return lambda inputs: program((inputs[0], uploaded, *scalars), problem.outputs)
+    return lambda inputs: program((inputs[0], uploaded, *scalars), problem.outputs, extents)
 
 
 WORDS = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}
@@ -155,6 +182,13 @@ KERNELS = (
         Kernel(
             f"{op}_direct_nchw_any_opencl", op, accepts_direct, prepare_direct,
             summary="one window after the other; any shape",
+        )
+        for op in MODES
+    ),
+    *(
+        Kernel(
+            f"{op}_ndrange_nchw_any_opencl", op, accepts_direct, prepare_ndrange,
+            summary="a work-item for each window, for processors and GPUs; any shape",
         )
         for op in MODES
     ),

@@ -26,17 +26,17 @@ def accepts(problem: Problem) -> Reject | None:
     return None
 
 
-def _capacity(hidden: int) -> int:
+def capacity(hidden: int) -> int:
     """The next power of two, so that few programs serve all hidden sizes."""
     return max(SMALLEST_CAPACITY, 1 << (hidden - 1).bit_length())
 
 
-def _empty(problem: Problem) -> Run:
+def empty(problem: Problem) -> Run:
     """No sequences: nothing reaches the device."""
     return lambda inputs: tuple(np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs)
 
 
-def _no_steps(problem: Problem) -> Run:
+def no_steps(problem: Problem) -> Run:
     """No steps: the final states are the initial ones."""
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -57,11 +57,11 @@ def _no_steps(problem: Problem) -> Run:
 def prepare(problem: Problem, parameters: Mapping[int, Array]) -> Run:
     g = semantics.geometry(problem)
     if g.batch == 0:
-        return _empty(problem)
+        return empty(problem)
     if g.steps == 0:
-        return _no_steps(problem)
+        return no_steps(problem)
     runtime = opencl.runtime()
-    program = runtime.program("recurrent", {"GATES": g.gates, "CAPACITY": _capacity(g.hidden)})
+    program = runtime.program("recurrent", {"GATES": g.gates, "CAPACITY": capacity(g.hidden)})
     b, p = parameters.get(semantics.B), parameters.get(semantics.P)
     codes = np.zeros((g.directions, FUNCTIONS), np.int32)
     slopes = np.zeros((g.directions, FUNCTIONS, 2), np.float32)

@@ -28,7 +28,7 @@ OPTIONAL_DTYPES = {
 }
 
 # Families that a backend has no kernels for yet.
-WITHOUT = {"cpu": (), "gpu": ("fixed",), "fpga": ("fixed",), "asic": ()}
+WITHOUT = {"cpu": (), "gpu": ("fixed",), "fpga": (), "asic": ()}
 
 
 @cache

@@ -1,5 +1,5 @@
 /* Convolution and transposed convolution of any shape over three axes: conv, conv_integer, qlinear_conv,
- * conv_transpose.
+ * fixed_conv, conv_transpose.
  *
  * TILE sums of one output row are kept on the chip while the taps pass by: the innermost loop adds one weight times
  * a run of inputs to different sums, so that a pipeline never waits for an addition that it has just begun. Taps on
@@ -9,14 +9,9 @@
  *   multiplier [M] (quantized) or null, residual and y [batch][M][D'][H'][W']
  */
 #include "conv_output.h"
+#include "conv_sizes.h"
 
 #define TILE 64
-
-enum {
-  BATCH, GROUPS, IN_CHANNELS, OUT_CHANNELS,
-  IN_D, IN_H, IN_W, OUT_D, OUT_H, OUT_W, KERNEL_D, KERNEL_H, KERNEL_W,
-  STRIDE_D, STRIDE_H, STRIDE_W, DILATION_D, DILATION_H, DILATION_W, PAD_D, PAD_H, PAD_W
-};
 
 #ifdef TRANSPOSED
 /* The input index whose tap k lands on output o, or -1. */
@@ -42,16 +37,16 @@ static inline void add_row(
   int first = begin <= shift ? 0 : (begin - shift + stride - 1) / stride;
   int last = end <= shift ? 0 : min(g[IN_W], (end - shift + stride - 1) / stride);
   for (int i = first; i < last; i++)
-    sum[i * stride + shift - begin] += PRODUCT(CENTRED(row[i]), weight);
+    sum[i * stride + shift - begin] = ADD(sum[i * stride + shift - begin], CENTRED(row[i]), weight);
 #else
   /* input i = o * stride + shift for every output o */
   int stride = g[STRIDE_W];
   int first = max(begin, shift >= 0 ? 0 : (stride - 1 - shift) / stride);
   int last = g[IN_W] <= shift ? 0 : min(end, (g[IN_W] - shift + stride - 1) / stride);
   if (stride == 1)
-    for (int o = first; o < last; o++) sum[o - begin] += PRODUCT(CENTRED(row[o + shift]), weight);
+    for (int o = first; o < last; o++) sum[o - begin] = ADD(sum[o - begin], CENTRED(row[o + shift]), weight);
   else
-    for (int o = first; o < last; o++) sum[o - begin] += PRODUCT(CENTRED(row[o * stride + shift]), weight);
+    for (int o = first; o < last; o++) sum[o - begin] = ADD(sum[o - begin], CENTRED(row[o * stride + shift]), weight);
 #endif
 }
 
@@ -70,24 +65,27 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void conv_direct(
           for (int begin = 0; begin < g[OUT_W]; begin += TILE) {
             int end = min(begin + TILE, g[OUT_W]);
             for (int t = 0; t < TILE; t++) sum[t] = bias ? (SUM_T)bias[m] : 0;
-            for (int c = 0; c < group_in; c++) {
-              int channel = m / group_out * group_in + c;
-#ifdef TRANSPOSED
-              __global const W_T* tap = w + (channel * group_out + m % group_out) * taps;
-#else
-              __global const W_T* tap = w + (m * group_in + c) * taps;
-#endif
+            for (int round = 0; round < REUSE; round++)
               for (int kd = 0; kd < g[KERNEL_D]; kd++)
                 for (int kh = 0; kh < g[KERNEL_H]; kh++) {
                   int from_d = tap_source(d, kd, g[STRIDE_D], g[DILATION_D], g[PAD_D], g[IN_D]);
                   int from_h = tap_source(h, kh, g[STRIDE_H], g[DILATION_H], g[PAD_H], g[IN_H]);
                   if (from_d < 0 || from_h < 0) continue;
-                  __global const X_T* row =
-                      x + (((n * g[IN_CHANNELS] + channel) * g[IN_D] + from_d) * g[IN_H] + from_h) * g[IN_W];
-                  for (int kw = 0; kw < g[KERNEL_W]; kw++)
-                    add_row(sum, row, tap[(kd * g[KERNEL_H] + kh) * g[KERNEL_W] + kw], x_zero, begin, end, kw, g);
+                  for (int kw = 0; kw < g[KERNEL_W]; kw++) {
+                    int tap = (kd * g[KERNEL_H] + kh) * g[KERNEL_W] + kw;
+                    for (int c = FIRST_CHANNEL(round, tap * group_in); c < group_in; c += REUSE) {
+                      int channel = m / group_out * group_in + c;
+#ifdef TRANSPOSED
+                      W_T weight = w[(channel * group_out + m % group_out) * taps + tap];
+#else
+                      W_T weight = w[(m * group_in + c) * taps + tap];
+#endif
+                      __global const X_T* row =
+                          x + (((n * g[IN_CHANNELS] + channel) * g[IN_D] + from_d) * g[IN_H] + from_h) * g[IN_W];
+                      add_row(sum, row, weight, x_zero, begin, end, kw, g);
+                    }
+                  }
                 }
-            }
             int place = (((n * g[OUT_CHANNELS] + m) * g[OUT_D] + d) * g[OUT_H] + h) * g[OUT_W];
             for (int o = begin; o < end; o++) {
               SUM_T total = sum[o - begin];

@@ -1,4 +1,5 @@
-/* Convolution as a stream of pixels through a shift register: conv, conv_integer and qlinear_conv over two axes.
+/* Convolution as a stream of pixels through a shift register: conv, conv_integer, qlinear_conv and fixed_conv over
+ * two axes.
  *
  * The image arrives row by row, padding made on the way, one pixel of all channels an iteration. A shift register
  * holds the last (EXTENT_H - 1) rows and EXTENT_W pixels, so that a window's taps are always at the same places and
@@ -63,22 +64,25 @@ __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void conv_line_buffer(
           int first = block % GROUP_BLOCKS * LANES;
           SUM_T sum[LANES];
           UNROLL
-          for (int lane = 0; lane < LANES; lane++) sum[lane] = 0;
+          for (int lane = 0; lane < LANES; lane++)
+            sum[lane] = bias && first + lane < GROUP_OUT ? (SUM_T)bias[group * GROUP_OUT + first + lane] : 0;
           UNROLL
-          for (int i = 0; i < KERNEL_H; i++)
+          for (int round = 0; round < REUSE; round++)
             UNROLL
-            for (int j = 0; j < KERNEL_W; j++)
+            for (int i = 0; i < KERNEL_H; i++)
               UNROLL
-              for (int c = 0; c < GROUP_IN; c++)
+              for (int j = 0; j < KERNEL_W; j++) {
+                int before = (i * KERNEL_W + j) * GROUP_IN;
                 UNROLL
-                for (int lane = 0; lane < LANES; lane++)
-                  sum[lane] += PRODUCT(
-                      TAP(i, j, c, lane),
-                      weights[block * BLOCK_WEIGHTS + ((i * KERNEL_W + j) * GROUP_IN + c) * LANES + lane]);
+                for (int c = FIRST_CHANNEL(round, before); c < GROUP_IN; c += REUSE)
+                  UNROLL
+                  for (int lane = 0; lane < LANES; lane++)
+                    sum[lane] = ADD(sum[lane], TAP(i, j, c, lane),
+                                    weights[block * BLOCK_WEIGHTS + (before + c) * LANES + lane]);
+              }
           for (int lane = 0; lane < LANES && first + lane < GROUP_OUT; lane++) {
             int m = group * GROUP_OUT + first + lane;
             SUM_T total = sum[lane];
-            if (bias) total += (SUM_T)bias[m];
             if (residual) total += (SUM_T)residual[pixel * OUT_CHANNELS + m];
             y[pixel * OUT_CHANNELS + m] = finish(total, multiplier ? multiplier[m] : 0.0f, y_zero, code, alpha, beta);
           }

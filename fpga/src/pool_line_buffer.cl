@@ -1,5 +1,5 @@
 /* Pooling over two axes as a stream of pixels through a shift register: max_pool (with indices), average_pool,
- * lp_pool.
+ * lp_pool, fixed_max_pool, fixed_average_pool.
  *
  * As in conv_line_buffer.cl: every input is read once, and a window's taps stay at the same places of the register.
  * LANES planes (channels of any sample) run side by side; sizes are compile-time constants.
@@ -15,7 +15,7 @@
 #define PIXELS ((EXTENT_H - 1) * COLUMNS + EXTENT_W)
 
 __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void pool_line_buffer(
-    __global const X_T* restrict x, int blocks, int p, int count_pads, int column_major, __global X_T* restrict y
+    __global const X_T* restrict x, int blocks, int p, int count_pads, int column_major, __global Y_T* restrict y
 #ifdef WITH_INDICES
     , __global long* restrict indices
 #endif

@@ -1,7 +1,13 @@
 /* What a pooling window gathers, tap by tap: shared by the pooling kernels.
  *
- * X_T is the element type, INTEGERS is defined for uint8 and int8; MODE is one of the codes below. `place` numbers the tap inside its plane, row-major.
+ * X_T and Y_T are the element types, INTEGERS is defined for integers; MODE is one of the codes below. `place` numbers
+ * the tap inside its plane, row-major. Fixed point (fixed_max_pool, fixed_average_pool) defines FIXED and the constants
+ * of fixed_sum.h, with the format of x as the accumulator of a maximum; DROP is negative where the accumulator has more
+ * fraction bits than x.
  */
+#ifdef FIXED
+#include "fixed_sum.h"
+#endif
 #define MODE_MAX 0
 #define MODE_AVERAGE 1
 #define MODE_LP 2
@@ -40,8 +46,33 @@ static inline void add(window_t* window, X_T value, int place, int p) {
 
 static inline void close_row(window_t* window) {}
 
-static inline X_T result(const window_t* window, float count, int p) { return window->value; }
+#ifdef FIXED
+typedef long COUNT_T;
+static inline Y_T result(const window_t* window, COUNT_T count, int p) { return fixed_output(window->value); }
 #else
+typedef float COUNT_T;
+static inline Y_T result(const window_t* window, COUNT_T count, int p) { return window->value; }
+#endif
+#elif defined(FIXED)
+typedef long COUNT_T;
+typedef struct {
+  SUM_T total;
+} window_t;
+
+static inline void open(window_t* window) { window->total = 0; }
+
+static inline void add(window_t* window, X_T value, int place, int p) {
+  window->total = added(window->total, value, DROP);
+}
+
+static inline void close_row(window_t* window) {}
+
+/* Division in C is toward zero, as it should be. */
+static inline Y_T result(const window_t* window, COUNT_T count, int p) {
+  return fixed_output((SUM_T)(settled(window->total) / count));
+}
+#else
+typedef float COUNT_T;
 /* Sums by rows first: the rounding error of a global window grows with its side instead of its area. */
 typedef struct {
   float total;
@@ -63,7 +94,7 @@ static inline void close_row(window_t* window) {
   window->row = 0.0f;
 }
 
-static inline X_T result(const window_t* window, float count, int p) {
+static inline Y_T result(const window_t* window, COUNT_T count, int p) {
 #if MODE == MODE_AVERAGE
   return window->total / count;
 #else
