@@ -1,4 +1,4 @@
-"""``quatrefoil export``: a model as an FPGA project in HLS C++ or as C99 for small devices, held to our own result."""
+"""``quatrefoil export``: a model as an FPGA project in HLS C++, OpenCL kernels or C99 for small devices, held to our own result."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ if TYPE_CHECKING:
     from quatrefoil.models.fixed.network import FixedNetwork
 
 AUTO, KEEP = "auto", "keep"
-TARGETS = ("hls4ml", "c")
+TARGETS = ("hls4ml", "c", "opencl")
 
 Directory = Annotated[Path, typer.Option("--output", "-o", help="The folder for the project: new, or an earlier one.")]
-Target = Annotated[str, typer.Option("--to", help="hls4ml (an HLS project) or c (a header and a source in C99).")]
+Target = Annotated[
+    str, typer.Option("--to", help="hls4ml (an HLS project), c (C99 alone) or opencl (kernels and a host).")
+]
 Backend = Annotated[str, typer.Option("--backend", help="Of hls4ml: Vitis or Vivado.")]
 Io = Annotated[str, typer.Option("--io", help="parallel (values in registers) or stream (pixels through FIFOs).")]
 Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fixed<total bits,integer bits>; to C also auto (chosen on --samples), keep (the model's own) or a .json file "
-        "of `quantize`.",
+        help="fixed<total bits,integer bits>; to c and opencl also auto (chosen on --samples), keep (the model's own) or "
+        "a .json file of `quantize`.",
     ),
 ]
 Bits = Annotated[int, typer.Option("--bits", help="Width for --precision auto.")]
 Name = Annotated[
-    str | None, typer.Option("--name", help="Name of the C files and functions; the model's when left out.")
+    str | None,
+    typer.Option("--name", help="Of C and OpenCL: the name of files and functions; the model's when left out."),
 ]
 Reuse = Annotated[int, typer.Option("--reuse-factor", min=1, help="Multiplications that share one multiplier.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="latency (unrolled) or resource (weights in block RAM).")]
@@ -72,8 +75,8 @@ def command(
 ) -> None:
     """Write a model for an FPGA or a small device, and check what was written.
 
-    An HLS project's C simulation is held to the float model (exit code 1 when they are too far apart); C code is compiled
-    and held to the fixed-point network, to the last bit.
+    An HLS project's C simulation is held to the float model (exit code 1 when they are too far apart); C code is compiled,
+    OpenCL kernels are built, and both are held to the fixed-point network, to the last bit.
     """
     from quatrefoil.fpga.hls4ml_export import export
     from quatrefoil.models import load
@@ -82,8 +85,8 @@ def command(
         raise QuatrefoilError(f"--to is {to!r}; known are {', '.join(TARGETS)} (Vitis and Vivado are now --backend)")
     with steps("export", 2) as advance:
         advance(f"loading {model}")
-        if to == "c":
-            _to_c(model, output, precision, samples, check, bits, name, seed, as_json)
+        if to != "hls4ml":
+            _to_c(to, model, output, precision, samples, check, bits, name, seed, as_json)
             return
         loaded = load(model)
         batch = _batch(loaded, samples, check, seed)
@@ -135,6 +138,7 @@ def _network(model: str, precision: str, samples: str | None, bits: int) -> Fixe
 
 
 def _to_c(
+    to: str,
     model: str,
     output: Path,
     precision: str,
@@ -146,9 +150,11 @@ def _to_c(
     as_json: bool,
 ) -> None:
     from quatrefoil.models.fixed.c_export import export_c
+    from quatrefoil.models.fixed.c_export.opencl import export_opencl
 
     network = _network(model, precision, samples, bits)
-    made = export_c(network, output, name=name, check=_batch(network.source, samples, check, seed))
+    write = export_c if to == "c" else export_opencl
+    made = write(network, output, name=name, check=_batch(network.source, samples, check, seed))
     if as_json:
         say_json(asdict(made))
     else:

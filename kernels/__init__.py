@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from quatrefoil.fpga.hls4ml_export import export as export_hls
     from quatrefoil.models import Model, load
     from quatrefoil.models.fixed.c_export import export_c
+    from quatrefoil.models.fixed.c_export.opencl import export_opencl
     from quatrefoil.models.fixed.calibration import calibrate
     from quatrefoil.models.fixed.network import FixedNetwork, fixed
     from quatrefoil.models.fixed.precision import Precision
@@ -78,6 +79,7 @@ _LAZY = {
     "Model": ("quatrefoil.models", "Model"),
     "calibrate": ("quatrefoil.models.fixed.calibration", "calibrate"),
     "export_c": ("quatrefoil.models.fixed.c_export", "export_c"),
+    "export_opencl": ("quatrefoil.models.fixed.c_export.opencl", "export_opencl"),
     "fixed": ("quatrefoil.models.fixed.network", "fixed"),
     "load_quantized": ("quatrefoil.models.fixed.quantized", "load_quantized"),
     "FixedNetwork": ("quatrefoil.models.fixed.network", "FixedNetwork"),
@@ -122,6 +124,7 @@ __all__ = [
     "explain",
     "export_c",
     "export_hls",
+    "export_opencl",
     "fixed",
     "fixed_average_pool",
     "fixed_conv",

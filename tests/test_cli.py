@@ -292,7 +292,7 @@ def test_quantize_wants_samples(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "give samples" in err
     code, _, err = call(capsys, "export", CNN, "--to", "Vitis", "-o", str(tmp_path))
     assert code == 2
-    assert "known are hls4ml, c" in err
+    assert "known are hls4ml, c, opencl" in err
 
 
 def test_export_tells_when_the_simulation_is_too_far(

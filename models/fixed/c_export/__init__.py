@@ -87,17 +87,11 @@ def export_c(
 
     Raises CExportError, in a sentence, for what cannot be written, does not compile or gives other numbers.
     """
-    chosen = name or "qf_" + re.sub(r"\W+", "_", network.graph.name or "model", flags=re.ASCII).strip("_").lower()
-    if not re.fullmatch(r"[A-Za-z_]\w*", chosen, re.ASCII):
-        raise CExportError(f"name is {chosen!r}; give a C identifier")
+    chosen = chosen_name(network, name)
     folder = Path(directory)
-    if folder.exists() and not folder.is_dir():
-        raise CExportError(f"{folder} is a file; give a folder")
     header, source = folder / f"{chosen}.h", folder / f"{chosen}.c"
-    for path in (header, source):
-        if path.exists() and not path.read_text("utf-8", "replace").startswith(MARKER):
-            raise CExportError(f"{path} is no earlier export; give another name or folder")
-    writing = _Writing(network, chosen)
+    writable(folder, {header: MARKER, source: MARKER})
+    writing = Writing(network, chosen)
     header_text, source_text = writing.texts()
     folder.mkdir(parents=True, exist_ok=True)
     header.write_text(header_text, "utf-8")
@@ -106,12 +100,43 @@ def export_c(
     if check is not None:
         checked, text = _checked(writing, source, check)
     return CExport(
-        header, source, chosen, writing.ram_bytes, writing.stack_bytes, writing.source.constant_bytes, checked, text
+        header, source, chosen, writing.ram_bytes, writing.stack_bytes, writing.constant_bytes, checked, text
     )  # fmt: skip
 
 
+def chosen_name(network: FixedNetwork, name: str | None) -> str:
+    """A C identifier: the given one, or one made of the model's name. Raises CExportError for what is none."""
+    chosen = name or "qf_" + re.sub(r"\W+", "_", network.graph.name or "model", flags=re.ASCII).strip("_").lower()
+    if not re.fullmatch(r"[A-Za-z_]\w*", chosen, re.ASCII):
+        raise CExportError(f"name is {chosen!r}; give a C identifier")
+    return chosen
+
+
+def writable(folder: Path, markers: Mapping[Path, str]) -> None:
+    """Raises CExportError where a file of other origin would be written over: one that does not begin with its marker."""
+    if folder.exists() and not folder.is_dir():
+        raise CExportError(f"{folder} is a file; give a folder")
+    for path, marker in markers.items():
+        if path.exists() and not path.read_text("utf-8", "replace").startswith(marker):
+            raise CExportError(f"{path} is no earlier export; give another name or folder")
+
+
 @dataclass(frozen=True, slots=True)
-class _Port:
+class Given:
+    """A constant that a function takes like a value."""
+
+    name: str
+    kind: str
+    values: np.ndarray
+
+    @property
+    def text(self) -> str:
+        numbers = ", ".join(map(str, self.values.reshape(-1).tolist()))
+        return f"static const {self.kind} {self.name}[{self.values.size}] = {{{numbers}}};"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
     """An input or output: its integers' name and format, and the elements of a batch of one."""
 
     real: str
@@ -119,7 +144,9 @@ class _Port:
     size: int
 
 
-class _Writing:
+class Writing:
+    """A network's steps as functions, and the memory for what is between them."""
+
     def __init__(self, network: FixedNetwork, name: str) -> None:
         self.network, self.name, self.graph = network, name, network.graph
         self.shapes = value_shapes(network.model)
@@ -129,6 +156,7 @@ class _Writing:
         """Functions, and the values that they are called with: inputs, then outputs; "" for one that is not wanted."""
         self.alias: dict[str, str] = {}
         """Values that are others under another shape."""
+        self.given: dict[str, Given] = {}
         self.inputs, self.outputs = [], []
         for node in self.graph.nodes:
             if node.kind == "FixedQuantize":
@@ -140,6 +168,10 @@ class _Writing:
         self.offsets, self.ram_bytes = self.memory()
         self.stack_bytes = max(map(self._states, self.graph.nodes), default=0)
 
+    @property
+    def constant_bytes(self) -> int:
+        return self.source.constant_bytes + sum(g.values.size * c_bytes(g.kind) for g in self.given.values())
+
     def _states(self, node: Node) -> int:
         """Bytes of a recurrent layer's states: old and new h, the cells or what a reset keeps."""
         if node.op not in ("fixed_rnn", "fixed_lstm", "fixed_gru"):
@@ -148,8 +180,8 @@ class _Writing:
         first = next(name for name in node.outputs if name)
         return arrays * int(node.attributes["hidden_size"]) * c_bytes(c_type(self.formats[first]))
 
-    def _port(self, real: str, integer: str) -> _Port:
-        return _Port(real, integer, int(np.prod(self.shapes[integer])))
+    def _port(self, real: str, integer: str) -> Port:
+        return Port(real, integer, int(np.prod(self.shapes[integer])))
 
     def tensor(self, name: str) -> Tensor | None:
         if not name:
@@ -194,7 +226,7 @@ class _Writing:
         """A constant that a function takes like a value: in the type that the function reads."""
         kinds = dict(zip(step.node.inputs, ("a_format", "b_format")))
         form = step.form(kinds[name] if name in kinds and kinds[name] in step.node.attributes else "y_format")
-        self.alias[name] = self.source.array(f"{step.name}_constant", self.graph.constants[name], c_type(form))
+        self.given.setdefault(name, Given(f"{step.name}_constant", c_type(form), self.graph.constants[name]))
 
     def move(self, step: Step) -> None:
         node = step.node
@@ -258,7 +290,7 @@ class _Writing:
                     return f"{kind}{number}"
         if root in self.offsets:
             return f"({c_type(self.formats[root])} *)(memory + {self.offsets[root]})"
-        return root  # a constant array
+        return self.given[root].name
 
     def texts(self) -> tuple[str, str]:
         """The header and the source."""
@@ -275,7 +307,7 @@ class _Writing:
                 parameters.append(f"{'const ' if kind == 'x' else ''}{c_type(form)} *{kind}{number}")
         signature = f"void {self.name}_run({', '.join(parameters)})"
         lines += [
-            "", f"/* {self.ram_bytes} bytes of static memory, {self.source.constant_bytes} bytes of constants. Not reentrant. */",
+            "", f"/* {self.ram_bytes} bytes of static memory, {self.constant_bytes} bytes of constants. Not reentrant. */",
             f"{signature};", "", "#endif", "",
         ]  # fmt: skip
         calls = [f"{name}({', '.join(map(self.argument, names))});" for name, names in self.calls]
@@ -287,13 +319,19 @@ class _Writing:
         memory = f"static union {{ unsigned char bytes[{max(self.ram_bytes, 1)}]; int64_t aligned; }} block;"
         use = "  unsigned char *const memory = block.bytes;\n" if self.ram_bytes else ""
         body = functions.indented("\n".join(calls), 1)
-        casts = (Path(str(files("quatrefoil"))) / "include" / "quatrefoil" / "fixed.h").read_text("utf-8")
         pieces = [
-            MARKER, f'#include "{self.name}.h"', casts, HELPERS, *self.source.texts, *self.source.functions,
+            MARKER, f'#include "{self.name}.h"', IN_C, casts(), HELPERS, *self.source.texts,
+            *(given.text for given in self.given.values()), *self.source.functions,
             *([memory] if self.ram_bytes else []), f"{signature} {{\n{use}{body}\n}}\n",
         ]  # fmt: skip
         return "\n".join(lines), "\n\n".join(pieces)
 
+
+IN_C: Final = """#define QF_TABLE static const
+#define QF_TABLE_POINTER const
+#define QF_GLOBAL
+#define QF_STEP static void
+#define QF_64(number) number##LL"""
 
 HELPERS: Final = """QF_FUNCTION qf_int64 qf_relu(qf_int64 v) { return v > 0 ? v : 0; }
 QF_FUNCTION qf_int64 qf_between(qf_int64 v, qf_int64 low, qf_int64 high) {
@@ -301,7 +339,12 @@ QF_FUNCTION qf_int64 qf_between(qf_int64 v, qf_int64 low, qf_int64 high) {
 }"""
 
 
-def _checked(writing: _Writing, source: Path, check: Mapping[str, Any] | Any) -> tuple[int, int]:
+def casts() -> str:
+    """The text of the casts."""
+    return (Path(str(files("quatrefoil"))) / "include" / "quatrefoil" / "fixed.h").read_text("utf-8")
+
+
+def _checked(writing: Writing, source: Path, check: Mapping[str, Any] | Any) -> tuple[int, int]:
     """Compiles, runs and compares; gives the number of samples and the bytes of the compiled text."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -318,13 +361,13 @@ def _checked(writing: _Writing, source: Path, check: Mapping[str, Any] | Any) ->
             )
         run = getattr(ctypes.CDLL(str(library)), f"{writing.name}_run")
         run.restype = None
-        given = [_rows(writing, port, want[port.integer]) for port in writing.inputs]
-        expected = [_rows(writing, port, want[port.integer]) for port in writing.outputs]
-        got = [np.zeros_like(rows) for rows in expected]
+        given = [rows(writing, port, want[port.integer]) for port in writing.inputs]
+        expected = [rows(writing, port, want[port.integer]) for port in writing.outputs]
+        got = [np.zeros_like(array) for array in expected]
         for number in range(len(given[0])):
-            run(*(ctypes.c_void_p(rows[number].ctypes.data) for rows in (*given, *got)))
-        for port, rows, right in zip(writing.outputs, got, expected):
-            wrong = int((rows != right).sum())
+            run(*(ctypes.c_void_p(array[number].ctypes.data) for array in (*given, *got)))
+        for port, array, right in zip(writing.outputs, got, expected):
+            wrong = int((array != right).sum())
             if wrong:
                 raise CExportError(
                     f"the C of {port.real!r} differs in {wrong} of {right.size} integers from the network"
@@ -332,7 +375,7 @@ def _checked(writing: _Writing, source: Path, check: Mapping[str, Any] | Any) ->
         return len(given[0]), library.stat().st_size
 
 
-def _rows(writing: _Writing, port: _Port, integers: np.ndarray) -> np.ndarray:
+def rows(writing: Writing, port: Port, integers: np.ndarray) -> np.ndarray:
     """Integers of a batch, a row for each sample, in the type that the C has.
 
     The batch is the axis that is one in a batch of one and that the samples make longer.

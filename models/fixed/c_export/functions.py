@@ -1,6 +1,7 @@
 """The C text of a network's steps: one function each, its sizes and formats written in as constants.
 
-Arrays are in ONNX's order, a batch of one. Casts are those of include/quatrefoil/fixed.h, whose arguments are constants,
+Arrays are in ONNX's order, a batch of one. The text is C99 and OpenCL C alike, by way of a few names that begin with QF_
+(c_export/__init__.py and opencl.py define them). Casts are those of include/quatrefoil/fixed.h, whose arguments are constants,
 so that a compiler leaves of each cast a shift, an addition and what the overflow needs.
 """
 
@@ -47,7 +48,13 @@ def c_bytes(kind: str) -> int:
 def literal(form: Fixed) -> str:
     """A qf_format."""
     rounding, overflow = ROUNDINGS.index(form.rounding), OVERFLOWS.index(form.overflow)
-    return f"(qf_format){{{form.low}LL, {form.high}LL, {form.width}, {int(form.signed)}, {rounding}, {overflow}}}"
+    low, high = wide(form.low), wide(form.high)
+    return f"(qf_format){{{low}, {high}, {form.width}, {int(form.signed)}, {rounding}, {overflow}}}"
+
+
+def wide(number: int) -> str:
+    """A constant of 64 bits."""
+    return f"QF_64({number})"
 
 
 def cast(value: str, fraction: int, form: Fixed) -> str:
@@ -74,12 +81,10 @@ class Source:
             while unique in taken:
                 unique += "_"
             self.constants[key] = unique
-            numbers = [
-                f"{number}LL" if kind.endswith("64_t") else str(number) for number in values.reshape(-1).tolist()
-            ]
+            numbers = [wide(number) if kind.endswith("64_t") else str(number) for number in values.reshape(-1).tolist()]
             rows = [", ".join(numbers[start : start + 16]) for start in range(0, len(numbers), 16)]
             body = ",\n  ".join(rows) or "0"
-            self.texts.append(f"static const {kind} {unique}[{max(len(numbers), 1)}] = {{\n  {body}\n}};")
+            self.texts.append(f"QF_TABLE {kind} {unique}[{max(len(numbers), 1)}] = {{\n  {body}\n}};")
             self.constant_bytes += values.size * c_bytes(kind)
         return self.constants[key]
 
@@ -250,14 +255,14 @@ def convolution(step: Step, source: Source) -> str:
     if any(name == "activation" for name, _ in problem.attributes):
         result = f"qf_relu({result})"
     lines = [
-        f"const {c_type(w)} *w = {table} + m * {window.taps * g.in_per_group};",
+        f"QF_TABLE_POINTER {c_type(w)} *w = {table} + m * {window.taps * g.in_per_group};",
         f"const int c0 = {first};",
         f"{adding.kind} sum = {f'{bias}[m]' if bias else '0'};",
         summed,
         f"*y++ = ({c_type(y)}){result};",
     ]
     body = loops([counted("m", g.out_channels), *places], "\n".join(lines))
-    return f"static void {step.name}(const {c_type(x)} *x, {c_type(y)} *y) {{\n{body}\n}}"
+    return f"QF_STEP {step.name}(QF_GLOBAL const {c_type(x)} *x, QF_GLOBAL {c_type(y)} *y) {{\n{body}\n}}"
 
 
 def pooling(step: Step, source: Source) -> str:
@@ -289,7 +294,7 @@ def pooling(step: Step, source: Source) -> str:
         result = cast(f"sum / {divisor}", accumulator.fraction, y)
     lines += [_within_taps(taps, inner) if taps else f"{{\n{inner}\n}}", f"*y++ = ({c_type(y)}){result};"]
     body = loops([counted("p", g.planes), *places], "\n".join(lines))
-    return f"static void {step.name}(const {c_type(x)} *x, {c_type(y)} *y) {{\n{body}\n}}"
+    return f"QF_STEP {step.name}(QF_GLOBAL const {c_type(x)} *x, QF_GLOBAL {c_type(y)} *y) {{\n{body}\n}}"
 
 
 def recurrent(step: Step, source: Source) -> str:
@@ -322,7 +327,7 @@ def recurrent(step: Step, source: Source) -> str:
                 f"for (int first = 0; first < {reuse}; first++) for (int i = first; i < {count}; i += {reuse}) {add}"
             )  # fmt: skip
             parts.append(
-                f"static qf_int64 {own}_{what}sum(const {c_type(of)} *{values}, int j) {{\n"
+                f"static qf_int64 {own}_{what}sum({'QF_GLOBAL ' if what == 'w' else ''}const {c_type(of)} *{values}, int j) {{\n"
                 f"  {adding.kind} sum = {begin};\n  {order}\n  return {adding.total()};\n}}"
             )
         for position, function in enumerate(g.activations[direction]):
@@ -351,14 +356,14 @@ def recurrent(step: Step, source: Source) -> str:
     given = [name for name, there in zip(("h0", "c0"), states) if there]
     passed = ", ".join(["x", *given, *("y", "y_h", "y_c")[: 2 + lstm]])
     calls = "\n".join(f"  {step.name}_{direction}({passed});" for direction in range(g.directions))
-    parts.append(f"static void {step.name}({_signature(x, kind, states, lstm)}) {{\n{calls}\n}}")
+    parts.append(f"QF_STEP {step.name}({_signature(x, kind, states, lstm)}) {{\n{calls}\n}}")
     return "\n\n".join(parts)
 
 
 def _signature(x: Fixed, kind: str, states: Sequence[str], lstm: bool) -> str:
-    given = [f"const {kind} *{name}" for name, there in zip(("h0", "c0"), states) if there]
-    outputs = [f"{kind} *{name}" for name in ("y", "y_h", "y_c")[: 2 + lstm]]
-    return ", ".join([f"const {c_type(x)} *x", *given, *outputs])
+    given = [f"QF_GLOBAL const {kind} *{name}" for name, there in zip(("h0", "c0"), states) if there]
+    outputs = [f"QF_GLOBAL {kind} *{name}" for name in ("y", "y_h", "y_c")[: 2 + lstm]]
+    return ", ".join([f"QF_GLOBAL const {c_type(x)} *x", *given, *outputs])
 
 
 def _gate(name: str, function: str, of: Fixed, accumulator: Fixed, kept: Fixed, step: Step, source: Source) -> str:
@@ -380,17 +385,17 @@ def lookup(function: str, size: int, kept: Fixed, fraction: int, source: Source)
 def _step(step: Step, own: str, problem: Problem, g: fixed_ops.RecurrentGeometry, accumulator: Fixed, y: Fixed) -> str:
     """One step: new states of old ones."""
     hidden, fraction = g.hidden, accumulator.fraction
-    wide = max(fraction, y.fraction)
+    most = max(fraction, y.fraction)
     kind, fitted = c_type(y), literal(accumulator)
 
     def blend(a: str, b: str, state: str, gate: str) -> str:
-        of_sums, of_state = 1 << (wide - fraction), 1 << (wide - y.fraction)
-        return cast(f"{a} * {b} * {of_sums}LL + {state} * {gate} * {of_state}LL", wide + fraction, y)
+        of_sums, of_state = 1 << (most - fraction), 1 << (most - y.fraction)
+        return cast(f"{a} * {b} * {wide(of_sums)} + {state} * {gate} * {wide(of_state)}", most + fraction, y)
 
     def total(row: str) -> str:
         return f"qf_fitted({own}_wsum(x, {row}) + {own}_rsum(h, {row}), {fitted})"
 
-    arguments = f"const {c_type(step.form('x_format'))} *x, {kind} *h"
+    arguments = f"QF_GLOBAL const {c_type(step.form('x_format'))} *x, {kind} *h"
     lines = [f"{kind} next[{hidden}];"]
     if problem.op == "fixed_rnn":
         fresh = cast(f"{own}_f0({total('i')})", fraction, y)
@@ -417,7 +422,7 @@ def _step(step: Step, own: str, problem: Problem, g: fixed_ops.RecurrentGeometry
             kept = cast(f"{reset} * h[i]", fraction + y.fraction, y)
             before = [f"{kind} kept[{hidden}];", f"{counted('i', hidden)} kept[i] = ({kind}){kept};"]
             t = f"const qf_int64 t = {own}_rsum(kept, {row});"
-        mixed = blend("fresh", f"({1 << fraction}LL - z)", "h[i]", "z")
+        mixed = blend("fresh", f"({wide(1 << fraction)} - z)", "h[i]", "z")
         candidate = f"{own}_f1(qf_fitted({own}_wsum(x, {row}) + t, {fitted}))"
         lines += [
             *before,
@@ -448,13 +453,13 @@ def element(step: Step, source: Source) -> str:
             sign = "+" if step.node.kind == "FixedAdd" else "-"
             value = f"{first} * {1 << (fraction - a.fraction)} {sign} {second} * {1 << (fraction - b.fraction)}"
         statement = f"y[i] = ({c_type(y)}){cast(value, fraction, y)};"
-        signature = f"const {c_type(a)} *a, const {c_type(b)} *b, {c_type(y)} *y"
+        signature = f"QF_GLOBAL const {c_type(a)} *a, QF_GLOBAL const {c_type(b)} *b, QF_GLOBAL {c_type(y)} *y"
     else:
         x = step.form("x_format")
         value = _function(step, x, y, source) if step.node.kind == "FixedActivation" else cast("v", x.fraction, y)
         statement = f"const qf_int64 v = x[i];\ny[i] = ({c_type(y)})({value});"
-        signature = f"const {c_type(x)} *x, {c_type(y)} *y"
-    return f"static void {step.name}({signature}) {{\n{loops([counted('i', out.size)], statement)}\n}}"
+        signature = f"QF_GLOBAL const {c_type(x)} *x, QF_GLOBAL {c_type(y)} *y"
+    return f"QF_STEP {step.name}({signature}) {{\n{loops([counted('i', out.size)], statement)}\n}}"
 
 
 def _broadcast(shape: Shape, out: Shape) -> str:
@@ -485,16 +490,17 @@ def _function(step: Step, x: Fixed, y: Fixed, source: Source) -> str:
         return cast(f"v < {alpha} ? {alpha} : v > {beta} ? {beta} : v", x.fraction, y)
     scale = step.form("constant_format")
     if function.name == "LeakyRelu":
-        return f"v > 0 ? {cast('v', x.fraction, y)} : {cast(f'{alpha} * v', x.fraction + scale.fraction, y)}"
+        return f"v > 0 ? {cast('v', x.fraction, y)} : {cast(f'{wide(alpha)} * v', x.fraction + scale.fraction, y)}"
     above = max(x.fraction, 0)
+    lift = wide(1 << (above - x.fraction))
     if function.name == "HardSigmoid":
         fraction = above + scale.fraction
-        line = f"{alpha}LL * v * {1 << (above - x.fraction)} + {beta}LL * {1 << above}LL"
-        return cast(f"qf_between({line}, 0, {1 << fraction}LL)", fraction, y)
+        line = f"{wide(alpha)} * v * {lift} + {wide(beta)} * {wide(1 << above)}"
+        return cast(f"qf_between({line}, 0, {wide(1 << fraction)})", fraction, y)
     kept, size = step.form("table_format"), int(attributes["table_size"])
     table = source.array("elu_table", elements.elu_table(size, kept))
-    index = f"qf_between((-v * {size // elements.ELU_REACH}LL * {1 << (above - x.fraction)}) >> {above}, 0, {size - 1})"
-    below = cast(f"{alpha}LL * {table}[{index}]", scale.fraction + kept.fraction, y)
+    index = f"qf_between((-v * {size // elements.ELU_REACH} * {lift}) >> {above}, 0, {size - 1})"
+    below = cast(f"{wide(alpha)} * {table}[{index}]", scale.fraction + kept.fraction, y)
     return f"v >= 0 ? {cast('v', x.fraction, y)} : {below}"
 
 
@@ -520,7 +526,7 @@ def softmax(step: Step, source: Source) -> str:
         f"x += {classes};",
     ])  # fmt: skip
     rows = loops([counted("row", tensor.size // classes)], body)
-    return f"static void {step.name}(const {c_type(x)} *x, {c_type(y)} *y) {{\n{rows}\n}}"
+    return f"QF_STEP {step.name}(QF_GLOBAL const {c_type(x)} *x, QF_GLOBAL {c_type(y)} *y) {{\n{rows}\n}}"
 
 
 def move(name: str, kind: str, found: Nest | None, places: np.ndarray, source: Source, start: int, into: Shape) -> str:
@@ -552,7 +558,7 @@ def move(name: str, kind: str, found: Nest | None, places: np.ndarray, source: S
             value = f"{' || '.join(empty)} ? 0 : {value}"
         body = "\n".join([*lines, f"y[{target}] = {value};"])
     nested = loops(heads, body) if heads else indented(body, 1)
-    return f"static void {name}(const {kind} *x, {kind} *y) {{\n{nested}\n}}"
+    return f"QF_STEP {name}(QF_GLOBAL const {kind} *x, QF_GLOBAL {kind} *y) {{\n{nested}\n}}"
 
 
 WRITERS: Final[dict[str, Callable[[Step, Source], str]]] = {
