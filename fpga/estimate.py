@@ -255,11 +255,6 @@ class Layer:
         if self.reuse < 1:
             raise OperatorError("estimate", "reuse", self.reuse, "it has to be at least 1")
 
-    @property
-    def multiplications(self) -> int:
-        """Products of one input, all time steps and positions."""
-        return sum(matrix.weights for matrix in self.matrices) * self.positions * self.steps
-
     def reuse_factors(self) -> list[int]:
         """What ``reuse`` may be in resource strategy; of two matrices, what either may take: hls4ml gives each the nearest."""
         return sorted({reuse for matrix in self.matrices for reuse in matrix.reuse_factors()}) or [1]
@@ -304,19 +299,18 @@ def _matrix(
 
 
 def _describe_conv(problem: Problem, w: np.ndarray | None) -> Layer:
-    g, window = conv.geometry(problem), conv.geometry(problem).window
+    g = conv.geometry(problem)
+    window = g.window
     counts = None if w is None else count_weights(w, g.groups)
     matrix = _matrix(problem, g.in_per_group * window.taps, g.out_per_group, "x_format", "w_format", counts, g.groups)
-    streamed = window.taps > 1
-    rows = window.kernel[1] - 1 if window.kernel[1] > 1 else 0
     return Layer(
         "",
         "product",
         matrices=(matrix,),
         positions=window.output_size,
         arriving=window.input_size,
-        window=g.in_channels * window.taps if streamed else 0,
-        line=rows * window.input[2] * g.in_channels,
+        window=g.in_channels * window.taps if window.taps > 1 else 0,
+        line=(window.kernel[1] - 1) * window.input[2] * g.in_channels,
         elements=g.out_channels,
         width=fixed.format_of(problem, "y_format").width,
     )
@@ -330,7 +324,7 @@ def _describe_pool(problem: Problem) -> Layer:
         positions=window.output_size,
         arriving=window.input_size,
         window=channels * window.taps,
-        line=max(0, window.kernel[1] - 1) * window.input[2] * channels,
+        line=(window.kernel[1] - 1) * window.input[2] * channels,
         elements=channels,
         width=fixed.format_of(problem, "x_format").width,
         average=problem.op == "fixed_average_pool",
@@ -443,7 +437,7 @@ def adder_tree(terms: int, target: Target) -> tuple[int, list[int]]:
     """States of a product and the balanced sum of ``terms`` behind it, and how many levels of the sum are done at each
     register between them. What does not fit into the clock's usable part starts a state anew."""
     family, usable = target.part.family, target.usable_ns
-    levels = math.ceil(math.log2(terms + 1)) if terms > 0 else 0
+    levels = math.ceil(math.log2(terms + 1))  # the bias is one more
     # a product longer than a cycle is pipelined inside its DSP block
     states = max(1, math.ceil(family.multiplier_ns / usable))
     spent = family.multiplier_ns if states == 1 else usable
@@ -719,18 +713,18 @@ class EstimateReport:
 
     def warnings(self) -> list[str]:
         """Why the design will not fit the part or pass the tool; empty when nothing speaks against it."""
-        held, total, part = {}, self.total, self.target.part
-        for name, share, band, count in zip(
-            self.shares(), self.shares().values(), (total.dsp, total.lut, total.ff, total.bram),
-            (part.dsp, part.lut, part.ff, part.bram),
-        ):  # fmt: skip
-            if band.low > count:
-                held[name] = f"{band.value:,} {name} do not fit {part.name}, which has {count:,}"
-            elif share > 1:
-                held[name] = f"{band.value:,} {name} may not fit {part.name}, which has {count:,}"
-        if total.multipliers > part.dsp and "DSP" in held:
-            held["DSP"] += f": {total.multipliers:,} products are computed at the same time; a larger reuse shares them"
-        return [*held.values(), *(f"{layer.name}: {note}" for layer in self.layers for note in layer.notes)]
+        total, part = self.total, self.target.part
+        bands = (total.dsp, total.lut, total.ff, total.bram)
+        lines = [
+            f"{band.value:,} {name} {'do' if band.low > held else 'may'} not fit {part.name}, which has {held:,}"
+            for name, band, held in zip(self.shares(), bands, (part.dsp, part.lut, part.ff, part.bram))
+            if band.value > held
+        ]
+        if lines and total.multipliers > part.dsp:
+            lines.append(
+                f"{total.multipliers:,} products are computed at the same time; a larger reuse shares multipliers"
+            )
+        return [*lines, *(f"{layer.name}: {note}" for layer in self.layers for note in layer.notes)]
 
     def text(self) -> str:
         """A table for a terminal. BRAM are the part's blocks; cycles of the target's clock."""

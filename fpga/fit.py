@@ -4,8 +4,8 @@
     print(found.text()); found.proposal.reuse      # {"dense 1": 4, …}
 
 For each candidate precision every interval that its layers can keep is tried: each layer takes, of its reuse factors that
-keep the interval, the one that takes least of the part (its largest share of any resource). What is left of the part is
-then spent on latency, the best return first. The choice of reuse for an interval is exact where one resource binds.
+keep the interval, the one that takes least of the part (its largest share of any resource). Where that fits, there is a
+second choice for which the rest of the part is spent on latency, the best return first. The choice of reuse for an interval is exact where one resource binds.
 """
 
 from __future__ import annotations
@@ -162,9 +162,9 @@ def _choices(candidate: Candidate, target: Target, usable: float) -> list[Choice
     for interval in intervals:
         keeping = [[layer for layer in each if cost(layer).interval <= interval] for each in options]
         chosen = choice([min(each, key=share) for each in keeping])
-        if chosen.fits:
-            chosen = _quicken(chosen, keeping, cost, choice)
         found.append(chosen)
+        if chosen.fits:
+            found.append(_quicken(chosen, keeping, cost, choice))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -151,6 +152,10 @@ def test_convolutions_over_pixels() -> None:
     assert parallel.interval == 169 and parallel.dsp.value == 16 * 16 * 9
     unrolled = estimate_layer(describe(problem, parallel=13), VU9P)
     assert unrolled.interval == 13 and unrolled.dsp.value == 13 * parallel.dsp.value
+    shared, all_at_once = (
+        estimate_layer(describe(problem, strategy="resource", reuse=16, parallel=count), VU9P) for count in (1, 169)
+    )
+    assert all_at_once.bram == shared.bram and all_at_once.dsp.value == 169 * shared.dsp.value
     deep = describe(convolution("1x8x6x6", "8x1x3x3", group=8), strategy="resource", reuse=9)
     assert estimate_layer(deep, VU9P).dsp.value == 8
 
@@ -266,6 +271,7 @@ def test_a_report_reads_as_a_table_and_warns() -> None:
     text = report.text()
     assert "wide" in text and "warning: 524,288 DSP do not fit 7Z020, which has 220" in text
     assert any("524,288 products side by side" in line for line in report.warnings())
+    assert any("larger reuse shares multipliers" in line for line in report.warnings())
     assert estimate([estimates.relu("relu", 8, 16)], VU9P).warnings() == []
 
 
@@ -290,17 +296,30 @@ def test_fit_proposes_what_fits() -> None:
     assert loose.proposal.report.total.interval <= found.proposal.report.total.interval
 
 
-def test_fit_is_exact_for_one_layer() -> None:
-    layer = describe(dense(64, 64), name="d")
-    target = Target(find_part("7A35T"))
-    found = fit([Candidate("16 bit", 0.0, (layer,))], target)
-    fitting = [one for one in variants(layer) if max(estimate([one], target).shares().values()) <= 0.8]
+@pytest.mark.parametrize("part", ["7Z010", "7A35T", "7Z020"])
+def test_fit_finds_the_shortest_interval_that_fits(part: str) -> None:
+    layers = (describe(dense(48, 32), name="first"), describe(dense(32, 32), name="second"))
+    target = Target(find_part(part))
+    found = fit([Candidate("16 bit", 0.0, layers)], target)
+    every = [estimate(pair, target) for pair in itertools.product(*map(variants, layers))]
+    fitting = [report for report in every if max(report.shares().values()) <= 0.8]
+    assert 0 < len(fitting) < len(every)
     assert found.proposal is not None
-    assert found.proposal.report.total.interval == min(estimate_layer(one, target).interval for one in fitting)
-    nothing = fit(
-        [Candidate("16 bit", 0.0, (describe(dense(3000, 1000), name="d"),))], Target(find_part("7Z007S")), usable=0.01
-    )
+    assert found.proposal.report.total.interval == min(report.total.interval for report in fitting)
+
+
+def test_fit_says_when_nothing_fits() -> None:
+    large = Candidate("16 bit", 0.0, (describe(dense(3000, 1000), name="d"),))
+    nothing = fit([large], Target(find_part("7Z007S")), usable=0.01)
     assert nothing.proposal is None and "nothing fits" in nothing.text()
+
+
+def test_fit_spends_what_is_left_on_latency() -> None:
+    # the first layer needs the reuse; the second could have as much, but the part has room for it without
+    layers = (describe(dense(128, 128), name="large"), describe(dense(8, 8), name="small"))
+    found = fit([Candidate("16 bit", 0.0, layers)], Target(find_part("7Z045")))
+    assert found.proposal is not None
+    assert found.proposal.reuse["small"] < found.proposal.reuse["large"]
 
 
 @pytest.mark.parametrize("suffix", ["xml", "rpt"])
