@@ -3,9 +3,10 @@
     found = fit([Candidate("16 bit", 0.001, layers16), Candidate("8 bit", 0.02, layers8)], target, max_error=0.05)
     print(found.text()); found.proposal.reuse      # {"dense 1": 4, …}
 
-For each candidate precision every interval that its layers can keep is tried: each layer takes, of its reuse factors that
-keep the interval, the one that takes least of the part (its largest share of any resource). Where that fits, there is a
-second choice for which the rest of the part is spent on latency, the best return first. The choice of reuse for an interval is exact where one resource binds.
+For each candidate precision every interval that its layers can keep is tried: each layer takes, of its reuse factors
+that keep the interval, the one that takes least of the part (its largest share of any resource). Where that fits,
+there is a second choice for which the rest of the part is spent on latency, the best return first. The choice of
+reuse for an interval is exact where one resource binds.
 """
 
 from __future__ import annotations
