@@ -1,9 +1,9 @@
 """FPGA parts by name: what they hold, and what their fabric can do.
 
-Counts are those of the vendors' product tables: AMD DS180 (7 series), DS190 (Zynq-7000), DS890 (UltraScale and
+Counts follow the vendors' product tables: AMD DS180 (7 series), DS190 (Zynq-7000), DS890 (UltraScale and
 UltraScale+), DS891 (Zynq UltraScale+), DS950 (Versal), DS965, DS962, DS978 (Alveo); Intel's device overviews of
-Cyclone V, Arria 10, Stratix 10 and Agilex 7; Microchip's PolarFire product overview. Those of xcu250, xcu50 and xc7z007s
-were compared with what Vivado HLS and Vitis HLS print as available.
+Cyclone V, Arria 10, Stratix 10 and Agilex 7; Microchip's PolarFire product overview. Compared with other
+public lists and reports were xc7z020, xczu9eg, xczu28dr, xcu50, xcu200 and xcu250; look the others up before you buy.
 """
 
 from __future__ import annotations
