@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,10 @@ from quatrefoil.fpga.hls4ml_export.report import ExportedLayer
 
 PRECISION: Final = re.compile(r"(u?)fixed<(\d+),(-?\d+)((?:,[A-Z_]+){0,2})>")
 CALL: Final = re.compile(r"^\s*nnet::(\w+)<.*;\s*//\s*(\w+)\s*$", re.MULTILINE)
+TRACED_CALL: Final = re.compile(
+    r'^\s*nnet::(\w+)<.*;\n#if.*\n\s*nnet::save_layer_output<.*?>\(\w.*?, "(\w+)"', re.MULTILINE
+)
+"""Quartus's calls have no comment; where layers are traced, the trace that follows names them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +94,16 @@ def _typed(layer: Layer) -> Layer:
 
 def called_layers(top: Path, lowered: Lowered) -> tuple[ExportedLayer, ...]:
     """The function that computes each layer in the generated top function; a layer without one is an error."""
-    calls = {name: function for function, name in CALL.findall(top.read_text(encoding="utf-8"))}
-    missing = [name for name in lowered.computing if name not in calls]
-    if missing:
-        nodes = ", ".join(lowered.titles[name] for name in missing)
-        raise ExportError(f"hls4ml left out {nodes}: {top} does not call {', '.join(missing)}")
+    calls = calls_in(top, lowered.computing, lowered.titles)
     return tuple(ExportedLayer(name, lowered.titles[name], calls[name]) for name in lowered.computing)
+
+
+def calls_in(top: Path, computing: Sequence[str], titles: Mapping[str, str] | None = None) -> dict[str, str]:
+    """By layer, the function that computes it in the generated top function. Raises ExportError where one is missing."""
+    text = top.read_text(encoding="utf-8")
+    calls = {name: function for pattern in (CALL, TRACED_CALL) for function, name in pattern.findall(text)}
+    missing = [name for name in computing if name not in calls]
+    if missing:
+        nodes = ", ".join((titles or {}).get(name, name) for name in missing)
+        raise ExportError(f"hls4ml left out {nodes}: {top} does not call {', '.join(missing)}")
+    return {name: calls[name] for name in computing}

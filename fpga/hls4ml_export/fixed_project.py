@@ -1,0 +1,233 @@
+"""A fixed-point design as an HLS project, and its C simulation to the last bit.
+
+Every format is the design's own (``FixedLayer``). The simulation gives each layer's trace, not the outputs alone, so
+that the first layer that differs can be named. Its library is kept by the content of the generated sources, in the
+cache folder of kernels/settings.py: compiling takes seconds, running milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import re
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from quatrefoil.fpga.hls4ml_export.fixed_layers import FixedLayer, Target
+from quatrefoil.fpga.hls4ml_export.layers import ExportError
+from quatrefoil.fpga.hls4ml_export.project import calls_in
+from quatrefoil.fpga.hls4ml_export.simulation import compile_library, run
+from quatrefoil.fpga.hls4ml_export.support import VITIS_LIKE
+from quatrefoil.numerics import Fixed
+from quatrefoil.settings import cache_folder
+
+NOT_COMPUTING: Final = ("InputLayer", "Reshape")
+EXACT_BITS: Final = 53
+"""Numbers enter and leave the simulation as doubles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """hls4ml's layers in order (inputs first), and the names of the layers whose values the design gives."""
+
+    layers: tuple[FixedLayer, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[FixedLayer, ...]:
+        return tuple(layer for layer in self.layers if layer.description["class_name"] == "InputLayer")
+
+    @property
+    def computing(self) -> tuple[FixedLayer, ...]:
+        return tuple(layer for layer in self.layers if layer.description["class_name"] not in NOT_COMPUTING)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedProject:
+    """A written project. calls: by layer, the function of the generated top function that computes it. library: of
+    the C simulation, relative to the folder. sizes: elements of each traced layer's value; results: of each output."""
+
+    folder: Path
+    name: str
+    part: str
+    calls: dict[str, str]
+    library: str
+    sizes: dict[str, int]
+    results: dict[str, int]
+
+
+def write(design: Design, folder: Path, name: str, target: Target, part: str | None = None) -> FixedProject:
+    """Write the project. Raises ExportError when hls4ml is missing, or has left a layer out."""
+    try:
+        from hls4ml.model.graph import ModelGraph
+        from hls4ml.utils.config import create_config
+    except ImportError as error:
+        raise ExportError(f"hls4ml does not load ({error}); pip install 'quatrefoil[hls]'") from error
+    kinds = {str(layer.description["class_name"]) for layer in design.layers}
+    if {"DepthwiseConv1D", "DepthwiseConv2D"} <= kinds:
+        raise ExportError(
+            "depthwise convolutions over one axis and over two: hls4ml's headers of the two exclude each other (their include "
+            "guards are the same); give those over one axis a second one of length 1"
+        )
+    if target.backend in VITIS_LIKE:
+        from quatrefoil.fpga.hls4ml_export import extension
+
+        extension.register(target.backend)
+    wanted = {} if part is None else {"part": part}
+    # hls4ml tells of every layer on standard output, and warns of what it sets itself
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = create_config(str(folder), name, target.backend, io_type=f"io_{target.io}", **wanted)
+        config["HLSConfig"] = _settings(design)
+        config["TraceOutput"] = True
+        described = [_described(layer) for layer in design.layers]
+        graph = ModelGraph.from_layer_list(
+            config, described, [layer.name for layer in design.inputs], list(design.outputs)
+        )
+        _check_formats(graph, design)
+        graph.write()
+        traced = [layer for layer in graph.get_layers() if layer.get_attr("function_cpp") and layer.get_attr("trace")]
+        sizes = {layer.name: int(np.prod(layer.get_output_variable().shape)) for layer in traced}
+        results = {
+            wanted: int(np.prod(variable.shape))
+            for wanted, variable in zip(design.outputs, graph.get_output_variables())
+        }
+    stamp = graph.config.get_config_value("Stamp")
+    calls = calls_in(folder / "firmware" / f"{name}.cpp", [layer.name for layer in design.computing])
+    return FixedProject(folder, name, str(config.get("Part")), calls, f"firmware/{name}-{stamp}.so", sizes, results)
+
+
+def _settings(design: Design) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for layer in design.layers:
+        names[layer.name] = {
+            "Precision": {key: form.text for key, form in layer.formats.items()},
+            "ReuseFactor": layer.reuse_factor,
+            "Strategy": layer.strategy.capitalize(),
+            "Trace": layer.description["class_name"] not in NOT_COMPUTING,
+        }
+    # what hls4ml makes itself (copies and paddings of streams) takes the format of what it copies
+    return {
+        "Model": {"Precision": {"default": "auto"}, "ReuseFactor": 1, "Strategy": "Latency"},
+        "LayerName": names,
+    }
+
+
+def _described(layer: FixedLayer) -> dict[str, Any]:
+    from hls4ml.model.types import FixedPrecisionType, NamedType
+
+    own = {
+        key: NamedType(f"{layer.name}_{key}", FixedPrecisionType(f.width, f.integer, f.signed, f.rounding, f.overflow))
+        for key, f in layer.own_formats.items()
+    }
+    return layer.description | own
+
+
+def _check_formats(graph: Any, design: Design) -> None:
+    """Whether hls4ml kept every layer and its formats: its passes may fuse layers and change types."""
+    made = {layer.name: layer for layer in graph.get_layers()}
+    for layer in design.computing:
+        if layer.name not in made:
+            raise ExportError(f"hls4ml left out {layer.name} ({layer.description['class_name']})")
+        node = made[layer.name]
+        types = {"result": node.get_output_variable().type.precision}
+        types |= {key: node.types[f"{key}_t"].precision for key in layer.formats if f"{key}_t" in node.types}
+        for key, form in layer.formats.items():
+            if key == "accum" and "MaxPool" in node.class_name:
+                continue  # a maximum is in no sum
+            if key in types and _format_of(types[key]) != form:
+                raise ExportError(f"{layer.name}: hls4ml made {types[key]} of the {key} format {form}")
+
+
+def _format_of(precision: Any) -> Fixed:
+    """Of an hls4ml type."""
+    rounding, overflow = (str(getattr(precision, f"{kind}_mode", None) or "") for kind in ("rounding", "saturation"))
+    integer = getattr(precision, "integer", precision.width)
+    return Fixed(precision.width, integer, rounding or "TRN", overflow or "WRAP", bool(precision.signed))
+
+
+def simulate(
+    project: FixedProject, design: Design, inputs: Mapping[str, np.ndarray], limit_s: float
+) -> dict[str, np.ndarray]:
+    """Run the C simulation on integers (count, elements) by input's name, in the design's order of elements.
+
+    Gives int64 (count, elements) of every traced layer and output, by name. Raises ExportError in a sentence when it
+    does not compile, or breaks off, or takes longer than limit_s seconds.
+    """
+    formats = {layer.name: layer.formats["result"] for layer in design.layers}
+    for layer in design.layers:
+        if layer.formats["result"].width > EXACT_BITS:
+            raise ExportError(
+                f"{layer.name}: {layer.formats['result']} is wider than the {EXACT_BITS} bits that the C simulation tells"
+            )
+    rows = [formats[layer.name].dequantize(inputs[layer.name]) for layer in design.inputs]
+    found = run(_library(project, limit_s), f"{project.name}_double", rows, project.results, project.sizes, limit_s)
+    integers = {}
+    for name, real in found.items():
+        scaled = np.ldexp(real, formats[name].fraction)
+        integers[name] = np.rint(scaled).astype(np.int64)
+        if not np.array_equal(integers[name], scaled):
+            raise ExportError(f"{name}: the C simulation gives numbers that {formats[name]} does not hold")
+    return integers
+
+
+_STAMP: Final = re.compile(r"^LIB_STAMP=.*$", re.MULTILINE)
+
+
+def _library(project: FixedProject, limit_s: float) -> Path:
+    """The compiled simulation of a project, from the cache where its sources were compiled before."""
+    kept = cache_folder() / "hls4ml" / _digest(project)
+    kept.mkdir(parents=True, exist_ok=True)
+    library = kept / "simulation.so"
+    with open(kept / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            sources = kept / "project"
+            shutil.rmtree(sources, ignore_errors=True)
+            shutil.copytree(project.folder, sources)
+            compile_library(sources, project.name, kept / "made.so", limit_s)
+            for path in list(sources.rglob("*")):
+                if path.is_file() and path.suffix != ".txt":
+                    path.unlink()
+            (kept / "made.so").rename(library)
+    return library
+
+
+def _digest(project: FixedProject) -> str:
+    """Of what the compiler reads: the generated sources, hls4ml's own headers by its version."""
+    digest = hashlib.sha256(version("hls4ml").encode())
+    firmware = project.folder / "firmware"
+    sources = [
+        project.folder / "build_lib.sh", project.folder / f"{project.name}_bridge.cpp",
+        *firmware.glob("*.cpp"), *firmware.glob("*.h"), *(firmware / "weights").glob("*"),
+        *(firmware / "nnet_utils").glob("quatrefoil*"), *(firmware / "nnet_utils").glob("nnet_code_gen.h"),
+    ]  # fmt: skip
+    for path in sorted(sources):
+        text = _STAMP.sub("", path.read_text(encoding="utf-8"))
+        digest.update(f"{path.relative_to(project.folder)}\0{text}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def first_difference(
+    simulated: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], order: Sequence[str]
+) -> str | None:
+    """A sentence on the first layer in order whose integers differ, None where none does."""
+    for name in order:
+        if name in simulated and name in wanted:
+            apart = simulated[name] != wanted[name]
+            if apart.any():
+                sample, element = map(int, np.argwhere(apart)[0])
+                return (
+                    f"{name}: {int(apart.sum())} of {apart.size} integers differ, the first at sample {sample}, element "
+                    f"{element}: C simulation {simulated[name][sample, element]}, ours {wanted[name][sample, element]}"
+                )
+    return None

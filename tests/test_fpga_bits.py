@@ -1,0 +1,107 @@
+"""hls4ml's C simulation of fixed-point layers equals the oracle to the last bit, or the exporter refuses in a sentence.
+
+A few projects with a random net of many layers each; ``python -m quatrefoil.fpga.hls4ml_export.proof`` does all of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quatrefoil.fpga.hls4ml_export import ExportError
+from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
+from quatrefoil.fpga.hls4ml_export.fixed_project import Design, first_difference, simulate, write
+from quatrefoil.fpga.hls4ml_export.proof import TRIALS, Chain, prove
+from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO, ROWS, table, why_not
+
+needs_simulation = pytest.mark.skipif(shutil.which("g++") is None, reason="the C simulation needs g++")
+
+SMALL = {
+    Target("Vitis", "parallel"): ("conv2d", "average_pool_padded", "sigmoid", "softmax", "gru", "lstm_reverse"),
+    Target("Vitis", "stream"): ("conv2d", "max_pool", "add", "lstm_one_format", "rnn_bidirectional_initial_state"),
+    Target("Vivado", "parallel", "resource", 2): ("dense", "conv2d", "gru_reset_before"),
+}
+
+
+def chain(row: str, target: Target, seed: int = 0, samples: int = 1) -> Chain:
+    made = Chain(np.random.default_rng(seed), target, samples, "net")
+    TRIALS[row](made)
+    return made
+
+
+@needs_simulation
+@pytest.mark.parametrize("target", SMALL, ids=lambda t: f"{t.backend}-{t.io}-{t.strategy}")
+def test_layers_equal_the_oracle(target: Target) -> None:
+    outcome = prove(SMALL[target], target, samples=200, chains=1)
+    assert outcome.difference is None
+    assert outcome.chains == len(SMALL[target])
+    assert outcome.integers > 200
+
+
+@needs_simulation
+def test_one_weight_off_is_found_and_its_layer_named() -> None:
+    made = chain("dense", Target("Vitis", "parallel"), samples=50)
+    dense = made.layers[1]
+    weight = dense.description["weight_data"].copy()
+    weight[0, 0] += 2.0 ** -dense.formats["weight"].fraction
+    wrong = replace(dense, description=dense.description | {"weight_data": weight})
+    design = Design((made.layers[0], wrong), (dense.name,))
+    with tempfile.TemporaryDirectory() as folder:
+        project = write(design, Path(folder) / "project", "wrong", made.target)
+        found = simulate(project, design, made.given, 300.0)
+    told = first_difference(found, made.wanted, [dense.name])
+    assert told is not None
+    assert told.startswith(f"{dense.name}: ")
+    assert "C simulation" in told
+
+
+def test_every_row_of_the_support_table_has_its_nets() -> None:
+    assert set(TRIALS) == set(ROWS)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("io", IO)
+def test_what_the_table_says_the_exporter_does(backend: str, io: str) -> None:
+    """A yes is written, a no is refused; the sentence names the layer and says why."""
+    for row in ROWS:
+        why = why_not(row, backend, io)
+        told = []
+        for seed in range(6):
+            try:
+                chain(row, Target(backend, io), seed)
+                break
+            except ExportError as error:
+                told.append(str(error))
+                assert "net_" in told[-1]
+        assert (len(told) == 6) == bool(why), (row, told)
+
+
+def test_the_table_numbers_its_reasons() -> None:
+    text = table()
+    assert "| Dense | yes | yes | yes | yes |" in text
+    assert "1. " in text
+    assert text.count("\n| ") == len(ROWS) + 1
+
+
+@pytest.mark.parametrize(
+    ("reuse", "wanted"), [(5, "reuse_factor 5 does not divide"), (2, "are added with reuse 3; strategy 'resource'")]
+)
+def test_an_order_that_the_design_would_not_keep_is_refused(reuse: int, wanted: str) -> None:
+    from quatrefoil.fpga.hls4ml_export import fixed_layers
+    from quatrefoil.ops import canonical
+    from quatrefoil.problem import Tensor
+
+    formats = {
+        "x_format": "fixed<8,2>", "w_format": "fixed<8,2>", "accumulator": "fixed<12,4,TRN,SAT>",
+        "y_format": "fixed<8,4>", "reuse": 3,
+    }  # fmt: skip
+    weight = np.ones((4, 6), np.int16)
+    problem = canonical("fixed_conv", [Tensor("int16", (1, 6)), Tensor.of(weight)], formats, 1)
+    with pytest.raises(ExportError, match=wanted):
+        fixed_layers.convolution("dense", "x", problem, weight, None, Target("Vitis", "parallel", "resource", reuse))
+    fixed_layers.convolution("dense", "x", problem, weight, None, Target("Vitis", "parallel", "resource", 3))
