@@ -101,7 +101,8 @@ def _hls_section(page: Page, findings: Findings) -> None:
         return
     page.paragraph(
         f"{HLS_MODEL}.onnx as a {hls.backend} project for {hls.part}: {hls.precision}, {hls.io}, reuse factor "
-        f"{hls.reuse_factor}, in {hls.directory}. Its C simulation computes in the fixed point of the design."
+        f"{hls.reuse_factor}, in {hls.directory}. Its C simulation gives the fixed-point network's {hls.integers:,} integers "
+        f"inside {len(hls.checked)} layers on {hls.samples} digits to the last bit."
     )
     page.table(
         ("output", "digits", "same digit seen", "largest difference", "largest value"),
@@ -116,4 +117,17 @@ def _hls_section(page: Page, findings: Findings) -> None:
         ("layer", "node of the model", "C++ function"),
         [(layer.name, layer.node, layer.function) for layer in hls.layers],
         caption="Layers of the design",
+    )
+    if hls.estimate is None:
+        return
+    part = hls.estimate.target.part
+    page.table(
+        ("layer", "DSP", part.family.logic, "FF", "BRAM", "latency", "interval"),
+        [
+            (one.name, *map(str, (one.dsp, one.lut, one.ff, one.bram, one.latency, one.interval)))
+            for one in (*hls.estimate.layers, hls.estimate.total)
+        ],
+        caption=f"Estimated before synthesis for {part.name}, in cycles of {hls.estimate.target.clock_ns:g} ns, with the range "
+        "to expect",
+        numbers=("DSP", part.family.logic, "FF", "BRAM", "latency", "interval"),
     )

@@ -27,14 +27,18 @@ Directory = Annotated[Path, typer.Option("--output", "-o", help="The folder for 
 Target = Annotated[
     str, typer.Option("--to", help="hls4ml (an HLS project), c (C99 alone) or opencl (kernels and a host).")
 ]
-Backend = Annotated[str, typer.Option("--backend", help="Of hls4ml: Vitis or Vivado.")]
+Backend = Annotated[
+    str, typer.Option("--backend", help="Of hls4ml: Vitis, Vivado, Quartus, Catapult, oneAPI or Libero.")
+]
+Estimated = Annotated[bool, typer.Option("--estimate", help="Also say what the design takes of the part.")]
+Clock = Annotated[float, typer.Option("--clock", help="Nanoseconds of a clock cycle, for --estimate.")]
 Io = Annotated[str, typer.Option("--io", help="parallel (values in registers) or stream (pixels through FIFOs).")]
 Precision = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="fixed<total bits,integer bits>; to c and opencl also auto (chosen on --samples), keep (the model's own) or "
-        "a .json file of `quantize`.",
+        help="fixed<total bits,integer bits>, auto (chosen on --samples), keep (the model's own), or a .json file of "
+        "`quantize`.",
     ),
 ]
 Bits = Annotated[int, typer.Option("--bits", help="Width for --precision auto.")]
@@ -45,7 +49,7 @@ Name = Annotated[
 Reuse = Annotated[int, typer.Option("--reuse-factor", min=1, help="Multiplications that share one multiplier.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="latency (unrolled) or resource (weights in block RAM).")]
 Part = Annotated[str | None, typer.Option("--part", help="The FPGA; hls4ml's default when left out.")]
-Samples = Annotated[str | None, typer.Option("--samples", "-i", help="Inputs for the C simulation: .npy or .npz.")]
+Samples = Annotated[str | None, typer.Option("--samples", "-i", help="Inputs to check with: .npy or .npz.")]
 Count = Annotated[int, typer.Option("--check", min=0, help="Made-up samples when there are no others; 0: no check.")]
 Tolerance = Annotated[
     float,
@@ -62,6 +66,8 @@ def command(
     io: Io = "parallel",
     precision: Precision = "fixed<16,6>",
     bits: Bits = 8,
+    estimate: Estimated = False,
+    clock: Clock = 5.0,
     name: Name = None,
     reuse_factor: Reuse = 1,
     strategy: Strategy = "latency",
@@ -75,25 +81,24 @@ def command(
 ) -> None:
     """Write a model for an FPGA or a small device, and check what was written.
 
-    An HLS project's C simulation is held to the float model (exit code 1 when they are too far apart); C code is compiled,
-    OpenCL kernels are built, and both are held to the fixed-point network, to the last bit.
+    An HLS project's C simulation, C code and OpenCL kernels are held to the model in fixed point, to the last bit; of an
+    HLS project the distance to the float model is shown too, and exits with 1 when it is too large.
     """
     from quatrefoil.fpga.hls4ml_export import export
-    from quatrefoil.models import load
 
     if to not in TARGETS:
         raise QuatrefoilError(f"--to is {to!r}; known are {', '.join(TARGETS)} (Vitis and Vivado are now --backend)")
     with steps("export", 2) as advance:
         advance(f"loading {model}")
+        network = _network(model, precision, samples, bits)
+        batch = _batch(network.source, samples, check, seed)
+        advance(f"writing {to}" + (" and checking it" if batch is not None else ""))
         if to != "hls4ml":
-            _to_c(to, model, output, precision, samples, check, bits, name, seed, as_json)
+            _to_c(to, network, output, name, batch, as_json)
             return
-        loaded = load(model)
-        batch = _batch(loaded, samples, check, seed)
-        advance("writing the project" + (" and running its C simulation" if batch is not None else ""))
         report = export(
-            loaded, output, backend=backend, io=io, part=part, reuse_factor=reuse_factor, precision=precision,
-            strategy=strategy, check=batch, limit_s=limit,
+            network, output, backend=backend, io=io, part=part, reuse_factor=reuse_factor, strategy=strategy,
+            check=batch, estimate=estimate, clock_ns=clock, limit_s=limit,
         )  # fmt: skip
     far = [checked for checked in report.outputs if checked.max_error > tolerance * checked.scale]
     if as_json:
@@ -138,23 +143,13 @@ def _network(model: str, precision: str, samples: str | None, bits: int) -> Fixe
 
 
 def _to_c(
-    to: str,
-    model: str,
-    output: Path,
-    precision: str,
-    samples: str | None,
-    check: int,
-    bits: int,
-    name: str | None,
-    seed: int,
-    as_json: bool,
+    to: str, network: FixedNetwork, output: Path, name: str | None, batch: dict[str, np.ndarray] | None, as_json: bool
 ) -> None:
     from quatrefoil.models.fixed.c_export import export_c
     from quatrefoil.models.fixed.c_export.opencl import export_opencl
 
-    network = _network(model, precision, samples, bits)
     write = export_c if to == "c" else export_opencl
-    made = write(network, output, name=name, check=_batch(network.source, samples, check, seed))
+    made = write(network, output, name=name, check=batch)
     if as_json:
         say_json(asdict(made))
     else:

@@ -1,101 +1,96 @@
-"""Export of a feed-forward model to an HLS project through hls4ml, proven by the project's C simulation.
+"""Export of a model to an HLS project through hls4ml, bit-true or refused.
 
-The graph goes straight to hls4ml's list of layers, without Keras, PyTorch or QONNX in between (Fahim et al., hls4ml:
-an open-source codesign workflow, 2021). Everything unsupported is refused by name before anything is written. Then
-every computing layer has to be a call in the generated top function, and on given samples the C simulation is
-compared with the float model.
+The model becomes a fixed-point network, and this goes straight to hls4ml's list of layers, without Keras, PyTorch or QONNX
+in between (Fahim et al., hls4ml: an open-source codesign workflow, 2021). Everything unsupported is refused by name before
+anything is written. Then every computing layer has to be a call in the generated top function, and on given samples every
+layer of the project's C simulation has to give the network's integers, to the last bit.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from onnx import ModelProto
 
-from quatrefoil.fpga.hls4ml_export.layers import ExportError, Options
-from quatrefoil.fpga.hls4ml_export.lowering import lower
-from quatrefoil.fpga.hls4ml_export.project import PRECISION, write
+from quatrefoil.fpga.estimate import Target as Aim
+from quatrefoil.fpga.hls4ml_export.estimating import estimate_network
+from quatrefoil.fpga.hls4ml_export.fixed_export import export_fixed
+from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
+from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
-from quatrefoil.fpga.hls4ml_export.simulation import simulate
+from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO
+from quatrefoil.fpga.parts import find_part
 from quatrefoil.models import Model, load
+from quatrefoil.models.fixed.network import FixedNetwork, fixed
+from quatrefoil.models.fixed.precision import Precision
+from quatrefoil.numerics import Fixed
 
-BACKENDS: Final = ("Vitis", "Vivado")
-IO: Final = ("parallel", "stream")
 STRATEGIES: Final = ("latency", "resource")
 MARKER: Final = "hls4ml_config.yml"
 """The file by which an earlier export is known, which may be written over."""
 
 
 def export(
-    model: Model | ModelProto | bytes | str | os.PathLike[str],
+    model: FixedNetwork | Model | ModelProto | bytes | str | os.PathLike[str],
     directory: str | os.PathLike[str],
     *,
     backend: str = "Vitis",
     io: str = "parallel",
     part: str | None = None,
     reuse_factor: int = 1,
-    precision: str = "fixed<16,6>",
+    precision: Precision | Fixed | str = "fixed<16,6>",
     strategy: str = "latency",
     check: Mapping[str, np.ndarray] | np.ndarray | None = None,
+    estimate: bool = False,
+    clock_ns: float = 5.0,
     limit_s: float = 600.0,
 ) -> ExportReport:
-    """Write an HLS project for a feed-forward CNN.
+    """Write an HLS project for a model, and hold its C simulation to the model in fixed point, to the last bit.
 
-    model: a loaded model, or what ``quatrefoil.load`` takes. directory: new, empty, or an earlier export's.
-    backend: "Vitis" or "Vivado". io: "parallel" keeps every value in registers, "stream" passes pixels through FIFOs.
-    part: the device, hls4ml's default when None. reuse_factor: multiplications that share one multiplier.
-    precision: of weights and activations, "fixed<total bits,integer bits>"; sums are as wide as they need to be.
-    strategy: "latency" unrolls, "resource" keeps weights in block RAM (take it beyond some 4096 weights a layer).
-    check: samples (batch first) for the C simulation, as an array or by the input's name; it needs g++.
-    limit_s: seconds that compiling and running the simulation may take.
+    model: a fixed-point network (``quatrefoil.fixed``), a loaded model, or what ``quatrefoil.load`` takes. directory: new,
+    empty, or an earlier export's. backend: "Vitis", "Vivado", "Quartus", "Catapult", "oneAPI" or "Libero". io:
+    "parallel" keeps every value in registers, "stream" passes pixels through FIFOs. part: the device, hls4ml's default
+    when None. reuse_factor: multiplications that share one multiplier. strategy: "latency" unrolls, "resource" keeps
+    weights in block RAM (take it beyond some 4096 weights a layer). precision: of a model that is no fixed-point network
+    yet, a format for everything or a ``Precision``; sums are exact unless it says otherwise. check: samples (batch
+    first) for the C simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design
+    takes of the part, at a clock of ``clock_ns``. limit_s: seconds that compiling and running the simulation may take.
 
-    Raises ExportError, in a sentence that names the node, for what cannot be exported.
+    Raises ExportError, in a sentence that names the node, for what cannot be exported and for a layer whose simulation
+    gives other integers; ModelError for what has no fixed-point form.
     """
-    options = Options(backend, io, part, reuse_factor, precision, strategy)
-    _check_options(options)
+    target = _target(backend, io, strategy, reuse_factor)
     folder = _check_directory(Path(directory))
-    loaded = model if isinstance(model, Model) else load(model)
-    lowered = lower(loaded.graph, options)
-    samples = None if check is None else _samples(loaded, check)
-    name = "qf_" + re.sub(r"\W+", "_", loaded.graph.name or "model", flags=re.ASCII).strip("_")
-    project = write(lowered, folder, name, options)
-    outputs: tuple[OutputCheck, ...] = ()
-    seconds = None
-    if samples is not None:
-        start = time.perf_counter()
-        wanted = loaded.run(samples, backend="cpu")
-        rows = {key: feature.in_design_order(wanted[key]) for key, feature in lowered.outputs.items()}
-        sizes = {key: row.shape[1] for key, row in rows.items()}
-        inputs = lowered.input.in_design_order(samples)
-        simulated = simulate(folder, name, project.library, inputs, sizes, limit_s)
-        outputs = tuple(OutputCheck.of(key, simulated[key], row) for key, row in rows.items())
-        seconds = time.perf_counter() - start
-    return ExportReport(
-        folder, name, backend, project.part, io, precision, reuse_factor, project.layers, outputs, seconds
-    )
+    if isinstance(model, FixedNetwork):
+        network = model
+    else:
+        network = fixed(model if isinstance(model, Model) else load(model), precision)
+    samples = None if check is None else _samples(network.source, check)
+    if estimate and part is not None:
+        find_part(part)  # an unknown one is told before anything is written
+    report = export_fixed(network, folder, target, part, samples, limit_s)
+    if not estimate:
+        return report
+    aim = Aim(find_part(report.part), clock_ns, io, backend)
+    return replace(report, estimate=estimate_network(network, aim, strategy, reuse_factor))
 
 
-def _check_options(options: Options) -> None:
+def _target(backend: str, io: str, strategy: str, reuse: int) -> Target:
     for name, given, known in (
-        ("backend", options.backend, BACKENDS),
-        ("io", options.io, IO),
-        ("strategy", options.strategy, STRATEGIES),
+        ("backend", backend, BACKENDS),
+        ("io", io, IO),
+        ("strategy", strategy, STRATEGIES),
     ):
         if given not in known:
             raise ExportError(f"{name} is {given!r}; known are {', '.join(known)}")
-    reuse = options.reuse_factor
     if isinstance(reuse, bool) or not isinstance(reuse, int) or reuse < 1:
         raise ExportError(f"reuse_factor is {reuse!r}; give a whole number from 1")
-    if not PRECISION.fullmatch(options.precision):
-        raise ExportError(
-            f"precision is {options.precision!r}; write fixed<total bits,integer bits>, for example fixed<16,6>"
-        )
+    return Target(backend, io, strategy, reuse)
 
 
 def _check_directory(directory: Path) -> Path:
@@ -108,16 +103,24 @@ def _check_directory(directory: Path) -> Path:
     return directory
 
 
-def _samples(model: Model, check: Mapping[str, np.ndarray] | np.ndarray) -> np.ndarray:
-    [value] = model.inputs
-    if isinstance(check, Mapping):
-        if set(check) != {value.name}:
-            raise ExportError(f"check names {', '.join(map(str, check))}; the model's input is {value.name!r}")
-        check = check[value.name]
-    samples = np.ascontiguousarray(check, np.float32)
-    if samples.ndim != len(value.shape or ()) or samples.shape[1:] != tuple(value.shape or ())[1:] or len(samples) == 0:
-        raise ExportError(f"check has shape {list(samples.shape)}; give at least one sample of {value}")
-    return samples
+def _samples(model: Model, check: Mapping[str, np.ndarray] | np.ndarray) -> dict[str, np.ndarray]:
+    """The samples by the inputs' names, of the shapes that the model declares."""
+    if not isinstance(check, Mapping):
+        if len(model.inputs) != 1:
+            names = ", ".join(value.name for value in model.inputs)
+            raise ExportError(f"the model has {len(model.inputs)} inputs ({names}); give check by their names")
+        check = {model.inputs[0].name: check}
+    if set(check) != {value.name for value in model.inputs}:
+        names = ", ".join(repr(value.name) for value in model.inputs)
+        raise ExportError(f"check names {', '.join(map(str, check))}; the model's input is {names}")
+    found: dict[str, np.ndarray] = {}
+    for value in model.inputs:
+        samples = np.ascontiguousarray(check[value.name], np.float32)
+        shape = tuple(value.shape or ())
+        if samples.ndim != len(shape) or samples.shape[1:] != shape[1:] or len(samples) == 0:
+            raise ExportError(f"check has shape {list(samples.shape)}; give at least one sample of {value}")
+        found[value.name] = samples
+    return found
 
 
 __all__ = ["ExportError", "ExportReport", "ExportedLayer", "OutputCheck", "export"]

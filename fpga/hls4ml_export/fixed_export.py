@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,54 +15,8 @@ from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
 from quatrefoil.fpga.hls4ml_export.fixed_lowering import FixedDesign, lower
 from quatrefoil.fpga.hls4ml_export.fixed_project import first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
-from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, OutputCheck
+from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
 from quatrefoil.models.fixed.network import FixedNetwork, value_shapes
-
-
-@dataclass(frozen=True, slots=True)
-class FixedExportReport:
-    """An exported HLS project of a fixed-point network.
-
-    checked  layers whose every integer was compared, in order; empty when no samples were given
-    samples  that were compared
-    outputs  against the float model
-    """
-
-    directory: Path
-    project: str
-    target: Target
-    part: str
-    layers: tuple[ExportedLayer, ...]
-    checked: tuple[str, ...] = ()
-    samples: int = 0
-    integers: int = 0
-    outputs: tuple[OutputCheck, ...] = ()
-    simulation_seconds: float | None = None
-
-    @property
-    def top_function(self) -> Path:
-        """The generated C++ file of the top function."""
-        return self.directory / "firmware" / f"{self.project}.cpp"
-
-    def __str__(self) -> str:
-        target = self.target
-        lines = [
-            f"{target.backend} project {self.project} in {self.directory}",
-            f"part {self.part}, io {target.io}, strategy {target.strategy}, reuse factor {target.reuse_factor}",
-        ]
-        width = max(len(layer.name) for layer in self.layers)
-        for layer in self.layers:
-            told = "  equal" if layer.name in self.checked else ""
-            lines.append(f"  {layer.name:<{width}}  {layer.function}  {layer.node}{told}")
-        if self.samples:
-            lines.append(
-                f"C simulation equal to the last bit: {self.integers:,} integers of {len(self.checked)} layers on "
-                f"{self.samples} samples ({self.simulation_seconds:.1f} s); against the float model:"
-            )
-            lines += [f"  {output}" for output in self.outputs]
-        else:
-            lines.append("not simulated: no samples were given")
-        return "\n".join(lines)
 
 
 def export_fixed(
@@ -72,7 +26,7 @@ def export_fixed(
     part: str | None = None,
     check: Mapping[str, np.ndarray] | None = None,
     limit_s: float = 600.0,
-) -> FixedExportReport:
+) -> ExportReport:
     """Write the project and, on samples (batch first, by the inputs' names), hold it to the network.
 
     Raises ExportError, in a sentence that names the node: for what cannot be exported, and for the first layer whose C
@@ -82,8 +36,12 @@ def export_fixed(
     name = "qf_" + re.sub(r"\W+", "_", network.graph.name or "model", flags=re.ASCII).strip("_")
     project = write(lowered.design, folder, name, target, part)
     exported = tuple(ExportedLayer(layer, lowered.titles[layer], function) for layer, function in project.calls.items())
+    report = ExportReport(
+        folder, name, target.backend, project.part, target.io, target.strategy, target.reuse_factor,
+        precision_text(network), exported,
+    )  # fmt: skip
     if check is None:
-        return FixedExportReport(folder, name, target, project.part, exported)
+        return report
     start = time.perf_counter()
     integers, shapes = network.integers(check), value_shapes(network.model)
     rows = {value: _rows(array, shapes[value]) for value, array in integers.items()}
@@ -98,9 +56,18 @@ def export_fixed(
     count = len(next(iter(given.values())))
     checked = tuple(name for name in order if name in found and name in wanted)
     outputs = _against_float(network, lowered, found, check)
-    return FixedExportReport(
-        folder, name, target, project.part, exported, checked, count, sum(found[n].size for n in checked), outputs,
-        time.perf_counter() - start,
+    return replace(
+        report, checked=checked, samples=count, integers=sum(found[name].size for name in checked), outputs=outputs,
+        simulation_seconds=time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def precision_text(network: FixedNetwork) -> str:
+    """The widths of a network's values, in words: one format where all have it."""
+    texts = sorted({form.text for form in network.formats.values()})
+    widths = sorted({form.width for form in network.formats.values()})
+    return texts[0] if len(texts) == 1 else f"values of {widths[0]} to {widths[-1]} bits" if len(widths) > 1 else (
+        f"values of {widths[0]} bits"
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quatrefoil.fpga.estimate import EstimateReport
+
 
 @dataclass(frozen=True, slots=True)
 class ExportedLayer:
@@ -50,10 +52,13 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """An exported HLS project.
+    """An exported HLS project. The design takes and gives feature maps with channels last.
 
-    ``outputs`` is empty when no samples were given to check with. The design takes and gives feature maps with
-    channels last.
+    precision   of values and weights, in words
+    checked     layers whose every integer was compared with the network's, in order; empty when no samples were given
+    samples     that were compared, and ``integers``, all layers together
+    outputs     of the C simulation against the float model
+    estimate    what the design takes, before synthesis; None where it was not asked for
     """
 
     directory: Path
@@ -61,11 +66,16 @@ class ExportReport:
     backend: str
     part: str
     io: str
-    precision: str
+    strategy: str
     reuse_factor: int
+    precision: str
     layers: tuple[ExportedLayer, ...]
+    checked: tuple[str, ...] = ()
+    samples: int = 0
+    integers: int = 0
     outputs: tuple[OutputCheck, ...] = ()
     simulation_seconds: float | None = None
+    estimate: EstimateReport | None = None
 
     @property
     def top_function(self) -> Path:
@@ -75,13 +85,20 @@ class ExportReport:
     def __str__(self) -> str:
         lines = [
             f"{self.backend} project {self.project} in {self.directory}",
-            f"part {self.part}, {self.io}, {self.precision}, reuse factor {self.reuse_factor}",
+            f"part {self.part}, {self.io}, {self.precision}, strategy {self.strategy}, reuse factor {self.reuse_factor}",
         ]
         width = max(len(layer.name) for layer in self.layers)
-        lines += [f"  {layer.name:<{width}}  {layer.function}  {layer.node}" for layer in self.layers]
-        if self.outputs:
-            lines.append(f"C simulation against the float model ({self.simulation_seconds:.1f} s):")
+        for layer in self.layers:
+            told = "  equal" if layer.name in self.checked else ""
+            lines.append(f"  {layer.name:<{width}}  {layer.function}  {layer.node}{told}")
+        if self.samples:
+            lines.append(
+                f"C simulation equal to the last bit: {self.integers:,} integers of {len(self.checked)} layers on "
+                f"{self.samples} samples ({self.simulation_seconds:.1f} s); against the float model:"
+            )
             lines += [f"  {output}" for output in self.outputs]
         else:
             lines.append("not simulated: no samples were given")
+        if self.estimate is not None:
+            lines.append(self.estimate.text())
         return "\n".join(lines)

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,28 +24,8 @@ from quatrefoil.fpga.hls4ml_export.layers import ExportError
 CALLER: Final = Path(__file__).with_name("library_call.py")
 
 
-def simulate(
-    project: Path, name: str, library: str, samples: np.ndarray, outputs: Mapping[str, int], limit_s: float
-) -> dict[str, np.ndarray]:
-    """Build the project's library and run it on every row of ``samples``.
-
-    samples: (count, inputs) float32 in the design's order. outputs: elements by name, in the top function's order.
-    Gives (count, elements) by name. Raises ExportError with the tool's errors when it fails, or
-    when building and running together take longer than ``limit_s`` seconds.
-    """
-    start = time.monotonic()
-    build(project, limit_s)
-    left = limit_s - (time.monotonic() - start)
-    return run(project / library, f"{name}_float", [np.asarray(samples, np.float32)], outputs, {}, left)
-
-
-def build(project: Path, limit_s: float) -> None:
-    """Compile the C simulation of a project in its folder."""
-    _run(["bash", "build_lib.sh"], project, "compiling the C simulation", limit_s)
-
-
 def compile_library(project: Path, name: str, library: Path, limit_s: float) -> None:
-    """Compile the C simulation as ``build`` does, in half the time: one unit, the flags of build_lib.sh but -O1."""
+    """Compile the C simulation as the project's build_lib.sh does, in half the time: one unit, its flags but -O1."""
     script = (project / "build_lib.sh").read_text(encoding="utf-8")
     include = [path for path in re.findall(r"-I([^\s\"]+)", script) if not path.startswith("$")]
     unit = project / "simulation.cpp"
