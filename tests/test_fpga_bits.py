@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quatrefoil.fpga.hls4ml_export import ExportError
+from quatrefoil.fpga.hls4ml_export import ExportError, fixed_layers
 from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
 from quatrefoil.fpga.hls4ml_export.fixed_project import Design, first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.proof import TRIALS, Chain, prove
 from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO, ROWS, table, why_not
+from quatrefoil.ops import canonical
+from quatrefoil.problem import Tensor
 
 needs_simulation = pytest.mark.skipif(shutil.which("g++") is None, reason="the C simulation needs g++")
 
@@ -92,10 +94,6 @@ def test_the_table_numbers_its_reasons() -> None:
     ("reuse", "wanted"), [(5, "reuse_factor 5 does not divide"), (2, "are added with reuse 3; strategy 'resource'")]
 )
 def test_an_order_that_the_design_would_not_keep_is_refused(reuse: int, wanted: str) -> None:
-    from quatrefoil.fpga.hls4ml_export import fixed_layers
-    from quatrefoil.ops import canonical
-    from quatrefoil.problem import Tensor
-
     formats = {
         "x_format": "fixed<8,2>", "w_format": "fixed<8,2>", "accumulator": "fixed<12,4,TRN,SAT>",
         "y_format": "fixed<8,4>", "reuse": 3,

@@ -418,7 +418,9 @@ def softmax(name: str, source: str, formats: dict[str, Fixed], table_size: int, 
     """Over a vector. formats: difference_format, exponential_format, accumulator, sum_format, inverse_format."""
     target.require(name, "softmax")
     layer: Layer = {"class_name": "Softmax", "name": name, "inputs": [source], "activation": "softmax", "axis": -1}
-    layer |= {"table_size": table_size, "implementation": "stable"}
+    # without sizes of their own hls4ml makes the tables smaller where x is narrow
+    layer |= {"table_size": table_size, "exp_table_size": table_size, "inv_table_size": table_size}
+    layer["implementation"] = "stable"
     own = {
         "inp_norm_t": formats["difference_format"],
         "exp_table_t": formats["exponential_format"],

@@ -90,11 +90,16 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
         config["HLSConfig"] = _settings(design)
         config["TraceOutput"] = True
         described = [_described(layer) for layer in design.layers]
-        graph = ModelGraph.from_layer_list(
-            config, described, [layer.name for layer in design.inputs], list(design.outputs)
-        )
-        _check_formats(graph, design)
-        graph.write()
+        try:
+            graph = ModelGraph.from_layer_list(
+                config, described, [layer.name for layer in design.inputs], list(design.outputs)
+            )
+            _check_formats(graph, design)
+            graph.write()
+        except ExportError:
+            raise
+        except Exception as error:  # hls4ml raises Exception itself, and asserts
+            raise ExportError(f"hls4ml does not write the project: {type(error).__name__}: {error}") from error
         traced = [layer for layer in graph.get_layers() if layer.get_attr("function_cpp") and layer.get_attr("trace")]
         sizes = {layer.name: int(np.prod(layer.get_output_variable().shape)) for layer in traced}
         results = {
@@ -115,9 +120,10 @@ def _settings(design: Design) -> dict[str, Any]:
             "Strategy": layer.strategy.capitalize(),
             "Trace": layer.description["class_name"] not in NOT_COMPUTING,
         }
-    # what hls4ml makes itself (copies and paddings of streams) takes the format of what it copies
+    # nothing of a design takes the default, and what hls4ml makes itself takes the format of what it copies
+    # (_check_formats); "auto" here leaves hls4ml's passes no end where a stream is copied
     return {
-        "Model": {"Precision": {"default": "auto"}, "ReuseFactor": 1, "Strategy": "Latency"},
+        "Model": {"Precision": {"default": "fixed<16,6>"}, "ReuseFactor": 1, "Strategy": "Latency"},
         "LayerName": names,
     }
 
@@ -125,24 +131,32 @@ def _settings(design: Design) -> dict[str, Any]:
 def _described(layer: FixedLayer) -> dict[str, Any]:
     from hls4ml.model.types import FixedPrecisionType, NamedType
 
-    own = {
-        key: NamedType(f"{layer.name}_{key}", FixedPrecisionType(f.width, f.integer, f.signed, f.rounding, f.overflow))
-        for key, f in layer.own_formats.items()
-    }
-    return layer.description | own
+    own: dict[str, Any] = {}
+    for key, form in layer.own_formats.items():
+        made = FixedPrecisionType(form.width, form.integer, form.signed, form.rounding, form.overflow)
+        own[key] = made if key.endswith("_prec") else NamedType(f"{layer.name}_{key}", made)
+    # hls4ml changes the lists that it is given
+    kept = {key: list(value) if isinstance(value, list) else value for key, value in layer.description.items()}
+    return kept | own
 
 
 def _check_formats(graph: Any, design: Design) -> None:
     """Whether hls4ml kept every layer and its formats: its passes may fuse layers and change types."""
     made = {layer.name: layer for layer in graph.get_layers()}
+    for name in made.keys() - {layer.name for layer in design.layers}:
+        # copies and paddings of streams
+        node = made[name]
+        given = _format_of(node.get_input_variable().type.precision)
+        if any(_format_of(variable.type.precision) != given for variable in node.get_variables()):
+            raise ExportError(f"hls4ml adds {name} ({node.class_name}) and gives it another format than {given}")
     for layer in design.computing:
         if layer.name not in made:
             raise ExportError(f"hls4ml left out {layer.name} ({layer.description['class_name']})")
         node = made[layer.name]
-        types = {"result": node.get_output_variable().type.precision}
+        types: dict[str, Any] = {"result": node.get_output_variable().type.precision}
         types |= {key: node.types[f"{key}_t"].precision for key in layer.formats if f"{key}_t" in node.types}
         for key, form in layer.formats.items():
-            if key == "accum" and "MaxPool" in node.class_name:
+            if key == "accum" and "MaxPool" in str(layer.description["class_name"]):
                 continue  # a maximum is in no sum
             if key in types and _format_of(types[key]) != form:
                 raise ExportError(f"{layer.name}: hls4ml made {types[key]} of the {key} format {form}")

@@ -285,7 +285,7 @@ def _elements(kind: str, **given: Any) -> Callable[[Chain], None]:
 
     def make(chain: Chain) -> None:
         rng = chain.rng
-        x = _modeless(_format(rng, 5, 16, (1, 5), signed=True))
+        x = given.get("x_format") or _modeless(_format(rng, 5, 16, (1, 5), signed=True))
         y = _format(rng, 5, 18, (1, 5))
         constant = _modeless(_format(rng, 6, 14, (1, 3), signed=True))
         table = _format(rng, 8, 18, (1, 3), signed=True)

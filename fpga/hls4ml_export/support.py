@@ -101,7 +101,6 @@ NOT: Final = (
        "be held to the network here"),
     No(EVERY, ("Libero",), IO, "its C++ includes hls/ap_fixpt.hpp of SmartHLS, and hls4ml asks for shls on the path before "
        "it writes anything"),
-    No(EVERY, AC_TYPES, ("stream",), "the C simulation of its streams is not held to the network yet; take io='parallel'"),
     No(OWN, AC_TYPES, IO, "it is a layer of our own, written for Vitis and Vivado"),
     No(TABLES, ("Quartus",), IO, "hls4ml looks functions up by |x| in tables of half the range there, and takes 1 - entry "
        "or -entry below zero"),
@@ -110,7 +109,10 @@ NOT: Final = (
     No(("average_pool", "average_pool1d_strided", "average_pool2d_strided", "average_pool_padded", "average_pool_global"),
        AC_TYPES, IO, "hls4ml averages in a format of its own there (x's, wider by log2 of the taps), not in the accumulator"),
     No(("conv1d_depthwise", "conv2d_depthwise"), ("Quartus",), IO, "hls4ml writes no call of it into the top function"),
-    No(("softmax", "leaky_relu", "elu", "hard_sigmoid", "relu6"), AC_TYPES, IO, "it is not held to the network yet"),
+    No(("conv1d_depthwise", "conv2d_depthwise"), ("Catapult",), IO, "hls4ml makes two layers of it there, and a format of its "
+       "own between them"),
+    No(("softmax", "leaky_relu", "hard_sigmoid", "relu6"), AC_TYPES, IO, "it is not held to the network yet"),
+    No(EVERY, AC_TYPES, ("stream",), "it is not held to the network yet; take io='parallel'"),
     No(("max_pool_padded", "average_pool_padded"), VITIS_LIKE, ("stream",), "hls4ml's pooling of streams asserts that "
        "there is no padding"),
     No(("max_pool2d_strided", "average_pool2d_strided"), VITIS_LIKE, ("stream",), "hls4ml's pooling of streams over two "
