@@ -193,6 +193,7 @@ setup(
         "quatrefoil.gpu": ["src/*"],
         "quatrefoil.gpu.emulation": ["*.h"],
         "quatrefoil.fpga": ["src/*"],
+        "quatrefoil.fpga.hls4ml_export": ["*.h"],
         "quatrefoil.asic_sim": ["designs/*.toml"],
         "quatrefoil.asic_sim.rtl": ["*.cpp", "verilog/*.v"],
         "quatrefoil.models": ["gallery/*.onnx"],

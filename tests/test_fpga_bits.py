@@ -13,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quatrefoil.fpga.hls4ml_export import ExportError, fixed_layers
+from quatrefoil.fpga.hls4ml_export import ExportError, export, fixed_layers
 from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
+from quatrefoil.fpga.hls4ml_export.fixed_lowering import lower
 from quatrefoil.fpga.hls4ml_export.fixed_project import Design, first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.proof import TRIALS, Chain, prove
 from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO, ROWS, table, why_not
+from quatrefoil.models.fixed.network import fixed
+from quatrefoil.models.gallery.small import NETS, samples
 from quatrefoil.ops import canonical
 from quatrefoil.problem import Tensor
 
@@ -30,8 +33,8 @@ SMALL = {
 }
 
 
-def chain(row: str, target: Target, seed: int = 0, samples: int = 1) -> Chain:
-    made = Chain(np.random.default_rng(seed), target, samples, "net")
+def chain(row: str, target: Target, seed: int = 0, count: int = 1) -> Chain:
+    made = Chain(np.random.default_rng(seed), target, count, "net")
     TRIALS[row](made)
     return made
 
@@ -47,7 +50,7 @@ def test_layers_equal_the_oracle(target: Target) -> None:
 
 @needs_simulation
 def test_one_weight_off_is_found_and_its_layer_named() -> None:
-    made = chain("dense", Target("Vitis", "parallel"), samples=50)
+    made = chain("dense", Target("Vitis", "parallel"), count=50)
     dense = made.layers[1]
     weight = dense.description["weight_data"].copy()
     weight[0, 0] += 2.0 ** -dense.formats["weight"].fraction
@@ -83,11 +86,11 @@ def test_what_the_table_says_the_exporter_does(backend: str, io: str) -> None:
         assert (len(told) == 6) == bool(why), (row, told)
 
 
-def test_the_table_numbers_its_reasons() -> None:
-    text = table()
-    assert "| Dense | yes | yes | yes | yes |" in text
-    assert "1. " in text
-    assert text.count("\n| ") == len(ROWS) + 1
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "fpga.md").read_text("utf-8")
+    assert table() in page, "python -m quatrefoil.fpga.hls4ml_export.support prints it"
+    assert table().count("\n| ") == len(ROWS) + 1
+    assert "\n1. " in table()
 
 
 @pytest.mark.parametrize(
@@ -103,3 +106,38 @@ def test_an_order_that_the_design_would_not_keep_is_refused(reuse: int, wanted: 
     with pytest.raises(ExportError, match=wanted):
         fixed_layers.convolution("dense", "x", problem, weight, None, Target("Vitis", "parallel", "resource", reuse))
     fixed_layers.convolution("dense", "x", problem, weight, None, Target("Vitis", "parallel", "resource", 3))
+
+
+@needs_simulation
+@pytest.mark.parametrize(("name", "io"), [("residual_cnn", "stream"), ("lstm_bidirectional", "parallel")])
+def test_every_layer_of_a_network_equals_its_integers(name: str, io: str, tmp_path: Path) -> None:
+    """A stream with two readers, softmax; two directions whose last states are parts of the sequence."""
+    model = NETS[name]()
+    network = fixed(model, "fixed<12,5,RND,SAT>")
+    report = export(network, tmp_path / "project", io=io, check=samples(model, 50))
+    values = {"residual_cnn": ("conv0", "conv2_residual", "softmax8"), "lstm_bidirectional": ("lstm1", "gemm4")}[name]
+    assert set(values) <= set(report.checked)
+    assert report.samples == 50
+    assert all(output.max_error < 0.1 for output in report.outputs)
+    assert "C simulation equal to the last bit" in str(report)
+
+
+@pytest.mark.parametrize("io", IO)
+@pytest.mark.parametrize("name", NETS)
+def test_every_small_network_is_written(name: str, io: str, tmp_path: Path) -> None:
+    network = fixed(NETS[name](), "fixed<12,5,RND,SAT>")
+    report = export(network, tmp_path / "project", io=io)
+    assert "not simulated" in str(report)
+    assert {layer.name for layer in report.layers} == {
+        layer.name for layer in lower(network, Target("Vitis", io)).design.computing
+    }
+
+
+def test_a_network_that_cannot_be_exported_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    network = fixed(NETS["gru"](), "fixed<12,5,RND,SAT>")
+    with pytest.raises(ExportError, match=r"GRU without .* with Quartus, io=.parallel.*supported with Vitis"):
+        export(network, tmp_path / "a", backend="Quartus")
+    with pytest.raises(ExportError, match="a fixed-point network has its own"):
+        export(network, tmp_path / "b", precision="fixed<16,6>")
+    with pytest.raises(ExportError, match="known are Vitis, Vivado, Quartus"):
+        export(network, tmp_path / "c", backend="Xilinx")

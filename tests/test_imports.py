@@ -29,8 +29,12 @@ LAYERS = (
     ("quatrefoil.functional",),
 )
 
-# Exporting a model to HLS reads the graph of models/; it is the one way from a backend's room upwards.
-EXCEPTIONS = {("quatrefoil.fpga.hls4ml_export", "quatrefoil.models")}
+# Exporting a model to HLS reads the graph of models/; it is the one way from a backend's room upwards. Its proof, a
+# command, holds hls4ml's C++ to the oracle.
+EXCEPTIONS = {
+    ("quatrefoil.fpga.hls4ml_export", "quatrefoil.models"),
+    ("quatrefoil.fpga.hls4ml_export.proof", "quatrefoil.reference"),
+}
 
 
 def modules() -> list[tuple[str, Path]]:

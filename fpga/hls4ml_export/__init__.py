@@ -43,7 +43,7 @@ def export(
     io: str = "parallel",
     part: str | None = None,
     reuse_factor: int = 1,
-    precision: Precision | Fixed | str = "fixed<16,6>",
+    precision: Precision | Fixed | str | None = None,
     strategy: str = "latency",
     check: Mapping[str, np.ndarray] | np.ndarray | None = None,
     estimate: bool = False,
@@ -57,7 +57,7 @@ def export(
     "parallel" keeps every value in registers, "stream" passes pixels through FIFOs. part: the device, hls4ml's default
     when None. reuse_factor: multiplications that share one multiplier. strategy: "latency" unrolls, "resource" keeps
     weights in block RAM (take it beyond some 4096 weights a layer). precision: of a model that is no fixed-point network
-    yet, a format for everything or a ``Precision``; sums are exact unless it says otherwise. check: samples (batch
+    yet, a format for everything or a ``Precision`` (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch
     first) for the C simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design
     takes of the part, at a clock of ``clock_ns``. limit_s: seconds that compiling and running the simulation may take.
 
@@ -67,9 +67,11 @@ def export(
     target = _target(backend, io, strategy, reuse_factor)
     folder = _check_directory(Path(directory))
     if isinstance(model, FixedNetwork):
+        if precision is not None:
+            raise ExportError(f"precision is {str(precision)!r}; a fixed-point network has its own, leave it out")
         network = model
     else:
-        network = fixed(model if isinstance(model, Model) else load(model), precision)
+        network = fixed(model if isinstance(model, Model) else load(model), precision or "fixed<16,6>")
     samples = None if check is None else _samples(network.source, check)
     if estimate and part is not None:
         find_part(part)  # an unknown one is told before anything is written

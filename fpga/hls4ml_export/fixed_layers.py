@@ -209,7 +209,8 @@ def _dilated(weight: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
     """hls4ml's convolutions have no dilation: zeros between the taps."""
     if max(window.dilations) == 1:
         return weight, window
-    kernel = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations))
+    depth, height, width = ((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations))
+    kernel = (depth, height, width)
     steps = tuple(slice(None, None, d) for d in window.dilations[3 - (weight.ndim - 2) :])
     full = np.zeros((*weight.shape[:2], *kernel[3 - (weight.ndim - 2) :]))
     full[(slice(None), slice(None), *steps)] = weight

@@ -395,7 +395,9 @@ class _Walk:
         last = made[0]
         if g.directions == 2:
             y = ops.format_of(problem, "y_format")
-            layer = layers.concatenation(self.name(node.name), *made, len(here) - 1, len(here), y, self.target)
+            layer = layers.concatenation(
+                self.name(node.name), made[0], made[1], len(here) - 1, len(here), y, self.target
+            )
             last, here = self.add(layer, node), (*here[:-1], 2 * g.hidden)
         output = wanted[0] or wanted[1] or wanted[2]
         self.given(output, last, here, np.arange(_size(self.shapes[output])))

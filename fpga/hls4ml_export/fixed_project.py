@@ -79,6 +79,7 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
             "guards are the same); give those over one axis a second one of length 1"
         )
     if target.backend in VITIS_LIKE:
+        check_casts(design.layers)
         from quatrefoil.fpga.hls4ml_export import extension
 
         extension.register(target.backend)
@@ -109,6 +110,34 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
     stamp = graph.config.get_config_value("Stamp")
     calls = calls_in(folder / "firmware" / f"{name}.cpp", [layer.name for layer in design.computing])
     return FixedProject(folder, name, str(config.get("Part")), calls, f"firmware/{name}-{stamp}.so", sizes, results)
+
+
+def check_casts(layers: Sequence[FixedLayer]) -> None:
+    """ap_fixed's C simulation breaks off where a cast that rounds drops more bits than there are (ap_fixed_base.h reads
+    the highest of the dropped bits)."""
+    made: dict[str, Fixed] = {}
+    for layer in layers:
+        forms = layer.formats | {key.removesuffix("_t"): form for key, form in layer.own_formats.items()}
+        given = [made[name] for name in layer.description.get("inputs", ())]
+        casts = [(source.width, source.fraction, "result") for source in given]
+        for kind, values in (("weight", given[:1]), ("recurrent_weight", [forms["result"]])):
+            if kind in forms and "accum" in forms:
+                casts = casts if kind == "recurrent_weight" else []
+                w = forms[kind]
+                casts += [(x.width + w.width, x.fraction + w.fraction, "accum") for x in values]
+        for source, goal in (
+            ("bias", "accum"), ("recurrent_bias", "accum"), ("accum", "result"), ("table", "accum"), ("table", "result"),
+        ):  # fmt: skip
+            if source in forms and goal in forms:
+                casts.append((forms[source].width, forms[source].fraction, goal))
+        for width, fraction, goal in casts:
+            form = forms[goal]
+            if form.rounding != "TRN" and fraction - form.fraction > width:
+                raise ExportError(
+                    f"{layer.name}: a cast to its {goal} format {form} drops {fraction - form.fraction} bits of numbers of "
+                    f"{width}, at which the C simulation of hls4ml's ap_fixed breaks off; round with TRN, or keep more bits"
+                )
+        made[layer.name] = forms["result"]
 
 
 def _settings(design: Design) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
             for trace in traces:
                 row = results[trace.name.decode()][index]
                 ctypes.memmove(row.ctypes.data, trace.data, row.nbytes)
-    np.savez(taken, **results)
+    np.savez(taken, allow_pickle=False, **results)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ import numpy as np
 from quatrefoil.fpga.hls4ml_export import fixed_layers as layers
 from quatrefoil.fpga.hls4ml_export.fixed_layers import FixedLayer, Target
 from quatrefoil.fpga.hls4ml_export.fixed_lowering import element
-from quatrefoil.fpga.hls4ml_export.fixed_project import Design, first_difference, simulate, write
+from quatrefoil.fpga.hls4ml_export.fixed_project import Design, check_casts, first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
+from quatrefoil.fpga.hls4ml_export.support import VITIS_LIKE
 from quatrefoil.models.fixed.elements import operator_of
 from quatrefoil.models.graph import Node
 from quatrefoil.numerics import OVERFLOWS, ROUNDINGS, TABLE_REACH, Fixed, function_table, table_index
@@ -241,7 +242,7 @@ def _windows(
         if not whole:
             attributes["strides"] = [int(rng.integers(1, k + 2)) for k in kernel] if strided else kernel
         if padded:
-            attributes["pads"] = [int(rng.integers(0, k)) for k in (*kernel, *kernel)]
+            attributes["pads"] = [1, *(int(rng.integers(0, k)) for k in (*kernel, *kernel)[1:])]
             if op == "fixed_average_pool":
                 attributes["count_include_pad"] = int(rng.integers(0, 2))
         _pool(chain, op, (int(rng.integers(1, 4)), *size), **attributes)
@@ -476,8 +477,9 @@ def _stacked(chain: Chain) -> None:
     x = _modeless(_format(chain.rng, 6, 16, (1, 4), signed=True))
     name, values = chain.input(x, (_reusable(chain, 4), 3))
     sequence = values.transpose(0, 2, 1)
-    for op, attributes in (("fixed_lstm", {}), ("fixed_gru", {"linear_before_reset": 1})):
-        problem, given = _recurrent_problem(chain, op, sequence, x, _reusable(chain, 4), **attributes)
+    rest: dict[str, Any]
+    for op, rest in (("fixed_lstm", {}), ("fixed_gru", {"linear_before_reset": 1})):
+        problem, given = _recurrent_problem(chain, op, sequence, x, _reusable(chain, 4), "", False, **rest)
         constants = layers.recurrent_constants(problem, given, 0)
         layer = layers.recurrent(chain.name("rnn"), name, problem, constants, chain.target)
         wanted = evaluate(problem, given)[0][:, 0].transpose(1, 2, 0)
@@ -564,6 +566,8 @@ def prove(names: Sequence[str], target: Target, *, samples: int, chains: int, se
             chain = Chain(np.random.default_rng(key), target, samples, f"c{len(made)}")
             try:
                 TRIALS[name](chain)
+                if target.backend in VITIS_LIKE:
+                    check_casts(chain.layers)
             except ExportError as error:
                 refusals.append(str(error))
                 continue

@@ -1,7 +1,10 @@
 """What of a fixed-point network hls4ml 1.3's backends compute to the last bit, by layer, backend and io.
 
-``why_not`` is the law of the exporter (``fixed_layers`` asks it) and the table of docs/fpga.md (``table``). Each "yes" is
-held by ``proof``, which compiles random nets of the layer; each "no" says why, from hls4ml's own sources.
+``why_not`` is the law of the exporter (``fixed_layers`` asks it) and the table of docs/fpga.md, which this prints:
+
+    python -m quatrefoil.fpga.hls4ml_export.support
+
+Each "yes" is held by ``proof``, which compiles random nets of the layer; each "no" says why, from hls4ml's own sources.
 """
 
 from __future__ import annotations
@@ -154,3 +157,7 @@ def table() -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     lines += ["", *(f"{number}. {why}" for number, why in enumerate(reasons, 1))]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
