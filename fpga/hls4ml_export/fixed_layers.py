@@ -57,10 +57,6 @@ class FixedLayer:
         return str(self.description["name"])
 
 
-def _wide(*integers: np.ndarray) -> list[np.ndarray]:
-    return [np.asarray(array, np.int64) for array in integers]
-
-
 def input_layer(name: str, shape: Sequence[int], form: Fixed) -> FixedLayer:
     return FixedLayer({"class_name": "InputLayer", "name": name, "input_shape": list(shape)}, {"result": form})
 

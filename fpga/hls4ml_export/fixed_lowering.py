@@ -164,8 +164,7 @@ class _Walk:
         source, shape = feature.source, tuple(int(n) for n in shape)
         wanted = feature.places[order]
         if source.order is None:
-            size = len(feature.places)
-            if np.array_equal(np.sort(wanted), np.arange(size)) and self.shapes_agree(source, size):
+            if np.array_equal(np.sort(wanted), np.arange(_size(self.shape_of(source)))):
                 source.shape, source.order = shape, wanted
                 return source.layer
             self.settle(source)
@@ -178,12 +177,14 @@ class _Walk:
         name = self.name(f"{node.name}_move")
         return self.add(layers.move(name, source.layer, index, shape, source.form, self.target), node)
 
-    def shapes_agree(self, source: Source, size: int) -> bool:
-        return any(size == _size(self.shapes[f"{real}.fixed"]) for real, start in self.inputs if start is source)
+    def shape_of(self, source: Source) -> tuple[int, ...]:
+        """The ONNX shape of an input."""
+        [shape] = [self.shapes[f"{real}.fixed"] for real, start in self.inputs if start is source]
+        return shape
 
     def settle(self, source: Source) -> None:
         """The order of an input whose first reader takes it in no order of its own: channels last."""
-        [shape] = [self.shapes[f"{real}.fixed"] for real, start in self.inputs if start is source]
+        shape = self.shape_of(source)
         source.shape, source.order = _last(shape), _channels_last(shape)
 
     def natural(self, feature: Feature, node: Node) -> tuple[str, tuple[int, ...], np.ndarray]:

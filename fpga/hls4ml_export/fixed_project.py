@@ -25,7 +25,7 @@ import numpy as np
 from quatrefoil.fpga.hls4ml_export.fixed_layers import FixedLayer, Target
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.project import calls_in
-from quatrefoil.fpga.hls4ml_export.simulation import compile_library, run
+from quatrefoil.fpga.hls4ml_export.simulation import FLAGS, compile_library, run
 from quatrefoil.fpga.hls4ml_export.support import VITIS_LIKE
 from quatrefoil.numerics import Fixed
 from quatrefoil.settings import cache_folder
@@ -53,14 +53,13 @@ class Design:
 
 @dataclass(frozen=True, slots=True)
 class FixedProject:
-    """A written project. calls: by layer, the function of the generated top function that computes it. library: of
-    the C simulation, relative to the folder. sizes: elements of each traced layer's value; results: of each output."""
+    """A written project. calls: by layer, the function of the generated top function that computes it. sizes: elements
+    of each traced layer's value; results: of each output."""
 
     folder: Path
     name: str
     part: str
     calls: dict[str, str]
-    library: str
     sizes: dict[str, int]
     results: dict[str, int]
 
@@ -107,9 +106,8 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
             wanted: int(np.prod(variable.shape))
             for wanted, variable in zip(design.outputs, graph.get_output_variables())
         }
-    stamp = graph.config.get_config_value("Stamp")
     calls = calls_in(folder / "firmware" / f"{name}.cpp", [layer.name for layer in design.computing])
-    return FixedProject(folder, name, str(config.get("Part")), calls, f"firmware/{name}-{stamp}.so", sizes, results)
+    return FixedProject(folder, name, str(config.get("Part")), calls, sizes, results)
 
 
 def check_casts(layers: Sequence[FixedLayer]) -> None:
@@ -247,7 +245,7 @@ def _library(project: FixedProject, limit_s: float) -> Path:
 
 def _digest(project: FixedProject) -> str:
     """Of what the compiler reads: the generated sources, hls4ml's own headers by its version."""
-    digest = hashlib.sha256(version("hls4ml").encode())
+    digest = hashlib.sha256(" ".join((version("hls4ml"), *FLAGS)).encode())
     firmware = project.folder / "firmware"
     sources = [
         project.folder / "build_lib.sh", project.folder / f"{project.name}_bridge.cpp",

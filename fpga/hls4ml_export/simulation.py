@@ -21,26 +21,20 @@ import numpy as np
 
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
 
+FLAGS: Final = ("-O1", "-w", "-fPIC", "-shared", "-std=c++11", "-fno-gnu-unique")
+"""Of ``compile_library``: build_lib.sh's but for -O1, C++11 and the warnings."""
+
 CALLER: Final = Path(__file__).with_name("library_call.py")
 
 
 def compile_library(project: Path, name: str, library: Path, limit_s: float) -> None:
-    """Compile the C simulation as the project's build_lib.sh does, in half the time: one unit, its flags but -O1."""
+    """Compile the C simulation as the project's build_lib.sh does, in half the time: one unit, with FLAGS."""
     script = (project / "build_lib.sh").read_text(encoding="utf-8")
     include = [path for path in re.findall(r"-I([^\s\"]+)", script) if not path.startswith("$")]
     unit = project / "simulation.cpp"
     unit.write_text(f'#include "firmware/{name}.cpp"\n#include "{name}_bridge.cpp"\n', encoding="utf-8")
     weights = f'-DWEIGHTS_DIR="{project}/firmware/weights"'
-    flags = [
-        "-O1",
-        "-w",
-        "-fPIC",
-        "-shared",
-        "-std=c++11",
-        "-fno-gnu-unique",
-        "-I.",
-        *(f"-I{path}" for path in include),
-    ]
+    flags = [*FLAGS, "-I.", *(f"-I{path}" for path in include)]
     _run(["g++", *flags, weights, unit.name, "-o", str(library)], project, "compiling the C simulation", limit_s)
 
 
