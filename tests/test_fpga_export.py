@@ -152,8 +152,8 @@ def test_a_layer_that_hls4ml_leaves_out_fails_the_export(tmp_path: Path) -> None
     ("build", "options", "named"),
     [
         (lambda: Network(2, 4, 4, 4).conv(4, 2, 3, 3, 3), {}, ("conv0", "axes")),
-        (lambda: Network(2, 8, 8).conv(4, 2, 3, 2), {"io": "stream"}, ("conv0", "square")),
-        (lambda: Network(2, 8, 8).conv(2, 2, 3, 3, group=2), {"strategy": "resource"}, ("conv0", "latency")),
+        (lambda: Network(2, 8, 8).conv(2, 2, 3, 3, group=2), {"backend": "Quartus"}, ("conv0", "Quartus")),
+        (lambda: Network(4).dense(4, 3).add("Sigmoid"), {"backend": "Catapult"}, ("sigmoid1", "Catapult")),
     ],
 )
 def test_what_hls4ml_lacks_is_refused_by_name(

@@ -53,13 +53,14 @@ def export(
     """Write an HLS project for a model, and hold its C simulation to the model in fixed point, to the last bit.
 
     model: a fixed-point network (``quatrefoil.fixed``), a loaded model, or what ``quatrefoil.load`` takes. directory: new,
-    empty, or an earlier export's. backend: "Vitis", "Vivado", "Quartus", "Catapult", "oneAPI" or "Libero". io:
-    "parallel" keeps every value in registers, "stream" passes pixels through FIFOs. part: the device, hls4ml's default
-    when None. reuse_factor: multiplications that share one multiplier. strategy: "latency" unrolls, "resource" keeps
-    weights in block RAM (take it beyond some 4096 weights a layer). precision: of a model that is no fixed-point network
-    yet, a format for everything or a ``Precision`` (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch
-    first) for the C simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design
-    takes of the part, at a clock of ``clock_ns``. limit_s: seconds that compiling and running the simulation may take.
+    empty, or an earlier export's. backend: "Vitis", "Vivado", "Quartus", "Catapult", "oneAPI" or "Libero"
+    (``support.table`` says for which layers). io: "parallel" keeps every value in registers, "stream" passes pixels
+    through FIFOs. part: the device, hls4ml's default when None. reuse_factor: multiplications that share one
+    multiplier. strategy: "latency" unrolls, "resource" keeps weights in block RAM (take it beyond some 4096 weights a
+    layer). precision: of a model that is no fixed-point network yet, a format for everything or a ``Precision``
+    (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch first) for the C
+    simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design takes of the part,
+    at a clock of ``clock_ns``. limit_s: seconds that compiling and running the simulation may take.
 
     Raises ExportError, in a sentence that names the node, for what cannot be exported and for a layer whose simulation
     gives other integers; ModelError for what has no fixed-point form.
