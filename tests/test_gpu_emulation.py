@@ -59,11 +59,14 @@ LSTM = (
     "lstm_steps_tnc_f32_cuda",
     Case("lstm", "deep", tuple(Tensor("float32", shape) for shape in ((2, 2, 3), (1, 1040, 3), (1, 1040, 260)))),
 )
+FIXED_GRU = ("fixed_gru_sequence_tnc_fixed_cuda", case_named("fixed_gru", "lengths_bidirectional"))
 
 
 @pytest.mark.parametrize(
     ("file", "kernel_id", "case", "occurrence"),
-    [("implicit_gemm.cuh", *GEMM, n) for n in range(4)] + [("recurrent.cuh", *LSTM, n) for n in range(4)],
+    [("implicit_gemm.cuh", *GEMM, n) for n in range(4)]
+    + [("recurrent.cuh", *LSTM, n) for n in range(4)]
+    + [("fixed_recurrent.cu", *FIXED_GRU, n) for n in range(4)],
 )
 def test_a_missing_barrier_shows(sources: Path, file: str, kernel_id: str, case: Case, occurrence: int) -> None:
     """Each __syncthreads() of the tiled kernels is needed, and leaving out any one of them changes the result."""
@@ -119,6 +122,7 @@ def test_a_source_that_does_not_compile_says_why(sources: Path) -> None:
         ("qlinear_conv_dp4a_nchw_i8_cuda", case_named("qlinear_conv", "u8s8u8_per_channel")),
         ("lstm_steps_tnc_f32_cuda", case_named("lstm", "peepholes_bidirectional")),
         ("gru_steps_tnc_f32_cuda", case_named("gru", "lengths_bidirectional")),
+        FIXED_GRU,
     ],
 )
 def test_every_order_of_threads_gives_the_same_numbers(kernel_id: str, case: Case) -> None:
@@ -136,6 +140,10 @@ SANITIZED = [
     ("conv_integer_dp4a_nchw_i8_cuda", "conv_integer", "s8s8_per_channel"),
     ("qlinear_conv_direct_nchw_i8_cuda", "qlinear_conv", "s8s8s8"),
     ("lstm_steps_tnc_f32_cuda", "lstm", "peepholes_bidirectional"),
+    ("fixed_conv_dp4a_nchw_fixed_cuda", "fixed_conv", "8_bits"),
+    ("fixed_conv_direct_nchw_fixed_cuda", "fixed_conv", "asymmetric_pads"),
+    ("fixed_average_pool_direct_nchw_fixed_cuda", "fixed_average_pool", "3d"),
+    ("fixed_gru_sequence_tnc_fixed_cuda", "fixed_gru", "lengths_bidirectional"),
 ]
 
 SANITIZED_RUN = """

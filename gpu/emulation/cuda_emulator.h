@@ -49,6 +49,9 @@ struct dim3 {
 struct __align__(16) float4 {
   float x, y, z, w;
 };
+struct __align__(16) uint4 {
+  unsigned x, y, z, w;
+};
 struct __align__(16) int4 {
   int x, y, z, w;
 };

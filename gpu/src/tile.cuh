@@ -27,6 +27,11 @@ QF_FUNCTION void load4(const int* from, int* to) {
   to[0] = value.x, to[1] = value.y, to[2] = value.z, to[3] = value.w;
 }
 
+QF_FUNCTION void load4(const unsigned* from, unsigned* to) {
+  const uint4 value = *reinterpret_cast<const uint4*>(from);
+  to[0] = value.x, to[1] = value.y, to[2] = value.z, to[3] = value.w;
+}
+
 QF_FUNCTION void store4(const float* from, float* to) {
   *reinterpret_cast<float4*>(to) = {from[0], from[1], from[2], from[3]};
 }
@@ -35,9 +40,14 @@ QF_FUNCTION void store4(const int* from, int* to) {
   *reinterpret_cast<int4*>(to) = {from[0], from[1], from[2], from[3]};
 }
 
-/* One step of a sum: floats, or four signed bytes in an int each. */
+QF_FUNCTION void store4(const unsigned* from, unsigned* to) {
+  *reinterpret_cast<uint4*>(to) = {from[0], from[1], from[2], from[3]};
+}
+
+/* One step of a sum: floats, four signed bytes in an int each, or integers modulo 2^32. */
 QF_FUNCTION float multiply_add(float a, float b, float sum) { return sum + a * b; }
 QF_FUNCTION int multiply_add(int a, int b, int sum) { return __dp4a(a, b, sum); }
+QF_FUNCTION unsigned multiply_add(unsigned a, unsigned b, unsigned sum) { return sum + a * b; }
 
 template <class Value>
 QF_FUNCTION void multiply_tile(const Value (&a)[TILE_K][TILE_M], const Value (&b)[TILE_K][TILE_N],
