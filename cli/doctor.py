@@ -12,6 +12,7 @@ from quatrefoil import backends, settings
 from quatrefoil.bench.machine import describe, package_version
 from quatrefoil.cli.arguments import AsJson
 from quatrefoil.cli.output import say_json, stdout, table
+from quatrefoil.fpga import opencl
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ def command(as_json: AsJson = False) -> None:
         **describe(),
         "threads": str(settings.num_threads()),
         "cache": str(settings.cache_folder()),
+        "OpenCL devices": opencl.devices(),
     }
     if as_json:
         say_json({"backends": [asdict(f) for f in silicon], "tools": [asdict(f) for f in tools], "machine": machine})

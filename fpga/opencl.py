@@ -146,15 +146,32 @@ _opening = threading.Lock()
 _runtimes: dict[str, Runtime | Availability] = {}
 
 
-def _open(wanted: str) -> Runtime | Availability:
+def _found() -> list[tuple[Any, Any]] | Availability:
+    """Every platform with each of its devices, or why there is none."""
     try:
         import pyopencl as cl
     except ImportError as error:
         return Availability(False, f"pyopencl does not load ({error})", REMEDY)
     try:
-        found = [(platform, device) for platform in cl.get_platforms() for device in platform.get_devices()]
+        return [(platform, device) for platform in cl.get_platforms() for device in platform.get_devices()]
     except cl.Error as error:
         return Availability(False, f"no OpenCL platform ({error})", REMEDY)
+
+
+def devices() -> str:
+    """The names of the OpenCL devices, for people."""
+    found = _found()
+    if isinstance(found, Availability):
+        return f"none: {found.detail}"
+    return "; ".join(f"{platform.name}: {device.name}" for platform, device in found) or "none"
+
+
+def _open(wanted: str) -> Runtime | Availability:
+    found = _found()
+    if isinstance(found, Availability):
+        return found
+    import pyopencl as cl
+
     platform_part, _, device_part = (wanted or DEFAULT_PLATFORM).partition(":")
     for platform, device in found:
         if platform_part.lower() in platform.name.lower() and device_part.lower() in device.name.lower():
@@ -162,12 +179,13 @@ def _open(wanted: str) -> Runtime | Availability:
                 return Runtime(platform, device)
             except cl.Error as error:
                 return Availability(False, f"the OpenCL device {device.name} does not open ({error})")
-    names = "; ".join(f"{platform.name}: {device.name}" for platform, device in found) or "none"
     if wanted:
         return Availability(
-            False, f"{DEVICE_VARIABLE}={wanted!r} names no OpenCL device; found: {names}", f"unset {DEVICE_VARIABLE}"
+            False,
+            f"{DEVICE_VARIABLE}={wanted!r} names no OpenCL device; found: {devices()}",
+            f"unset {DEVICE_VARIABLE}",
         )
-    return Availability(False, f"PoCL is missing; found: {names} (name one in {DEVICE_VARIABLE})", REMEDY)
+    return Availability(False, f"PoCL is missing; found: {devices()} (name one in {DEVICE_VARIABLE})", REMEDY)
 
 
 def _opened() -> Runtime | Availability:

@@ -80,6 +80,10 @@ def test_programs_are_built_once() -> None:
     assert runtime.program("max_unpool", {"WORD_T": "uint"}) is not runtime.program("max_unpool", {"WORD_T": "uchar"})
 
 
+def test_devices_are_listed_by_name() -> None:
+    assert fpga.BACKEND.device() in opencl.devices()
+
+
 def test_sources_come_as_one_file() -> None:
     text = opencl.source("conv_direct.cl")
     assert "#include" not in text
@@ -137,6 +141,23 @@ def test_pooling_line_buffer_equals_the_direct_kernel() -> None:
         pool.prepare_line_buffer(problem, {})([image]), pool.prepare_direct(problem, {})([image])
     ):
         np.testing.assert_array_equal(streamed, direct)
+
+
+@pytest.mark.parametrize(("x", "places"), [("int16[3x4x5x13]", 65), ("int16[2x4x1x64]", 64)])
+def test_work_items_beyond_the_output_write_nothing(x: str, places: int) -> None:
+    """Groups are filled up; a plane that is no multiple of them borders on the next one, which has to stay whole."""
+    formats = {"x_format": "fixed<16,6>", "w_format": "fixed<8,2>", "accumulator": "fixed<24,10,RND,SAT>"}
+    attributes = {**formats, "y_format": "fixed<16,6>"}
+    problem = ops.canonical("fixed_conv", (Tensor.parse(x), Tensor.parse("int16[5x4x1x1]")), attributes)
+    assert problem.outputs[0].shape[2] * problem.outputs[0].shape[3] == places
+    rng = np.random.default_rng(11)
+    image, weight = (rng.integers(-100, 100, t.shape, t.numpy_dtype) for t in (problem.input(0), problem.input(1)))
+    results = [
+        kernel(f"fixed_conv_{algorithm}_fixed_opencl").prepare(problem, {1: weight})([image])[0]
+        for algorithm in ("ndrange_nchw", "direct_nchw", "line_buffer_nhwc")
+    ]
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])
 
 
 def test_line_buffer_refuses_what_does_not_fit_on_the_chip() -> None:
