@@ -1,15 +1,17 @@
 """Made-up inputs for a problem, reproducible from a seed, with values that the operator has a use for.
 
 Recurrent weights are scaled so that states neither vanish nor grow, lengths lie inside the sequence, indices for
-unpooling are distinct, and quantisation scales are positive.
+unpooling are distinct, quantisation scales are positive, and fixed-point integers lie in their formats.
 """
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from quatrefoil import ops
-from quatrefoil.ops import conv, pool, rnn
+from quatrefoil.ops import conv, fixed, pool, rnn
 from quatrefoil.ops.spec import Case, Fill
 from quatrefoil.problem import Problem
 
@@ -43,6 +45,8 @@ def _fills(problem: Problem) -> dict[int, Fill]:
             conv.Q_Y_SCALE: Fill("value", spread * 0.02 * 0.006 / 80),
             conv.Q_BIAS: Fill("integers", -2000, 2000),
         }
+    if problem.op in ops.FAMILIES["fixed"]:
+        return _fixed_fills(problem)
     if problem.op == "max_unpool":
         geometry = pool.unpool_geometry(problem)
         size = geometry.planes * int(np.prod(geometry.indexed))
@@ -53,3 +57,24 @@ def _fills(problem: Problem) -> dict[int, Fill]:
         taps = max(w.size // max(w.shape[0], 1), 1)
         return {conv.W: Fill("uniform", -((3 / taps) ** 0.5), (3 / taps) ** 0.5)}
     return {}
+
+
+def _fixed_fills(problem: Problem) -> dict[int, Fill]:
+    """Integers of their formats, weights and biases as small as those of a network that was trained."""
+    fills, recurrent = {}, problem.op.removeprefix("fixed_") in ops.FAMILIES["rnn"]
+    for position, attribute in enumerate(fixed.INPUT_FORMATS[problem.op][: len(problem.inputs)]):
+        if not attribute or not problem.has(position):
+            continue
+        form = fixed.format_of(problem, attribute)
+        low, high = form.low, form.high
+        if position in ops.SPECS[problem.op].parameters:
+            shape = problem.input(position).shape
+            # a sum over a row of weights keeps the size of its terms; recurrent ones are in the last axis
+            count = shape[-1] if recurrent else math.prod(shape[1:])
+            bound = int((3 / max(count, 1)) ** 0.5 * 2.0**form.fraction)
+            low, high = max(low, -bound), min(high, bound)
+        fills[position] = Fill("integers", low, high)
+    if recurrent:
+        steps = problem.input(rnn.X).shape[0]
+        fills[rnn.LENGTHS] = Fill("lengths", min(1, steps), steps)
+    return fills

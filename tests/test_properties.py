@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from quatrefoil import backends, dispatch, ops, reference
 from quatrefoil.errors import OperatorError
+from quatrefoil.numerics import OVERFLOWS, ROUNDINGS, Fixed
 from quatrefoil.ops import rnn
 from quatrefoil.problem import Tensor
 
 EXAMPLES = {"cpu": 150, "fpga": 25, "asic": 60}
-BACKENDS = [pytest.param(name, id=name) for name in EXAMPLES]
+FIXED_POINT = ("cpu",)  # backends with kernels of fixed-point operators
 QUICK = {"deadline": None, "suppress_health_check": list(HealthCheck), "print_blob": True}
 
 
@@ -97,6 +98,53 @@ def recurrences(draw: st.DrawFn) -> tuple:
     return op, tensors, attributes, 3 if op == "lstm" else 2
 
 
+@st.composite
+def formats(draw: st.DrawFn, widest: int, least: int = 1) -> Fixed:
+    """Any format; most have the modes and the sizes that networks use."""
+    width = draw(st.one_of(st.just(min(16, widest)), sizes(least, widest)))
+    return Fixed(
+        width,
+        draw(st.one_of(sizes(0, width), sizes(-4, width + 4))),
+        draw(st.sampled_from(["TRN", "TRN", "RND", *ROUNDINGS])),
+        draw(st.sampled_from(["WRAP", "WRAP", "SAT", *OVERFLOWS])),
+        draw(st.sampled_from([True, True, True, False])),
+    )
+
+
+@st.composite
+def fixed_points(draw: st.DrawFn) -> tuple:
+    """Fixed-point operators: the shapes and attributes of their floating-point namesakes, with formats."""
+    op, tensors, attributes, outputs = draw(st.one_of(convolutions(), pools(), recurrences()))
+    op = {"conv_transpose": "conv", "conv_integer": "conv", "lp_pool": "max_pool"}.get(op, op)
+    attributes = {
+        name: value for name, value in attributes.items() if name not in ("activation", "clip", "input_forget")
+    }
+    if op == "conv":
+        channels, group = tensors[0].shape[1], attributes["group"]
+        w = (group * draw(sizes(1, 20)), channels // group, *tensors[1].shape[2:])
+        tensors = [tensors[0], Tensor("float32", w), Tensor("float32", w[:1])][: draw(sizes(2, 3))]
+        attributes["activation"] = draw(st.sampled_from([None, "Relu"]))
+    attributes.pop("storage_order", None)
+    op, outputs = f"fixed_{op}", outputs if op in ops.FAMILIES["rnn"] else 1
+    recurrent = op.removeprefix("fixed_") in ops.FAMILIES["rnn"]
+    attributes |= {
+        name: draw(formats(24 if recurrent else 32)) for name in ops.fixed.INPUT_FORMATS[op] if name
+    } | {
+        "accumulator": draw(formats(28 if recurrent else 62)),
+        "y_format": draw(formats(24 if recurrent else 32)),
+        "table_format": draw(formats(20)),
+        "table_size": draw(st.sampled_from([16, 1024])),
+        "reuse": draw(sizes(1, 6)),
+    }  # fmt: skip
+    kept = ops.fixed.INPUT_FORMATS[op]
+    tensors = tensors[: len(kept)]
+    typed = [
+        tensor and Tensor(attributes[kept[at]].dtype if kept[at] else tensor.dtype, tensor.shape)
+        for at, tensor in enumerate(tensors)
+    ]
+    return op, typed, attributes, outputs
+
+
 def check(backend: str, request: tuple, seed: int) -> None:
     op, tensors, attributes, outputs = request
     rng = np.random.default_rng(seed)
@@ -107,6 +155,9 @@ def check(backend: str, request: tuple, seed: int) -> None:
         elif tensor.dtype == "float32":
             scale = 1 / np.sqrt(max(tensor.shape[-1], 1)) if op in ops.FAMILIES["rnn"] and position else 1.0
             arrays.append((rng.standard_normal(tensor.shape) * scale).astype(np.float32))
+        elif op in ops.FAMILIES["fixed"] and (name := ops.fixed.INPUT_FORMATS[op][position]):
+            form = attributes[name]
+            arrays.append(rng.integers(form.low, form.high + 1, tensor.shape).astype(tensor.dtype))
         elif tensor.dtype == "int32":
             arrays.append(rng.integers(0, tensors[0].shape[0] + 1, tensor.shape).astype(np.int32))
         else:
@@ -132,8 +183,15 @@ def require(name: str) -> None:
         pytest.skip(f"{name}: {state.detail} ({state.remedy})")
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("strategy", [convolutions, pools, recurrences], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(name, strategy, id=f"{strategy.__name__}-{name}")
+        for name in EXAMPLES
+        for strategy in (convolutions, pools, recurrences, fixed_points)
+        if strategy is not fixed_points or name in FIXED_POINT
+    ],
+)
 def test_right_or_refused(name: str, strategy) -> None:
     require(name)
 

@@ -4,13 +4,26 @@
 // x, y int16 or int32, (N, C, spatial). A group's channels lie side by side; where channels make a few channels each
 // (depthwise), those of as many output channels as a vector has. Images are laid out a few at a time, for a cache's
 // sake; threads share the rows that are laid out, then the tiles of output places.
-#include "fixed_kernels.h"
-#include "simd.h"
+#include "fixed_vector.h"
 
 namespace {
 
 constexpr int PLACES = FIXED_PLACES;
 constexpr int64_t BAND = 8;  // channels that are laid out together
+
+// Eight columns of a band, from column `at` of each channel on.
+template <class To>
+QF_INLINE void lay_eight(const int16_t* const* channels, int64_t at, To* to, int64_t depth) {
+  static_assert(BAND == 8);
+  eight_values rows[8];
+  QF_UNROLL for (int i = 0; i < 8; i++) memcpy(&rows[i], channels[i] + at, sizeof rows[i]);
+  transpose_eight(rows);
+  QF_UNROLL for (int i = 0; i < 8; i++) {
+    typedef To laid __attribute__((vector_size(8 * sizeof(To))));
+    const laid place = __builtin_convertvector(rows[i], laid);
+    memcpy(to + i * depth, &place, sizeof place);
+  }
+}
 
 // Row `row` of an image as it is laid out, counted over groups, depth and height: `reach` places of all channels of a
 // group, zero where padding.
@@ -37,12 +50,16 @@ void lay(const FixedConv& c, const X* image, int64_t row, To* to) {
       from[i] = plane + (c.products.lanewise ? smaller(channel / c.each, last) : channel) * volume;
     }
     To* const band = to + first;
-    if (count == BAND)
-      for (int64_t w = begin; w < end; w++)
+    if (count == BAND) {
+      int64_t w = begin;
+      if constexpr (sizeof(X) == 2)
+        for (; w + 8 <= end; w += 8) lay_eight(from, w - pad, band + w * depth, depth);
+      for (; w < end; w++)
         QF_UNROLL for (int i = 0; i < BAND; i++) band[w * depth + i] = To(from[i][w - pad]);
-    else
+    } else {
       for (int64_t i = 0; i < count; i++)
         for (int64_t w = begin; w < end; w++) band[w * depth + i] = To(from[i][w - pad]);
+    }
   }
 }
 

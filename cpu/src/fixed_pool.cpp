@@ -37,6 +37,9 @@ struct CastTotal {
   }
 };
 
+// a / b rounded up, without a division for the usual b.
+QF_INLINE int64_t steps(int64_t a, int64_t b) { return b == 1 ? a : b == 2 ? (a + 1) >> 1 : divide_up(a, b); }
+
 QF_INLINE int32_t quotient(int32_t total, int32_t divisor) { return int32_t(double(total) / divisor); }  // exact
 QF_INLINE int64_t quotient(int64_t total, int32_t divisor) { return total / divisor; }
 
@@ -64,8 +67,8 @@ void pool(const FixedPool& f, const X* x, void* y, int threads) {
           if (f.kernel[2] > count) {
             for (int64_t i = 0; i < count; i++) {
               const int64_t column = (first + i) * stride - f.pads[2], step = f.dilations[2];
-              const int64_t begin = column < 0 ? divide_up(-column, step) : 0, room = f.input[2] - column;
-              const int64_t end = room > 0 ? smaller(f.kernel[2], divide_up(room, step)) : 0;
+              const int64_t begin = column < 0 ? steps(-column, step) : 0, room = f.input[2] - column;
+              const int64_t end = room > 0 ? smaller(f.kernel[2], steps(room, step)) : 0;
               Sum sum = found[i];
               if (step == 1)
                 for (int64_t k = begin; k < end; k++) sum = join(sum, line[column + k]);
@@ -77,8 +80,8 @@ void pool(const FixedPool& f, const X* x, void* y, int threads) {
           }
           for (int64_t kw = 0; kw < f.kernel[2]; kw++) {
             const int64_t column = first * stride + kw * f.dilations[2] - f.pads[2], room = f.input[2] - column;
-            const int64_t begin = column < 0 ? divide_up(-column, stride) : 0;
-            const int64_t end = room > 0 ? smaller(count, divide_up(room, stride)) : 0;
+            const int64_t begin = column < 0 ? steps(-column, stride) : 0;
+            const int64_t end = room > 0 ? smaller(count, steps(room, stride)) : 0;
             if (stride == 1)
               for (int64_t i = begin; i < end; i++) found[i] = join(found[i], line[column + i]);
             else if (stride == 2)

@@ -140,15 +140,29 @@ QF_INLINE void store_tile(const FixedTarget& to, int64_t row, int count, const E
       for (int i = 0; i < count; i++) y[to.at[p] + row + i] = Y(tile[p][i]);
     return;
   }
-  if (to.beside && to.places == PLACES) {
-    for (int i = 0; i < count; i++) {
-      Y* const line = y + to.at[0] + (row + i) * to.stride;
-      QF_UNROLL for (int p = 0; p < PLACES; p++) line[p] = Y(tile[p][i]);
+  const bool beside = to.beside && to.places == PLACES;
+  if constexpr (sizeof(Y) == 2 && COUNT % 8 == 0) {
+    if (beside) {
+      for (int first = 0; first < count; first += 8) {
+        static_assert(PLACES == 8);
+        eight_values rows[8];
+        QF_UNROLL for (int p = 0; p < 8; p++)
+          for (int i = 0; i < 8; i++) rows[p][i] = int16_t(tile[p][first + i]);
+        transpose_eight(rows);
+        Y* const line = y + to.at[0] + (row + first) * to.stride;
+        QF_UNROLL for (int i = 0; i < 8; i++)
+          if (first + i < count) memcpy(line + i * to.stride, &rows[i], sizeof rows[i]);
+      }
+      return;
     }
-    return;
   }
-  for (int i = 0; i < count; i++)
-    for (int p = 0; p < to.places; p++) y[to.at[p] + (row + i) * to.stride] = Y(tile[p][i]);
+  for (int i = 0; i < count; i++) {
+    Y* const line = y + (row + i) * to.stride;
+    if (beside)
+      QF_UNROLL for (int p = 0; p < PLACES; p++) line[to.at[0] + p] = Y(tile[p][i]);
+    else
+      for (int p = 0; p < to.places; p++) line[to.at[p]] = Y(tile[p][i]);
+  }
 }
 
 // Sums of a block of rows, for `places` places that lie one after the other, to y. row, count: of all rows.

@@ -151,6 +151,21 @@ QF_INLINE vlong fill_low(int32_t x) {
 #endif
 }
 
+typedef int16_t eight_values __attribute__((vector_size(16)));
+
+// Eight rows of eight int16 the other way round.
+QF_INLINE void transpose_eight(eight_values (&rows)[8]) {
+  constexpr eight_values LOW = {0, 8, 1, 9, 2, 10, 3, 11}, HIGH = {4, 12, 5, 13, 6, 14, 7, 15};
+  QF_UNROLL for (int pass = 0; pass < 3; pass++) {
+    eight_values mixed[8];
+    QF_UNROLL for (int i = 0; i < 4; i++) {
+      mixed[2 * i] = __builtin_shuffle(rows[i], rows[i + 4], LOW);
+      mixed[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + 4], HIGH);
+    }
+    QF_UNROLL for (int i = 0; i < 8; i++) rows[i] = mixed[i];
+  }
+}
+
 typedef int32_t vhalf __attribute__((vector_size(LANES * 2)));
 
 // LANES / 2 values in 64-bit lanes.
