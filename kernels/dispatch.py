@@ -334,7 +334,8 @@ class CallPlan:
         self._count = len(problem.inputs)
         self._finish = call.finish
         whole = any(problem.input(position).numpy_dtype.kind in "iu" for position in self._varying)
-        self._validate = spec.validate if whole else None  # it checks lengths and indices
+        # it checks lengths, indices and ranges
+        self._validate = spec.validate if whole and not spec.unrestricted(problem) else None
         self._direct: DirectRun | None = None
         if isinstance(self._house, RunsDirectly) and self._validate is None:
             self._direct = self._house.direct(self._plan.run, problem, self._varying)

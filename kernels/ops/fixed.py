@@ -384,6 +384,19 @@ INPUT_FORMATS = {
 """The attribute that holds the format of each input; none for sequence_lens."""
 
 
+@lru_cache(maxsize=4096)
+def _fills_its_dtype(form: Fixed) -> bool:
+    """Whether every integer that an array of the format can hold is one of the format's."""
+    held = np.iinfo(form.dtype)
+    return form.low == held.min and form.high == held.max
+
+
+def unrestricted(problem: Problem) -> bool:
+    """Whether no array of the problem's dtypes can hold what ``validate`` refuses."""
+    attributes = [attribute for position, attribute in enumerate(INPUT_FORMATS[problem.op]) if problem.has(position)]
+    return all(attribute and _fills_its_dtype(format_of(problem, attribute)) for attribute in attributes)
+
+
 def validate(problem: Problem, inputs: Sequence[Any]) -> None:
     """Integers have to lie in the range of their format."""
     names = CONV_NAMES if problem.op == "fixed_conv" else RECURRENT_NAMES
@@ -392,8 +405,8 @@ def validate(problem: Problem, inputs: Sequence[Any]) -> None:
         if array is None or not attribute or problem.input(position).size == 0:
             continue
         form = format_of(problem, attribute)
-        if form.low == np.iinfo(form.dtype).min and form.high == np.iinfo(form.dtype).max:
-            continue  # every integer that the array can hold
+        if _fills_its_dtype(form):
+            continue
         low, high = int(array.min()), int(array.max())
         if low < form.low or high > form.high:
             raise OperatorError(
@@ -610,14 +623,14 @@ def _recurrent_cases(op: str) -> list[Case]:
 
 
 SPECS = (
-    OperatorSpec("fixed_conv", CONV_NAMES, canonical_conv, work, tolerance, cases_conv, (1, 2), validate),
-    OperatorSpec("fixed_max_pool", ("x",), canonical_max_pool, work, tolerance, cases_max_pool, (), validate),
+    OperatorSpec("fixed_conv", CONV_NAMES, canonical_conv, work, tolerance, cases_conv, (1, 2), validate, unrestricted),
+    OperatorSpec("fixed_max_pool", ("x",), canonical_max_pool, work, tolerance, cases_max_pool, (), validate, unrestricted),
     OperatorSpec(
-        "fixed_average_pool", ("x",), canonical_average_pool, work, tolerance, cases_average_pool, (), validate
+        "fixed_average_pool", ("x",), canonical_average_pool, work, tolerance, cases_average_pool, (), validate, unrestricted
     ),
     *(
         OperatorSpec(
-            op, RECURRENT_NAMES[:count], canonical, work, tolerance, cases, (rnn.W, rnn.R, rnn.B), validate
+            op, RECURRENT_NAMES[:count], canonical, work, tolerance, cases, (rnn.W, rnn.R, rnn.B), validate, unrestricted
         )
         for op, count, canonical, cases in (
             ("fixed_rnn", 6, canonical_rnn, lambda: _recurrent_cases("fixed_rnn")),

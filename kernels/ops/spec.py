@@ -63,6 +63,7 @@ class OperatorSpec:
     cases       the conformance cases
     parameters  input positions that a model keeps constant (weights, biases, scales), packed once by ``prepare``
     validate    checks what only values can tell (index ranges, lengths); raises OperatorError
+    unrestricted  whether arrays of a problem's dtypes can hold nothing that ``validate`` refuses
     """
 
     op: str
@@ -73,6 +74,7 @@ class OperatorSpec:
     cases: Callable[[], list[Case]]
     parameters: tuple[int, ...] = ()
     validate: Callable[[Problem, Sequence[Any]], None] | None = None
+    unrestricted: Callable[[Problem], bool] = lambda problem: False
 
 
 def _default_fill(tensor: Tensor) -> Fill:
