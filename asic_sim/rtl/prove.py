@@ -375,7 +375,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=500, help="random runs, shared out evenly (500)")
     parser.add_argument("--arrays", nargs="+", default=["4x4", "5x3", "8x8", "16x16", "32x32"], metavar="RxC")
     parser.add_argument("--kinds", nargs="+", default=["/".join(kind) for kind in KINDS], metavar="DATAFLOW/SCHEME")
-    parser.add_argument("--layers", default="16x16", metavar="RxC", help="the array that real layers run on (16x16)")
+    parser.add_argument(
+        "--layers", default="16x16", metavar="RxC", help="the array that real layers run on, or none (16x16)"
+    )
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31, help="(a fresh one)")
     parser.add_argument("--mutants", action="store_true", help="instead: does it notice changes of the Verilog?")
     parser.add_argument(
