@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quatrefoil.asic_sim.backend import AsicBackend, simulate
 from quatrefoil.asic_sim.hardware import DesignError, Hardware, current, load, shipped, use_design
+from quatrefoil.asic_sim.mapping import Mapping, MappingError, Mappings
 from quatrefoil.asic_sim.simulation import SimulationReport
 from quatrefoil.asic_sim.waves import vcd
 
@@ -13,6 +14,9 @@ __all__ = [
     "BACKEND",
     "DesignError",
     "Hardware",
+    "Mapping",
+    "MappingError",
+    "Mappings",
     "SimulationReport",
     "current",
     "load",

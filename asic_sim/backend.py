@@ -9,6 +9,7 @@ import numpy as np
 
 from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn
 from quatrefoil.asic_sim.hardware import Hardware
+from quatrefoil.asic_sim.mapping import ANY, Mapping
 from quatrefoil.asic_sim.simulation import FormatError, Lowering, Setting, SimulationReport, native, timed
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.rnn import without_layout
@@ -60,17 +61,23 @@ class AsicBackend:
 
 
 def simulate(
-    problem: Problem, design: str | os.PathLike[str] | Hardware | None = None, as_format: str | None = None
+    problem: Problem,
+    design: str | os.PathLike[str] | Hardware | None = None,
+    as_format: str | None = None,
+    mapping: Mapping = ANY,
 ) -> SimulationReport:
-    """The cycles of a problem on a design (a name, a path or a ``Hardware``; by default the one in use), without
-    arrays. as_format: the format for which floats are taken, as if they had been quantised. Raises QuatrefoilError for
-    what the array does not compute, and DesignError for a design that is none."""
+    """The cycles of a problem on a design (a name, a path or a ``Hardware``; by default the one in use), without arrays.
+
+    as_format: the format for which floats are taken, as if they had been quantised. mapping: how its work is cut for the
+    array; what is left open is searched. Raises QuatrefoilError for what the array does not compute, MappingError for what
+    cannot be cut so, and DesignError for a design that is none.
+    """
     if design is None:
         chip = hardware.current()
     else:
         chip = design if isinstance(design, Hardware) else hardware.load(design)
     try:
-        return simulate_as(problem, chip, Setting.of_problem(problem, as_format))
+        return simulate_as(problem, chip, Setting.of_problem(problem, as_format, mapping=mapping))
     except FormatError as error:
         raise FormatError(f"asic: {problem.op}: {error}") from None
 

@@ -96,7 +96,7 @@ def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
 
 
 def _mapping(rng: random.Random) -> Any:
-    return native().Mapping(rng.random() < 0.5, rng.choice([1, 3, 10, 2**30]))
+    return native().Mapping(rng.random() < 0.5, rng.choice([1, 3, 10, 2**30]), rng.random() < 0.4)
 
 
 def axis(rng: random.Random, longest: int) -> Any:
@@ -174,11 +174,17 @@ def try_fixed_product(rng: random.Random, values: np.random.Generator, dataflow:
     return Trial(dataflow, weight_load, fast, stepped, sums, wanted)
 
 
-def try_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
-    """Groups, windows, kept weights, dependent steps, results that stay on the chip; timing alone."""
-    design, mapping = _design(rng, dataflow, weight_load), _mapping(rng)
+def draw_program(rng: random.Random, dataflow: str, weight_load: str) -> tuple[Any, Any]:
+    """A design and sections: groups, windows, kept weights, dependent steps, results that stay on the chip."""
+    design = _design(rng, dataflow, weight_load)
     steps = [_stage(rng, True) for _ in range(rng.randint(1, 2))]
-    sections = native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 2, 3, 8])])
+    return design, native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 2, 3, 8])])
+
+
+def try_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
+    """Of such a program the timing alone."""
+    mapping = _mapping(rng)
+    design, sections = draw_program(rng, dataflow, weight_load)
     fast = native().time_program(design, sections, mapping)
     return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
 

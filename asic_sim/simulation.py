@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from importlib import import_module
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,8 @@ from quatrefoil.asic_sim.energy import Band
 from quatrefoil.asic_sim.formats import Format
 from quatrefoil.asic_sim.hardware import Hardware, current
 from quatrefoil.asic_sim.keeping import ALONE, Kept
+from quatrefoil.asic_sim.mapping import ANY, BLOCKS, RESIDENT, STREAMED, STRIPS, Cut, MappingError
+from quatrefoil.asic_sim.mapping import Mapping as Wanted
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.ops.activations import Activation
 from quatrefoil.ops.windows import Window
@@ -58,26 +61,30 @@ class Setting:
     format      of the array's operands, by name
     cast        floats are timed as if they had been quantised to it
     kept        what is in the activation memory from operation to operation
+    mapping     what is said of the array's cuts
     """
 
     format: str
     cast: bool = False
     kept: Kept = ALONE
+    mapping: Wanted = ANY
 
     @classmethod
-    def of(cls, dtype: str, as_format: str | None = None, kept: Kept = ALONE) -> Setting:
+    def of(cls, dtype: str, as_format: str | None = None, kept: Kept = ALONE, mapping: Wanted = ANY) -> Setting:
         """For operands of this type. as_format: what floats are taken for. Raises QuatrefoilError where there is no such
         format."""
         if as_format is not None and dtype in FLOATS and dtype != as_format:
-            return cls(formats.parse(as_format).name, True, kept)
-        return cls("int8" if dtype in BYTES else dtype, False, kept)
+            return cls(formats.parse(as_format).name, True, kept, mapping)
+        return cls("int8" if dtype in BYTES else dtype, False, kept, mapping)
 
     @classmethod
-    def of_problem(cls, problem: Problem, as_format: str | None = None, kept: Kept = ALONE) -> Setting:
+    def of_problem(
+        cls, problem: Problem, as_format: str | None = None, kept: Kept = ALONE, mapping: Wanted = ANY
+    ) -> Setting:
         """For a problem, which in fixed point brings its own formats."""
         if problem.op in ops.FAMILIES["fixed"]:
-            return cls(formats.of_fixed(problem), False, kept)
-        return cls.of(problem.dtype, as_format, kept)
+            return cls(formats.of_fixed(problem), False, kept, mapping)
+        return cls.of(problem.dtype, as_format, kept, mapping)
 
     @property
     def operands(self) -> Format:
@@ -236,6 +243,7 @@ class SimulationReport(Counted):
     problem    the operator call in its text form, or what else was timed
     setting    the format of its operands, and on what terms else it was timed
     parts      its folds and its work of the vector unit, of which ``events`` tells the course
+    cuts       how those for the array were cut, in their order
     """
 
     problem: str
@@ -243,6 +251,19 @@ class SimulationReport(Counted):
     setting: Setting
     counters: Mapping[str, int]
     parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
+    cuts: tuple[Cut, ...] = field(default=(), repr=False)
+
+    def alternatives(self) -> list[list[tuple[Wanted, int]]]:
+        """For each part on the array, the mappings that the search compares and their cycles, the fastest first."""
+        chip = native_design(self.design, self.setting.kept.taken)
+        return [
+            sorted(
+                ((_said(mapping), cycles) for mapping, cycles in native().time_mappings(chip, native_sections(part))),
+                key=lambda each: each[1],
+            )
+            for part in self.parts
+            if isinstance(part, ArrayPart)
+        ]
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -257,7 +278,7 @@ class SimulationReport(Counted):
 
     def events(self, most: int = 1_000_000) -> list[Event]:
         """What each part of the chip does when, unsorted. Raises QuatrefoilError where there are more than ``most``."""
-        return events(self.parts, self.design, self.problem, most, self.setting.kept.taken)
+        return events(self, most)
 
 
 def native() -> ModuleType:
@@ -315,9 +336,84 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware, setting: Setti
     too_large = reject_size(problem)
     if too_large is not None:
         raise QuatrefoilError(f"asic: {too_large} ({problem})")
-    parts = lowering(problem, design, setting)
-    counters = count(parts, design, str(problem), setting.kept.taken)
-    return SimulationReport(problem.text, design, setting, counters, parts)
+    return reported(problem.text, lowering(problem, design, setting), design, setting)
+
+
+def reported(
+    what: str, parts: Sequence[ArrayPart | VectorPart], design: Hardware, setting: Setting
+) -> SimulationReport:
+    """The report of parts that run one after the other. Raises QuatrefoilError, naming ``what``, where they are beyond
+    what can be simulated, and MappingError where they cannot be cut as asked for."""
+    chip, counters = native_design(design, setting.kept.taken), dict.fromkeys(COUNTERS, 0)
+    cuts: list[Cut] = []
+    try:
+        for part in parts:
+            if isinstance(part, ArrayPart):
+                if setting.mapping != ANY:
+                    reject_mapping(part, chip, design, setting.mapping)
+                wish = setting.mapping.wish(native())
+                cost, mapping = native().time_fastest(chip, native_sections(part), wish)
+                cuts.append(_cut(part, chip, mapping))
+            else:
+                cost = native().time_vector(chip, part.stage)
+            for name in COUNTERS:
+                counters[name] += cost[name]
+    except ValueError as error:
+        if isinstance(error, MappingError):
+            raise
+        raise QuatrefoilError(f"asic: {what} is too large for {design}: {error}") from None
+    return SimulationReport(what, design, setting, counters, parts, tuple(cuts))
+
+
+def _said(mapping: Any) -> Wanted:
+    return Wanted(
+        RESIDENT if mapping.resident else STREAMED, mapping.most_places, STRIPS if mapping.strips_first else BLOCKS
+    )
+
+
+def native_mapping(said: Wanted) -> Any:
+    """Of a mapping in which nothing is left open."""
+    return native().Mapping(said.activations == RESIDENT, said.places, said.outer == STRIPS)
+
+
+def _cut(part: ArrayPart, chip: Any, mapping: Any) -> Cut:
+    stages = []
+    for _, _, block, blocks, strips, slices in _tilings(part, chip, mapping):
+        stages.append((tuple(block), tuple(blocks), strips, slices))
+    return Cut(_said(mapping), tuple(stages))
+
+
+def _tilings(part: ArrayPart, chip: Any, mapping: Any) -> list[Any]:
+    return [native().tile_stage(chip, stage, mapping) for stages, _ in part.sections for stage in stages]
+
+
+def reject_mapping(part: ArrayPart, chip: Any, design: Hardware, asked: Wanted) -> None:
+    """Raises MappingError where the part cannot be cut so."""
+    if asked.outer == BLOCKS and design.dataflow == "input":
+        raise MappingError(f"outer is {BLOCKS}; where activations rest in the array, {STRIPS} are the outer loop")
+    boxes = all(resident for resident, *_ in _tilings(part, chip, native().Mapping(True)))
+    if asked.activations == RESIDENT and not boxes:
+        raise MappingError(
+            f"activations are {RESIDENT}; what a single output place touches does not fit into half of the activation "
+            f"memory that is left; write {STREAMED}"
+        )
+    stages = [stage for stages, _ in part.sections for stage in stages]
+    most = {
+        kind: min(
+            (
+                max(prod(block), 1)
+                for (_, _, block, *_), stage in zip(_tilings(part, chip, native().Mapping(kind == RESIDENT)), stages)
+                if prod(block) < stage.places
+            ),
+            default=None,
+        )
+        for kind in (RESIDENT, STREAMED)
+        if kind == STREAMED or boxes
+    }
+    allowed = [most[kind] for kind in most if asked.activations in (None, kind)]
+    if asked.places is not None and all(limit is not None and asked.places > limit for limit in allowed):
+        said = " and ".join(f"{'any' if limit is None else limit} where {kind}" for kind, limit in most.items())
+        raise MappingError(f"places is {asked.places}; a block has at most {said}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,17 +429,17 @@ class Event:
     channel: int = 0
 
 
-def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, most: int, taken: int) -> list[Event]:
+def events(report: SimulationReport, most: int) -> list[Event]:
     """The events of parts that run one after the other, counted from the first one's start."""
-    chip, start = native_design(design, taken), 0
+    chip, start = native_design(report.design, report.setting.kept.taken), 0
+    cuts = iter(report.cuts)
     found: list[Event] = []
     try:
-        for part in parts:
+        for part in report.parts:
             left = most - len(found)
             if isinstance(part, ArrayPart):
-                sections = native_sections(part)
-                _, mapping = native().time_fastest(chip, sections)
-                cost, told = native().trace_program(chip, sections, mapping, left)
+                mapping = native_mapping(next(cuts).mapping)
+                cost, told = native().trace_program(chip, native_sections(part), mapping, left)
             else:
                 cost, told = native().trace_vector(chip, part.stage, left)
             found += [
@@ -351,30 +447,13 @@ def events(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str,
             ]
             start += cost["cycles"]
     except ValueError as error:
-        raise QuatrefoilError(f"asic: {what} cannot be traced: {error}") from None
+        raise QuatrefoilError(f"asic: {report.problem} cannot be traced: {error}") from None
     return found
 
 
 def native_sections(part: ArrayPart) -> Any:
     stages = [list(stages) for stages, _ in part.sections]
     return native().Sections(stages, [repeats for _, repeats in part.sections])
-
-
-def count(parts: Sequence[ArrayPart | VectorPart], design: Hardware, what: str, taken: int = 0) -> dict[str, int]:
-    """The counters of parts that run one after the other. Raises QuatrefoilError, naming ``what``, where they are
-    beyond what can be simulated."""
-    chip, counters = native_design(design, taken), dict.fromkeys(COUNTERS, 0)
-    try:
-        for part in parts:
-            if isinstance(part, ArrayPart):
-                cost, _ = native().time_fastest(chip, native_sections(part))
-            else:
-                cost = native().time_vector(chip, part.stage)
-            for name in COUNTERS:
-                counters[name] += cost[name]
-    except ValueError as error:
-        raise QuatrefoilError(f"asic: {what} is too large for {design}: {error}") from None
-    return counters
 
 
 COUNTERS = (

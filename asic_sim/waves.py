@@ -14,7 +14,14 @@ from pathlib import Path
 
 from quatrefoil.asic_sim.backend import simulate
 from quatrefoil.asic_sim.hardware import Hardware
-from quatrefoil.asic_sim.simulation import ArrayPart, SimulationReport, native, native_design, native_sections
+from quatrefoil.asic_sim.simulation import (
+    ArrayPart,
+    SimulationReport,
+    native,
+    native_design,
+    native_mapping,
+    native_sections,
+)
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.problem import Problem
 
@@ -50,12 +57,12 @@ def states(report: SimulationReport) -> Iterator[State]:
             f"asic: {report.problem} takes {report.cycles:,} cycles; waves are for at most {MOST_CYCLES:,}, as each is "
             "stepped"
         )
-    chip, start, folds = native_design(report.design), 0, 0
+    chip, start, folds = native_design(report.design, report.setting.kept.taken), 0, 0
+    cuts = iter(report.cuts)
     for part in report.parts:
         if isinstance(part, ArrayPart):
-            sections = native_sections(part)
-            _, mapping = native().time_fastest(chip, sections)
-            told = native().watch_program(chip, sections, mapping)
+            mapping = native_mapping(next(cuts).mapping)
+            told = native().watch_program(chip, native_sections(part), mapping)
         else:
             told = native().watch_vector(chip, part.stage)
         for cycle, loading, fold, vector, port in told[:-1]:

@@ -36,6 +36,13 @@ Format = Annotated[
     str,
     typer.Option("--format", metavar="NAME", help="Time floats as if quantised to this format of the design: int8, …"),
 ]
+MappingFile = Annotated[
+    Path | None,
+    typer.Option("--mapping", metavar="TOML", help="How layers are cut for the array, where it is not to be searched."),
+]
+Alternatives = Annotated[
+    bool, typer.Option("--alternatives", help="Also say how each layer was cut, and what other cuts would have cost.")
+]
 Trace = Annotated[
     Path | None,
     typer.Option("--trace", metavar="JSON", help="Write what each part of the chip does when, for ui.perfetto.dev."),
@@ -68,6 +75,8 @@ def command(
     check: Check = False,
     unsupported: Unsupported = "error",
     as_format: Format = "",
+    mapping: MappingFile = None,
+    alternatives: Alternatives = False,
     seed: Seed = 0,
     trace: Trace = None,
     html: Html = None,
@@ -103,7 +112,7 @@ def command(
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
 
     with asic_sim.use_design(design) if design else asic_sim.use_design(asic_sim.current()) as chip:
-        report = simulate(target, unsupported=unsupported, as_format=as_format or None)
+        report = simulate(target, unsupported=unsupported, as_format=as_format or None, mapping=mapping)
         layers: tuple[Layer, ...]
         if isinstance(report, ModelReport):
             if vcd is not None:
@@ -124,7 +133,7 @@ def command(
         stderr().print(f"report written to {html}")
     wrong = [name for name, (_, places) in errors.items() if places]
     if as_json:
-        say_json(_document(chip, report, layers, errors, as_format or None))
+        say_json(_document(chip, report, layers, errors, as_format or None, alternatives))
     else:
         console = stdout()
         console.print(f"design {chip}, simulated")
@@ -141,6 +150,8 @@ def command(
         if len(layers) > 1:
             shown.row("all", *_cells(report), *([""] if check else []), waits_for(report.counters), style="bold")
         console.print(shown)
+        if alternatives:
+            _show_cuts(layers)
         energy = ", ".join(f"{name} {_uj(band.low)} to {_uj(band.high)}" for name, band in report.energy.items())
         console.print(f"energy in uJ, by published figures at {chip.technology_nm:g} nm: {energy}")
         console.print(f"area of a chip for this: about {report.area_mm2:,.3g} mm2 (docs/asic.md says of what)")
@@ -168,7 +179,12 @@ def _uj(picojoules: float) -> str:
 
 
 def _document(
-    chip: Any, report: Any, layers: Any, errors: Mapping[str, tuple[float | None, int]], as_format: str | None
+    chip: Any,
+    report: Any,
+    layers: Any,
+    errors: Mapping[str, tuple[float | None, int]],
+    as_format: str | None,
+    alternatives: bool,
 ) -> dict[str, Any]:
     def described(one: Any) -> dict[str, Any]:
         return {
@@ -186,11 +202,24 @@ def _document(
     for layer in layers:
         error, places = errors.get(layer.name, (None, 0))
         row = {"name": layer.name, "op": layer.op, "kernel": layer.kernel, "why": layer.why, "error": error}
-        cost = (
-            {"problem": layer.report.problem, **described(layer.report)}
-            if layer.report is not None
-            else {"cycles": None}
-        )
+        cost: dict[str, Any] = {"cycles": None}
+        if layer.report is not None:
+            kept = layer.report.setting.kept
+            cost = {
+                "problem": layer.report.problem,
+                **described(layer.report),
+                "mappings": [_cut(cut) for cut in layer.report.cuts],
+                "stays": {
+                    "inputs": sorted(kept.here),
+                    "outputs": sorted(kept.stay),
+                    "unwritten": sorted(kept.unwritten),
+                },
+            }
+            if alternatives:
+                cost["alternatives"] = [
+                    [{**asdict(said), "cycles": cycles} for said, cycles in part]
+                    for part in layer.report.alternatives()
+                ]
         rows.append({**row, "wrong": places > 0, **cost})
     return {
         "design": str(chip),
@@ -201,6 +230,25 @@ def _document(
         "area_mm2": report.area_mm2,
         **described(report),
     }
+
+
+def _cut(cut: Any) -> dict[str, Any]:
+    keys = ("block", "blocks", "strips", "slices")
+    return {**asdict(cut.mapping), "stages": [dict(zip(keys, stage, strict=True)) for stage in cut.stages]}
+
+
+def _show_cuts(layers: Any) -> None:
+    """How each layer was cut, and what the search would have found instead."""
+    shown = table("", "layer", "cut", "cycles", right=("cycles",))
+    for layer in layers:
+        if layer.report is None:
+            continue
+        for cut, others in zip(layer.report.cuts, layer.report.alternatives(), strict=True):
+            shown.row(layer.name, cut.text, f"{layer.report.cycles:,}", style="bold")
+            for said, cycles in others:
+                places = f"{said.activations}, {said.outer} outside, blocks of at most {said.places} places"
+                shown.row("", places, f"{cycles:,}")
+    stdout().print(shown)
 
 
 def _errors(target: str, seed: int) -> dict[str, tuple[float | None, int]]:

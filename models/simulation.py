@@ -8,7 +8,8 @@ operations with their types, and which of them reads what another one makes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as Dictionary
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,8 +20,10 @@ from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import elementwise, energy
 from quatrefoil.asic_sim.backend import simulate_as
 from quatrefoil.asic_sim.keeping import ALONE, Kept, Use, plan
-from quatrefoil.asic_sim.simulation import COUNTERS, FLOATS, Counted, FormatError, Setting, SimulationReport, count
+from quatrefoil.asic_sim.mapping import ANY, Mapping, MappingError, Mappings, mappings
+from quatrefoil.asic_sim.simulation import COUNTERS, FLOATS, Counted, FormatError, Setting, SimulationReport, reported
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.graph import Node
 from quatrefoil.models.model import Model, load
 from quatrefoil.models.scheduling import Placement
 from quatrefoil.problem import Problem, Tensor
@@ -41,6 +44,7 @@ class Operation:
     problem          of an operator of the house; else ``kind`` is ONNX's name of it
     inputs, outputs  types, None for what is absent
     reads, makes     the values' names, in the order of the types; "" for what is absent
+    attributes       numbers and texts among ONNX's
     why              the reason where no design can time it
     """
 
@@ -53,6 +57,7 @@ class Operation:
     outputs: Types
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    attributes: Dictionary[str, Any] = field(default_factory=dict)
     why: str = ""
 
     @property
@@ -62,13 +67,13 @@ class Operation:
             return self.problem.text
         return f"{self.kind} {','.join(str(tensor) for tensor in self.inputs if tensor is not None)}"
 
-    def setting(self, as_format: str | None, kept: Kept = ALONE) -> Setting:
+    def setting(self, as_format: str | None, kept: Kept = ALONE, mapping: Mapping = ANY) -> Setting:
         """On what terms it is timed."""
         if self.problem is not None:
-            return Setting.of_problem(self.problem, as_format, kept)
+            return Setting.of_problem(self.problem, as_format, kept, mapping)
         types = [tensor.dtype for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         floats = [dtype for dtype in types if dtype in FLOATS] if as_format else []
-        return Setting.of((floats or types)[0], as_format, kept)
+        return Setting.of((floats or types or ["float32"])[0], as_format, kept, mapping)
 
     @property
     def moves(self) -> bool:
@@ -81,7 +86,7 @@ class Operation:
         if position == 0:
             return True
         if self.problem is None:
-            return self.kind not in elementwise.DENSE
+            return not elementwise.dense(self.kind)
         residual = self.problem.op in ("conv", "conv_transpose") and position == ops.conv.RESIDUAL
         return residual or self.problem.op in ops.FAMILIES["pool"]
 
@@ -108,12 +113,12 @@ class Workload:
     def lines(self) -> list[str]:
         """What distinguishes it from others, in plain text: a line an operation."""
         return [
-            f"{','.join(each.makes)} = {each.text} of {','.join(each.reads)}{' on the host' if each.why else ''}"
+            f"{','.join(each.makes)} = {each.text} of {','.join(each.reads)}, {dict(sorted(each.attributes.items()))}"
             for each in self.operations
         ]
 
 
-def workload(target: Problem | Model, inputs: Mapping[str, Any] | Any | None = None) -> Workload:
+def workload(target: Problem | Model, inputs: Dictionary[str, Any] | Any | None = None) -> Workload:
     """inputs: of a model, as for ``Model.explain``."""
     if isinstance(target, Problem):
         return Workload((Operation("", target.op, "", target.op, target, target.inputs, target.outputs),))
@@ -127,19 +132,31 @@ def workload(target: Problem | Model, inputs: Mapping[str, Any] | Any | None = N
 
 def _operation(placement: Placement) -> Operation:
     node, selection = placement.node, placement.selection
-    names = {"reads": node.inputs, "makes": node.outputs}
     if selection is not None:
         problem = selection.problem
         kernel, why = (selection.chosen.id, "") if selection.runnable else ("", placement.why)
         return Operation(
-            node.name, node.title, kernel, node.kind, problem, problem.inputs, problem.outputs, why=why, **names
-        )
-    timed = elementwise.known(node.kind, placement.inputs, placement.outputs)
+            node.name, node.title, kernel, node.kind, problem, problem.inputs, problem.outputs, node.inputs, node.outputs,
+            why=why,
+        )  # fmt: skip
+    attributes = _attributes(node)
+    timed = elementwise.known(node.kind, placement.inputs, placement.outputs, attributes)
     kernel = "host" if not timed else NOTHING_MOVES if node.kind in elementwise.FREE else ON_HOST
     why = "" if timed else "no cost is known for it"
     return Operation(
-        node.name, node.title, kernel, node.kind, None, placement.inputs, placement.outputs, why=why, **names
-    )
+        node.name, node.title, kernel, node.kind, None, placement.inputs, placement.outputs, node.inputs, node.outputs,
+        attributes, why,
+    )  # fmt: skip
+
+
+def _attributes(node: Node) -> dict[str, Any]:
+    if node.proto is None:
+        return {}
+    from onnx.helper import get_attribute_value
+
+    values = {each.name: get_attribute_value(each) for each in node.proto.attribute}
+    plain = {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, (int, float, str))}
 
 
 @dataclass(frozen=True)
@@ -167,9 +184,9 @@ class ModelReport(Counted):
 
     design: asic_sim.Hardware
     layers: tuple[Layer, ...]
-    counters: Mapping[str, int]
+    counters: Dictionary[str, int]
     as_format: str | None = None
-    outputs: Mapping[str, np.ndarray] | None = field(default=None, compare=False)
+    outputs: Dictionary[str, np.ndarray] | None = field(default=None, compare=False)
 
     @property
     def reports(self) -> list[SimulationReport]:
@@ -184,7 +201,7 @@ class ModelReport(Counted):
         return tuple(multiplied or anything or ("int8",))
 
     @cached_property
-    def energy(self) -> Mapping[str, energy.Band]:
+    def energy(self) -> Dictionary[str, energy.Band]:
         totals: dict[str, energy.Band] = {}
         for report in self.reports:
             for name, band in report.energy.items():
@@ -195,9 +212,10 @@ class ModelReport(Counted):
 def simulate(
     target: Problem | str | os.PathLike[str] | bytes | Model | Any,
     design: str | os.PathLike[str] | asic_sim.Hardware | None = None,
-    inputs: Mapping[str, Any] | Any | None = None,
+    inputs: Dictionary[str, Any] | Any | None = None,
     unsupported: str = ERROR,
     as_format: str | None = None,
+    mapping: Mappings | Mapping | Dictionary[str, Mapping] | str | os.PathLike[str] | None = None,
 ) -> SimulationReport | ModelReport:
     """What a problem or a model costs on a design of the ASIC simulator.
 
@@ -206,7 +224,8 @@ def simulate(
     and ``outputs`` holds its numbers; left out, it is timed for zeros of its declared shapes. unsupported: what to do
     with operators that the simulator does not know, or whose operands the design does not multiply: "error", or "host" to
     list them without a cost. as_format: time floats as if they had been quantised to this format of the design ("int8");
-    their numbers are not computed.
+    their numbers are not computed. mapping: how layers are cut for the array: a ``Mapping`` for all, several by the layers'
+    names, or a TOML file; what is left open is searched.
 
     Raises QuatrefoilError, naming the operators, for what cannot be simulated.
     """
@@ -218,20 +237,40 @@ def simulate(
         if isinstance(target, Problem):
             if inputs is not None:
                 raise QuatrefoilError("simulate: inputs go with a model; a problem is timed by its types alone")
-            return asic_sim.simulate(target, chip, as_format)
+            if mappings(mapping).layers:
+                raise MappingError("mapping: a problem has no layers by name; say the mapping outright")
+            return asic_sim.simulate(target, chip, as_format, mappings(mapping).everywhere)
         if as_format is not None and inputs is not None:
             raise QuatrefoilError("simulate: as_format times a model; it does not compute it: leave inputs out")
         model = target if isinstance(target, Model) else load(target)
-        report = cost(workload(model, inputs), chip, unsupported, as_format)
+        report = cost(workload(model, inputs), chip, unsupported, as_format, mappings(mapping))
         return report if inputs is None else replace(report, outputs=model.run(inputs, backend="asic"))
 
 
 def cost(
-    asked: Workload, chip: asic_sim.Hardware, unsupported: str = ERROR, as_format: str | None = None
+    asked: Workload,
+    chip: asic_sim.Hardware,
+    unsupported: str = ERROR,
+    as_format: str | None = None,
+    said: Mappings | None = None,
 ) -> ModelReport:
     """What a workload costs on a design; the arguments as of ``simulate``."""
-    kept = _kept(asked, chip, as_format)
-    layers = tuple(_layer(*each, chip, as_format) for each in zip(asked.operations, kept, strict=True))
+    said = said or Mappings()
+    known = [operation.name for operation in asked.operations]
+    missing = next((name for name in said.layers if name not in known), None)
+    if missing is not None:
+        raise MappingError(f"mapping: there is no layer {missing!r}; there are {', '.join(known)}")
+    layers = []
+    for operation, kept in zip(asked.operations, _kept(asked, chip, as_format), strict=True):
+        try:
+            layers.append(_layer(operation, chip, operation.setting(as_format, kept, said.of(operation.name))))
+        except MappingError as error:
+            raise MappingError(f"mapping of {operation.name} ({operation.op}): {error}") from None
+        report = layers[-1].report
+        if operation.name in said.layers and not (report is not None and report.cuts):
+            raise MappingError(
+                f"mapping: {operation.name} ({operation.op}) has nothing to do on the array; leave it out"
+            )
     unknown = [layer for layer in layers if layer.why]
     if unknown and unsupported == ERROR:
         names = ", ".join(dict.fromkeys(f"{layer.op} ({layer.why})" for layer in unknown))
@@ -240,26 +279,24 @@ def cost(
         )
     reports = [layer.report for layer in layers if layer.report is not None]
     counters = {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
-    return ModelReport(chip, layers, counters, as_format)
+    return ModelReport(chip, tuple(layers), counters, as_format)
 
 
-def _layer(operation: Operation, kept: Kept, chip: asic_sim.Hardware, as_format: str | None) -> Layer:
+def _layer(operation: Operation, chip: asic_sim.Hardware, setting: Setting) -> Layer:
     if not operation.moves:
         return Layer(operation.name, operation.op, operation.kernel, None, operation.why)
     try:
-        report = _report(operation, kept, chip, as_format)
+        report = _report(operation, chip, setting)
     except FormatError as error:
         return Layer(operation.name, operation.op, "host", None, str(error))
     return Layer(operation.name, operation.op, operation.kernel, report)
 
 
-def _report(operation: Operation, kept: Kept, chip: asic_sim.Hardware, as_format: str | None) -> SimulationReport:
-    setting = operation.setting(as_format, kept)
+def _report(operation: Operation, chip: asic_sim.Hardware, setting: Setting) -> SimulationReport:
     if operation.problem is not None:
         return simulate_as(operation.problem, chip, setting)
-    parts = elementwise.lower(operation.kind, operation.inputs, operation.outputs, chip, setting)
-    counters = count(parts, chip, operation.text, kept.taken)
-    return SimulationReport(operation.text, chip, setting, counters, parts)
+    parts = elementwise.lower(operation.kind, operation.inputs, operation.outputs, operation.attributes, chip, setting)
+    return reported(operation.text, parts, chip, setting)
 
 
 def _kept(asked: Workload, chip: asic_sim.Hardware, as_format: str | None) -> Sequence[Kept]:

@@ -12,20 +12,23 @@ from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
 from quatrefoil import asic_sim, ops
-from quatrefoil.asic_sim import energy, formats
+from quatrefoil.asic_sim import SimulationReport, elementwise, energy, formats
 from quatrefoil.asic_sim.keeping import Use, plan
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import gallery
 from quatrefoil.models.simulation import ModelReport
+from quatrefoil.problem import Tensor
 
 CONV = "conv_integer uint8[1x64x56x56],int8[64x64x3x3] pads=1x1x1x1"
 
 
-def single_node(kind: str, inputs: list[tuple[str, list[int]]], output: list[int], **attributes: object) -> bytes:
+def single_node(
+    kind: str, inputs: list[tuple[str, list[int]]], output: list[int], opset: int = 20, **attributes: object
+) -> bytes:
     node = helper.make_node(kind, [name for name, _ in inputs], ["y"], **attributes)
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs]
     graph = helper.make_graph([node], "one", values, [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10).SerializeToString()
 
 
 @pytest.mark.parametrize("name", gallery.NAMES)
@@ -334,3 +337,73 @@ def test_the_trace_is_what_the_counters_count(dataflow: str) -> None:
             assert all(before[1] <= after[0] for before, after in pairwise(spans)), parts
     with pytest.raises(QuatrefoilError, match="cannot be traced: more than 10 events happen"):
         report.events(10)
+
+
+def operation(kind: str, shapes: list[list[int]], output: list[int], **attributes: object) -> SimulationReport:
+    report = qf.simulate(single_node(kind, [(f"v{i}", s) for i, s in enumerate(shapes)], output, **attributes), "edge")
+    assert isinstance(report, ModelReport)
+    [cost] = report.reports
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "output", "attributes", "each"),
+    [
+        ("LRN", [[1, 8, 10, 10]], [1, 8, 10, 10], {"size": 5}, 5 + 2 + 4),
+        ("Gelu", [[40, 20]], [40, 20], {}, 4 + 3),
+        ("Sin", [[40, 20]], [40, 20], {}, 4),
+        ("Hardmax", [[40, 20]], [40, 20], {}, 2),
+        ("ReduceLogSumExp", [[40, 20]], [1, 1], {}, 4 + 3),
+        ("Upsample", [[1, 2, 5, 5]], [1, 2, 10, 20], {"mode": "linear", "scales": [1.0, 1.0, 2.0, 4.0]}, 4),
+    ],
+)
+def test_lanes_of_operators_between_layers(
+    kind: str, shapes: list[list[int]], output: list[int], attributes: dict[str, object], each: int
+) -> None:
+    """Cycles of a lane for an element, as the list has them: of those read by a reduction, else of those made."""
+    opset = 7 if kind == "Upsample" else 20
+    model = single_node(kind, [("a", shapes[0])], output, opset=opset, **attributes)
+    cost = qf.simulate(model, "edge")
+    assert cost.counters["lane_operations"] == each * max(np.prod(shapes[0]), np.prod(output))
+    assert cost.counters["activation_bytes"] >= 4 * np.prod(shapes[0])
+    assert cost.counters["output_bytes"] >= 4 * np.prod(output)
+
+
+def test_a_group_that_does_not_fit_comes_twice() -> None:
+    """16 rows of 4 KiB each fit into half of 128 KiB; a row of 128 KiB does not. A root for each row, 5 cycles for an
+    element."""
+    rows = operation("LayerNormalization", [[16, 1024], [1024], [1024]], [16, 1024])
+    assert rows.counters["lane_operations"] == 5 * 16 * 1024 + 16 * 4
+    assert 4 * 16 * 1024 < rows.counters["activation_bytes"] <= 5 * 16 * 1024
+    long = operation("LayerNormalization", [[2, 32768], [32768], [32768]], [2, 32768])
+    assert long.counters["lane_operations"] == 5 * 2 * 32768 + 2 * 4
+    assert long.counters["activation_bytes"] > 2 * 4 * 2 * 32768
+    planes = operation("InstanceNormalization", [[2, 3, 8, 8], [3], [3]], [2, 3, 8, 8])
+    assert planes.counters["lane_operations"] == 5 * 2 * 3 * 64 + 6 * 4
+    unit = operation("LpNormalization", [[4, 50]], [4, 50], axis=0)
+    assert unit.counters["lane_operations"] == 2 * 200 + 50 * 4
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "output", "alike"),
+    [
+        ("ij,jk->ik", [[8, 16], [16, 24]], [8, 24], ([8, 16], [16, 24])),
+        ("bhqd,bhkd->bhqk", [[2, 3, 8, 16], [2, 3, 24, 16]], [2, 3, 8, 24], ([6, 8, 16], [6, 16, 24])),
+        ("nchw,cd->nhwd", [[2, 16, 4, 5], [16, 24]], [2, 4, 5, 24], ([40, 16], [16, 24])),
+    ],
+)
+def test_an_einsum_is_the_product_that_it_means(
+    equation: str, shapes: list[list[int]], output: list[int], alike: tuple[list[int], list[int]]
+) -> None:
+    product = [*alike[0][:-1], alike[1][-1]]
+    wanted = operation("MatMul", list(alike), product)
+    found = operation("Einsum", shapes, output, equation=equation)
+    assert found.counters == wanted.counters
+
+
+@pytest.mark.parametrize("equation", ["ij,kl->ik", "ii,ij->j", "ij->ji", "ij,jk", "...j,jk->...k"])
+def test_an_einsum_that_is_no_product_is_named(equation: str) -> None:
+    shapes = [[8, 8], [8, 8]][: equation.count(",") + 1]
+    types = [Tensor("float32", (8, 8))] * len(shapes)
+    assert not elementwise.known("Einsum", types, types[:1], {"equation": equation})
+    assert elementwise.known("Einsum", types, types[:1], {"equation": "ij,jk->ik"}) == (len(types) == 2)

@@ -378,13 +378,15 @@ PYBIND11_MODULE(_native, m) {
            py::arg("dram") = Dram{});
 
   py::class_<Mapping>(m, "Mapping")
-      .def(py::init([](bool resident, int64_t most_places) {
+      .def(py::init([](bool resident, int64_t most_places, bool strips_first) {
              require(most_places > 0, "most_places out of range");
-             return Mapping{resident, most_places};
+             return Mapping{resident, most_places, strips_first};
            }),
-           py::arg("resident") = true, py::arg("most_places") = Mapping{}.most_places)
+           py::arg("resident") = true, py::arg("most_places") = Mapping{}.most_places,
+           py::arg("strips_first") = false)
       .def_readonly("resident", &Mapping::resident)
-      .def_readonly("most_places", &Mapping::most_places);
+      .def_readonly("most_places", &Mapping::most_places)
+      .def_readonly("strips_first", &Mapping::strips_first);
 
   py::class_<Axis>(m, "Axis")
       .def(py::init([](int64_t input, int64_t outputs, int64_t taps, int64_t stride, int64_t offset, int64_t tap_step,
@@ -413,7 +415,8 @@ PYBIND11_MODULE(_native, m) {
            py::arg("lane_cycles") = 1, py::arg("weights_kept") = false, py::arg("dependent") = false,
            py::arg("closing_elements") = 0, py::arg("closing_lane_cycles") = 0, py::arg("closing_bytes") = 0,
            py::arg("opening_bytes") = 0, py::arg("operand_cycles") = 1, py::arg("activations_here") = false,
-           py::arg("kept_bytes") = 0, py::arg("closing_kept_bytes") = 0);
+           py::arg("kept_bytes") = 0, py::arg("closing_kept_bytes") = 0)
+      .def_property_readonly("places", &Stage::places);
 
   py::class_<VectorStage>(m, "VectorStage")
       .def(py::init([](const std::array<Axis, 4>& axes, int64_t input_bytes, int64_t output_bytes,
@@ -486,28 +489,37 @@ PYBIND11_MODULE(_native, m) {
            py::arg("linear_before_reset"), py::arg("reverse"), py::arg("input_sums"), py::arg("state_sums"),
            py::arg("state"), py::arg("functions"));
 
-  m.def("time_fastest", [](const Design& d, const Sections& s) {
+  py::class_<Wish>(m, "Wish")
+      .def(py::init([](std::optional<bool> resident, std::optional<int64_t> most_places,
+                       std::optional<bool> strips_first) {
+             require(most_places.value_or(1) > 0, "most_places out of range");
+             return Wish{resident, most_places, strips_first};
+           }),
+           py::arg("resident") = py::none(), py::arg("most_places") = py::none(), py::arg("strips_first") = py::none());
+
+  m.def("time_fastest", [](const Design& d, const Sections& s, const Wish& wish) {
     Found found;
     {
       const py::gil_scoped_release release;
-      found = time_fastest(d, s);
+      found = time_fastest(d, s, wish);
     }
     return py::make_tuple(as_dict(found.counters), found.mapping);
-  });
-  m.def("time_mappings", [](const Design& d, const Sections& s) {
+  }, py::arg("design"), py::arg("sections"), py::arg("wish") = Wish{});
+  m.def("time_mappings", [](const Design& d, const Sections& s, const Wish& wish) {
     std::vector<Found> found;
     {
       const py::gil_scoped_release release;
-      found = time_mappings(d, s);
+      found = time_mappings(d, s, wish);
     }
     py::list told;
     for (const Found& each : found) told.append(py::make_tuple(each.mapping, each.counters.cycles));
     return told;
-  });
+  }, py::arg("design"), py::arg("sections"), py::arg("wish") = Wish{});
   /* How a stage is cut for a mapping. */
   m.def("tile_stage", [](const Design& d, const Stage& s, const Mapping& mapping) {
     const Tiling tiling = tile_stage(d, s, mapping);
-    return py::make_tuple(tiling.resident, tiling.block, tiling.block_count, tiling.strips, tiling.slices);
+    return py::make_tuple(tiling.resident, tiling.strips_first, tiling.block, tiling.blocks, tiling.strips,
+                          tiling.slices);
   });
   m.def("time_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
     return unlocked([&] { return time_program(lower(d, s, mapping)); });

@@ -115,6 +115,13 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
   }
   cut_blocks(stage, std::max<int64_t>(1, most_places), stage.activations_here ? INT64_MAX : half, tiling);
   tiling.strips = ceil_div(stage.columns, tiling.strip);
+  if (design.dataflow == Dataflow::input) {
+    tiling.strips_first = true;
+  } else if (tiling.strips > 1 && tiling.block_count > 1) { /* else it is the same */
+    tiling.strips_first = mapping.strips_first;
+    const int64_t bytes = times(times(depth, std::min(tiling.strip, stage.columns)), stage.weight_bytes);
+    tiling.strip_resident = tiling.strips_first && bytes <= design.weight_sram_bytes;
+  }
   tiling.slices = ceil_div(depth, tiling.slice);
   tiling.folds = times(times(count_patches(stage, tiling), tiling.strips), tiling.slices);
   return tiling;
@@ -183,13 +190,13 @@ Cursor::Box Cursor::measure(int64_t block) const {
 }
 
 Cursor::Position Cursor::position() const {
-  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  const bool strips_first = !done() && tiling().strips_first;
   return {static_cast<int64_t>(section_), repeat_, static_cast<int64_t>(stage_), group_, strips_first ? strip_ : block_,
           strips_first ? block_ : strip_, patch_, slice_};
 }
 
 int64_t Cursor::alike_until(Loop loop) {
-  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  const bool strips_first = tiling().strips_first;
   if (loop == REPEAT) return program_.sections()[section_].repeats - 1;
   if (loop == GROUP) return stage().groups - 1;
   if (loop == PATCH) return tiling().patches(box_.places) - 1;
@@ -203,7 +210,7 @@ int64_t Cursor::alike_until(Loop loop) {
 }
 
 void Cursor::skip(Loop loop, int64_t iterations) {
-  const bool strips_first = program_.design().dataflow == Dataflow::input;
+  const bool strips_first = tiling().strips_first;
   if (loop == REPEAT) {
     repeat_ += iterations;
   } else if (loop == GROUP) {
@@ -227,7 +234,9 @@ void Cursor::describe(bool same_weights, bool same_activations) {
   const int64_t places = t.patch ? std::min(t.patch, box_.places - patch_ * t.patch) : box_.places;
   const int64_t weights = depth * columns, activations = places * depth;
   const bool again = s.weights_kept && repeat_ > 0; /* every weight has been used before */
-  bool on_chip = false;
+  /* every weight of the group, or of the strip, has been used before */
+  const bool on_chip = again || ((s.weights_kept || t.strip_resident) && block_ > 0) ||
+                       (patch_ > 0 && times(s.depth() * columns, s.weight_bytes) <= design.weight_sram_bytes);
   fold_.block = block_;
   fold_.patch = patch_;
   fold_.strip = strip_;
@@ -240,13 +249,12 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       fold_.cycles = times(places, s.operand_cycles);
       fold_.height = depth;
       fold_.width = columns;
-      on_chip = again || (s.weights_kept && block_ > 0);
       if (design.whole_weight_tiles) {
         fold_.bytes[WEIGHTS] = design.array_rows * design.array_columns * s.weight_bytes;
       }
       if (same_weights) fold_.reads[WEIGHTS] = 0;
       if (t.resident) {
-        fold_.fresh[ACTIVATIONS] = strip_ == 0 && slice_ == 0;
+        fold_.fresh[ACTIVATIONS] = (t.strips_first || strip_ == 0) && slice_ == 0;
         fold_.bytes[ACTIVATIONS] = box_.bytes;
       } else {
         fold_.fresh[ACTIVATIONS] = true;
@@ -256,7 +264,6 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       fold_.cycles = times(columns, s.operand_cycles);
       fold_.height = depth;
       fold_.width = places;
-      on_chip = again || (s.weights_kept && block_ > 0);
       if (t.strip_resident) {
         fold_.fresh[WEIGHTS] = block_ == 0 && slice_ == 0;
         fold_.bytes[WEIGHTS] = s.depth() * columns * s.weight_bytes;
@@ -271,10 +278,8 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       fold_.height = places;
       fold_.width = columns;
       fold_.fresh[WEIGHTS] = true;
-      on_chip = again || (s.weights_kept && block_ > 0) ||
-                (patch_ > 0 && times(s.depth() * columns, s.weight_bytes) <= design.weight_sram_bytes);
       if (t.resident) {
-        fold_.fresh[ACTIVATIONS] = strip_ == 0 && patch_ == 0 && slice_ == 0;
+        fold_.fresh[ACTIVATIONS] = (t.strips_first || strip_ == 0) && patch_ == 0 && slice_ == 0;
         fold_.bytes[ACTIVATIONS] = box_.bytes;
       } else {
         fold_.fresh[ACTIVATIONS] = true;
@@ -330,10 +335,11 @@ void Cursor::describe_results(int64_t places, int64_t columns) {
 bool Cursor::step() {
   const Tiling& t = tiling();
   if (!wraps(slice_, t.slices)) return false;
-  if (program_.design().dataflow == Dataflow::input) {
+  if (!wraps(patch_, t.patches(box_.places))) return false;
+  if (t.strips_first) {
     if (!wraps(block_, t.block_count) || !wraps(strip_, t.strips)) return true;
   } else {
-    if (!wraps(patch_, t.patches(box_.places)) || !wraps(strip_, t.strips)) return false;
+    if (!wraps(strip_, t.strips)) return false;
     if (!wraps(block_, t.block_count)) return true;
   }
   if (wraps(group_, stage().groups)) {
@@ -354,7 +360,7 @@ void Cursor::skip_within_block() {
     }
   } else if (operand_ == ACTIVATIONS && t.resident) {
     slice_ = t.slices - 1;
-    strip_ = t.strips - 1;
+    if (!t.strips_first) strip_ = t.strips - 1;
     patch_ = t.patches(box_.places) - 1;
   }
 }

@@ -9,6 +9,9 @@
  *                                                                               stream
  *     output stationary   for group, block, strip of C, patch of R places, slice:   sums rest, K streams
  *
+ * A mapping may put strips before blocks in the others too. Then activations come again for each strip, and a strip's
+ * weights once for all blocks where the weight memory holds them.
+ *
  * The slices of a tile of results add up in one accumulator bank (output stationary: in the array); after the last
  * one the tile passes the vector unit and leaves for DRAM.
  *
@@ -67,12 +70,15 @@ struct Stage {
 struct Mapping {
   bool resident = true;         /* activations come as boxes wherever a box fits, else fold by fold */
   int64_t most_places = 1 << 30; /* of a block */
+  bool strips_first = false;     /* all blocks for a strip, not all strips for a block */
 };
 
 /* How a stage is cut. */
 struct Tiling {
   bool resident = true;
-  bool strip_resident = false;               /* input stationary: a strip's weights come at once */
+  bool strips_first = false;
+  bool strip_resident = false;               /* strips first: the weight memory holds a strip's weights; input
+                                                stationary: half of it does, and they come at once */
   std::array<int64_t, 4> block{1, 1, 1, 1};  /* output places of a block along each axis */
   std::array<int64_t, 4> blocks{1, 1, 1, 1}; /* how many along each axis */
   int64_t block_count = 0;
@@ -83,8 +89,8 @@ struct Tiling {
 
   /* Of the same stage: the rest follows. */
   bool operator==(const Tiling& other) const {
-    return std::tie(resident, strip_resident, block, strip, slice, patch) ==
-           std::tie(other.resident, other.strip_resident, other.block, other.strip, other.slice, other.patch);
+    return std::tie(resident, strips_first, block, strip, slice, patch) ==
+           std::tie(other.resident, other.strips_first, other.block, other.strip, other.slice, other.patch);
   }
   int64_t patches(int64_t places) const { return patch ? ceil_div(places, patch) : 1; }
 };
@@ -151,7 +157,7 @@ class Cursor {
   const Fold* operator->() const { return &fold_; }
   void next();
 
-  /* Where it is, from the outermost loop to the innermost (block and strip change places for input stationary). */
+  /* Where it is, from the outermost loop to the innermost (block and strip change places where strips come first). */
   enum Loop { SECTION, REPEAT, STAGE, GROUP, OUTER, INNER, PATCH, SLICE, LOOPS };
   using Position = std::array<int64_t, LOOPS>;
   Position position() const;

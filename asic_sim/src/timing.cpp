@@ -615,12 +615,28 @@ Program lower(const Design& design, const Sections& sections, const Mapping& map
 
 namespace {
 
-/* No run of the program takes fewer cycles: what streams, what the port has to carry of weights, and how far apart
- * resting tiles follow each other. */
+/* Bytes that the blocks of a stage's group bring from DRAM once. */
+int64_t block_bytes(const Stage& stage, const Tiling& tiling) {
+  if (!tiling.resident) return times(times(stage.places(), stage.depth()), stage.fetched_bytes());
+  int64_t bytes = times(stage.channels, stage.fetched_bytes());
+  for (int axis = 0; axis < 4; axis++) { /* boxes are products of what they touch along each axis */
+    int64_t touched = 0;
+    for (int64_t block = 0; block < tiling.blocks[axis]; block++) {
+      const int64_t first = block * tiling.block[axis];
+      touched = plus(touched, stage.axes[axis].touched(
+                                  first, std::min(tiling.block[axis], stage.axes[axis].outputs - first)));
+    }
+    bytes = times(bytes, touched);
+  }
+  return bytes;
+}
+
+/* No run of the program takes fewer cycles: what streams, what the port has to carry, and how far apart resting tiles
+ * follow each other. */
 int64_t least_cycles(const Program& program) {
   const Design& design = program.design();
   const bool output = design.dataflow == Dataflow::output, input = design.dataflow == Dataflow::input;
-  int64_t streams = 0, weight_bytes = 0, loads = 0;
+  int64_t streams = 0, bytes = 0, loads = 0;
   for (const Section& section : program.sections()) {
     for (size_t i = 0; i < section.stages.size(); i++) {
       const Stage& stage = section.stages[i];
@@ -631,15 +647,19 @@ int64_t least_cycles(const Program& program) {
                            : input ? times(stage.columns, passes)
                                    : times(stage.places(), passes);
       streams = plus(streams, times(count, times(each, stage.operand_cycles)));
-      if (passes > 1) loads = plus(loads, times(count, tiling.folds));
-      const bool once = stage.weights_kept || input;
+      const bool shared = !input && tiling.strips_first && tiling.slices == 1; /* a tile by all blocks of its strip */
+      if (passes > 1) loads = plus(loads, times(count, shared ? tiling.strips : tiling.folds));
+      const bool once = stage.weights_kept || tiling.strip_resident || input || shared;
       const int64_t again = once ? 1 : tiling.block_count;
       const int64_t fetched = stage.weights_kept ? std::min(count, stage.groups) : count; /* of all repeats' groups */
-      weight_bytes = plus(weight_bytes, times(times(fetched, again),
-                                              times(times(stage.depth(), stage.columns), stage.weight_bytes)));
+      bytes = plus(bytes, times(times(fetched, again),
+                                times(times(stage.depth(), stage.columns), stage.weight_bytes)));
+      const bool for_each_strip = input ? passes > 1 : tiling.strips_first || !tiling.resident;
+      bytes = plus(bytes, times(count, times(for_each_strip ? tiling.strips : 1, block_bytes(stage, tiling))));
+      bytes = plus(bytes, times(count, times(times(stage.places(), stage.columns), stage.output_bytes)));
     }
   }
-  int64_t least = std::max(streams, weight_bytes / design.dram_bytes_per_cycle);
+  int64_t least = std::max(streams, bytes / design.dram_bytes_per_cycle);
   if (!output) {
     const int64_t apart = times(std::max<int64_t>(loads - 1, 0), design.release_cycles() + design.load_cycles());
     least = design.shadowed() ? std::max(least, apart) : std::max(least, plus(streams, apart));
@@ -652,6 +672,8 @@ Design without_rows_and_refresh(Design design) {
   design.dram.row_miss_cycles = design.dram.refresh_cycles = 0;
   return design;
 }
+
+constexpr int64_t PARTS[] = {1, 2, 4}; /* of the largest block, that are tried */
 
 struct Candidate {
   int64_t least;
@@ -667,9 +689,10 @@ bool cut_alike(const Program& one, const Program& other) {
 }
 
 /* Those that can be walked and that cut differently; the most promising first. */
-std::vector<Candidate> candidates_of(const Design& design, const Sections& sections) {
+std::vector<Candidate> candidates_of(const Design& design, const Sections& sections, const Wish& wish) {
   std::vector<Candidate> candidates;
   for (const bool resident : {true, false}) {
+    if (resident != wish.resident.value_or(resident)) continue;
     int64_t most_places = 1; /* of a block of any stage */
     for (const auto& stages : sections.stages) {
       for (const Stage& stage : stages) {
@@ -677,16 +700,20 @@ std::vector<Candidate> candidates_of(const Design& design, const Sections& secti
         most_places = std::max(most_places, places_of(tiling.block));
       }
     }
-    for (const int64_t part : {1, 2, 4}) {
-      const Mapping mapping{resident, std::max<int64_t>(1, most_places / part)};
-      Program program = lower(design, sections, mapping);
-      if (program.folds() > Program::MOST_FOLDS) continue;
-      const bool known = std::any_of(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
-        return cut_alike(candidate.program, program);
-      });
-      if (known) continue;
-      const int64_t least = least_cycles(program);
-      candidates.push_back({least, mapping, std::move(program)});
+    for (const bool strips_first : {false, true}) {
+      if (strips_first != wish.strips_first.value_or(strips_first)) continue;
+      for (const int64_t part : PARTS) {
+        const int64_t places = wish.most_places.value_or(std::max<int64_t>(1, most_places / part));
+        const Mapping mapping{resident, places, strips_first};
+        Program program = lower(design, sections, mapping);
+        if (program.folds() > Program::MOST_FOLDS) continue;
+        const bool known = std::any_of(candidates.begin(), candidates.end(), [&](const Candidate& candidate) {
+          return cut_alike(candidate.program, program);
+        });
+        if (known) continue;
+        const int64_t least = least_cycles(program);
+        candidates.push_back({least, mapping, std::move(program)});
+      }
     }
   }
   std::stable_sort(candidates.begin(), candidates.end(),
@@ -696,10 +723,14 @@ std::vector<Candidate> candidates_of(const Design& design, const Sections& secti
 
 }  // namespace
 
-Found time_fastest(const Design& given, const Sections& sections) {
+Found time_fastest(const Design& given, const Sections& sections, const Wish& wish) {
   const Design design = without_rows_and_refresh(given);
-  const std::vector<Candidate> candidates = candidates_of(design, sections);
-  if (candidates.empty()) return {{}, time_program(lower(design, sections, {}))}; /* says why not */
+  const std::vector<Candidate> candidates = candidates_of(design, sections, wish);
+  if (candidates.empty()) { /* says why not */
+    const Mapping any{wish.resident.value_or(true), wish.most_places.value_or(Mapping{}.most_places),
+                      wish.strips_first.value_or(false)};
+    return {any, time_program(lower(design, sections, any))};
+  }
   Found best;
   best.counters.cycles = INT64_MAX;
   for (const Candidate& candidate : candidates) {
@@ -711,9 +742,9 @@ Found time_fastest(const Design& given, const Sections& sections) {
   return {best.mapping, time_program(lower(given, sections, best.mapping))};
 }
 
-std::vector<Found> time_mappings(const Design& design, const Sections& sections) {
+std::vector<Found> time_mappings(const Design& design, const Sections& sections, const Wish& wish) {
   std::vector<Found> found;
-  for (const Candidate& candidate : candidates_of(design, sections)) {
+  for (const Candidate& candidate : candidates_of(design, sections, wish)) {
     found.push_back({candidate.mapping, time_program(candidate.program)});
   }
   return found;

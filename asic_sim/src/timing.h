@@ -41,6 +41,8 @@
 #ifndef QUATREFOIL_ASIC_TIMING_H
 #define QUATREFOIL_ASIC_TIMING_H
 
+#include <optional>
+
 #include "program.h"
 
 namespace asic {
@@ -106,16 +108,24 @@ struct Sections {
 };
 Program lower(const Design& design, const Sections& sections, const Mapping& mapping);
 
+/* What a mapping has to be like; what is left open is searched. */
+struct Wish {
+  std::optional<bool> resident;
+  std::optional<int64_t> most_places;
+  std::optional<bool> strips_first;
+};
+
 /* The mapping that is the fastest where DRAM has no rows and no refresh, of those that are worth trying: activations
- * resident or streamed, blocks as large as they can be or parts of that; and what it takes on the design. Raises as time_program does where none of them can be walked. */
+ * resident or streamed, blocks as large as they can be or parts of that, blocks or strips first; and what it takes on the
+ * design. Raises as time_program does where none of them can be walked. */
 struct Found {
   Mapping mapping;
   Counters counters;
 };
-Found time_fastest(const Design& design, const Sections& sections);
+Found time_fastest(const Design& design, const Sections& sections, const Wish& wish);
 
 /* All of those mappings that can be walked and that cut differently, in the order in which they are tried. */
-std::vector<Found> time_mappings(const Design& design, const Sections& sections);
+std::vector<Found> time_mappings(const Design& design, const Sections& sections, const Wish& wish);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */
 Counters time_vector(const Design& design, const VectorStage& stage);
