@@ -98,6 +98,19 @@ def test_banks_have_to_take_the_sums_that_rest_in_the_array() -> None:
         dataclasses.replace(asic_sim.load("edge"), dataflow="output", accumulator_entries=31)
 
 
+def test_a_row_has_to_hold_a_burst() -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"dram_row_bytes is 16; a row has to hold a burst of 32 bytes"):
+        dataclasses.replace(asic_sim.load("edge"), dram_row_bytes=16)
+
+
+def test_a_refresh_has_to_leave_time() -> None:
+    with pytest.raises(
+        asic_sim.DesignError, match=r"dram_refresh_cycles is 9; it has to be less than .*_cycles, 9, or 0"
+    ):
+        dataclasses.replace(asic_sim.load("edge"), dram_refresh_cycles=9, dram_refresh_interval_cycles=9)
+    dataclasses.replace(asic_sim.load("edge"), dram_refresh_cycles=0, dram_refresh_interval_cycles=1)
+
+
 @pytest.mark.parametrize("value", ['"fast"', "true", "[]"])
 def test_a_clock_that_is_no_number(value: str) -> None:
     with pytest.raises(asic_sim.DesignError, match=r"clock_mhz is .*; give a number"):

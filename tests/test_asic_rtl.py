@@ -149,3 +149,11 @@ def test_without_tools_nothing_is_synthesized(monkeypatch: pytest.MonkeyPatch) -
 def test_sums_are_of_at_most_32_bits() -> None:
     with pytest.raises(asic_sim.DesignError, match="sums of 33 bits"):
         rtl.Formats(sum=33)
+
+
+def test_a_memory_that_can_be_a_limit_is_refused(tmp_path: Path) -> None:
+    design = dataclasses.replace(prove.chip(4, 5, 3, "weight", "serial"), weight_sram_bytes_per_cycle=8)
+    with pytest.raises(
+        verilator.VerilatorError, match=r"weight_sram_bytes_per_cycle is 8; .* never a limit, so write 0"
+    ):
+        verilator.build(design, tmp_path)

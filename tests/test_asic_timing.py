@@ -88,6 +88,123 @@ def test_one_fold_by_hand() -> None:
     assert (cost["folds"], cost["macs"], cost["vector_busy"]) == (1, 24, 4)
 
 
+def spans_of(design) -> dict[str, list[tuple[int, int, int]]]:
+    """When the port moves what in ``test_one_fold_by_hand``'s program: begin, end, bytes."""
+    _, events = native.trace_program(design, alone(product(4, 2, 3)), RESIDENT, 100)
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for part, begin, end, size, _ in events:
+        if part.name.startswith("dram"):
+            found.setdefault(part.name, []).append((begin, end, size))
+    return found
+
+
+ROWS = {"burst_bytes": 16, "row_bytes": 32, "banks": 4, "row_miss_cycles": 6}
+
+
+def test_rows_by_hand() -> None:
+    """Bursts of 4 cycles, two in a row. Banks 0 and 1 open the rows of weights and activations from 0 to 6; those move
+    until 10 and 14, and the fold's results leave the vector unit at 31. Their three bursts lie in banks 2 and 3, open at
+    37."""
+    design = small_design(dram=native.Dram(**ROWS))
+    assert spans_of(design) == {
+        "dram_weights": [(6, 10, 6)], "dram_activations": [(10, 14, 8)], "dram_outputs": [(37, 49, 48)],
+    }  # fmt: skip
+    cost = native.time_program(design, alone(product(4, 2, 3)), RESIDENT)
+    assert cost["cycles"] == 49 + 5
+    assert (cost["row_hits"], cost["row_misses"], cost["row_waits"], cost["refresh_waits"]) == (1, 4, 12, 0)
+    one_bank = small_design(dram=native.Dram(**{**ROWS, "banks": 1}))
+    # each transfer's row waits for the one before: 6 + 4, 6 + 4; and the results' second one for the first: 6 + 8 + 6 + 4
+    assert spans_of(one_bank) == {
+        "dram_weights": [(6, 10, 6)], "dram_activations": [(16, 20, 8)], "dram_outputs": [(43, 61, 48)],
+    }  # fmt: skip
+
+
+def test_a_refresh_by_hand() -> None:
+    """As above, with refreshes from 16 to 20 and from 36 to 40: the row that begins to open at 31 is open at 41."""
+    design = small_design(dram=native.Dram(**ROWS, refresh_interval_cycles=20, refresh_cycles=4))
+    assert spans_of(design)["dram_outputs"] == [(41, 53, 48)]
+    cost = native.time_program(design, alone(product(4, 2, 3)), RESIDENT)
+    assert (cost["cycles"], cost["refresh_waits"], cost["row_waits"]) == (53 + 5, 4, 12)
+
+
+def test_channels_by_hand() -> None:
+    """Two channels of half the rate, 8 cycles a burst: two bursts of results go to one, one goes to the other."""
+    design = small_design(dram=native.Dram(burst_bytes=16, row_bytes=16, channels=2))
+    spans = spans_of(design)
+    assert (spans["dram_weights"], spans["dram_activations"]) == ([(0, 8, 6)], [(8, 16, 8)])
+    [(first, long, most), (second, short, least)] = spans["dram_outputs"]
+    assert first == second
+    assert (long - first, short - second, most, least) == (16, 8, 32, 16)
+
+
+@pytest.mark.parametrize(
+    ("operand", "figures", "later", "memory", "conflicts"),
+    [
+        ("activation", {"bytes_per_cycle": 0, "banks": 1}, 0, 0, 0),
+        ("activation", {"bytes_per_cycle": 1}, 4, 4, 0),  # 8 bytes in 8 cycles, not 4
+        ("activation", {"bytes_per_cycle": 1, "banks": 4}, 0, 0, 0),  # two banks hold the buffer
+        ("activation", {"bytes_per_cycle": 1, "banks": 1, "ports": 2}, 4, 4, 0),
+        ("activation", {"bytes_per_cycle": 1, "banks": 1}, 12, 12, 8),  # and 8 that DRAM writes
+        ("weight", {"bytes_per_cycle": 1}, 4, 0, 0),  # 6 bytes are laid in in 6 cycles, not 2
+        ("weight", {"bytes_per_cycle": 1, "banks": 1}, 10, 0, 6),
+    ],
+)  # fmt: skip
+def test_a_memory_on_the_chip_by_hand(
+    operand: str, figures: dict[str, int], later: int, memory: int, conflicts: int
+) -> None:
+    """``test_one_fold_by_hand`` with a memory that passes few bytes. Loading is part of ``fill`` here."""
+    cost = native.time_program(
+        small_design(**{f"{operand}_sram": native.Sram(**figures)}), alone(product(4, 2, 3)), RESIDENT
+    )
+    assert (cost["cycles"], cost["stall_memory"], cost["memory_conflicts"]) == (38 + later, memory, conflicts)
+    assert cost["cycles"] == sum(cost[name] for name in SUMMANDS)
+
+
+PIPE = {
+    "dram_channels": 1, "dram_burst_bytes": 1, "dram_row_miss_cycles": 0, "dram_refresh_cycles": 0,
+    "activation_sram_bytes_per_cycle": 0, "weight_sram_bytes_per_cycle": 0,
+}  # fmt: skip
+"""What makes the port a pipe and the memories on the chip no limit."""
+
+
+@pytest.mark.parametrize("banks", [1, 8])
+def test_what_is_off_takes_no_time(banks: int) -> None:
+    """The cycles that ``edge`` took before it had channels, rows, refresh and banks."""
+    design = dataclasses.replace(asic_sim.load("edge"), **PIPE, dram_banks=banks, activation_sram_banks=banks)
+    problems = (
+        canonical("conv", "float32[1x64x56x56]", "float32[64x64x3x3]", pads=[1, 1, 1, 1], activation="Relu"),
+        canonical("conv", "float32[2x96x14x14]", "float32[96x1x3x3]", pads=[1, 1, 1, 1], group=96),
+        canonical("gru", "float32[20x4x80]", "float32[2x384x80]", "float32[2x384x128]", direction="bidirectional"),
+        canonical("max_pool", "float32[1x64x112x112]", kernel_shape=[3, 3], strides=[2, 2], outputs=2),
+    )
+    reports = [asic_sim.simulate(problem, design) for problem in problems]
+    assert [report.cycles for report in reports] == [814071, 38424, 1092638, 684796]
+    for name in ("row_hits", "row_misses", "row_waits", "refresh_waits", "stall_memory", "memory_conflicts"):
+        assert [report.counters[name] for report in reports] == [0] * 4
+
+
+def test_every_figure_of_the_memories_counts() -> None:
+    problem = canonical("conv_integer", "uint8[1x256x14x14]", "int8[256x256x3x3]", pads=[1, 1, 1, 1])
+    edge = asic_sim.load("edge")
+    base = asic_sim.simulate(problem, edge)
+    assert base.counters["row_misses"] > 0
+    assert base.counters["refresh_waits"] > 0
+    for changes in (
+        {"dram_row_miss_cycles": 200}, {"dram_refresh_cycles": 700}, {"dram_refresh_interval_cycles": 200},
+        {"dram_burst_bytes": 512}, {"dram_banks": 1, "dram_row_miss_cycles": 100},
+        {"activation_sram_bytes_per_cycle": 8}, {"weight_sram_bytes_per_cycle": 8},
+        {"activation_sram_bytes_per_cycle": 16, "activation_sram_banks": 1},
+    ):  # fmt: skip
+        assert asic_sim.simulate(problem, dataclasses.replace(edge, **changes)).cycles > base.cycles, changes
+    # of one port, what DRAM brings and what the array reads go through one bank by turns
+    narrow = {"activation_sram_bytes_per_cycle": 16, "activation_sram_banks": 1}
+    both, one = (
+        asic_sim.simulate(problem, dataclasses.replace(edge, **narrow, activation_sram_ports=ports)) for ports in (2, 1)
+    )
+    assert (both.counters["memory_conflicts"], one.counters["memory_conflicts"] > 0) == (0, True)
+    assert one.cycles > both.cycles
+
+
 FAST_MEMORY = {"dram_bytes_per_cycle": 10**6, "dram_latency_cycles": 0, "vector_lanes": 10**6}
 
 
@@ -200,7 +317,15 @@ def test_no_layer_beats_the_machine(problem: Problem, name: str) -> None:
 @pytest.mark.parametrize("name", asic_sim.shipped())
 @pytest.mark.parametrize("problem", LAYERS, ids=str)
 def test_more_memory_bandwidth_is_never_slower(problem: Problem, name: str) -> None:
-    design = versatile(name)
+    """Where the port is a pipe. Else a mapping is chosen as if it were one, and rows and refreshes are met as it comes."""
+    shipped = versatile(name)
+    design = dataclasses.replace(shipped, **PIPE)
+    for few, many in ((1, 8), (8, 64), (64, 1024)):
+        slow, fast = (
+            asic_sim.simulate(problem, dataclasses.replace(shipped, dram_bytes_per_cycle=value)).cycles
+            for value in (few, many)
+        )
+        assert fast <= 1.1 * slow
     for key, values in (
         ("dram_bytes_per_cycle", (1, 2, 4, 8, 16, 32, 64, 128, 1024)),
         ("dram_latency_cycles", (1000, 200, 100, 50, 10, 0)),

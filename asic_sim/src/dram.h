@@ -22,7 +22,7 @@ namespace asic {
 
 class DramTiming {
  public:
-  /* The part of a transfer that a channel moves, from one cycle to another. */
+  /* The part of a transfer that a channel moves; `begin` without, `end` with the cycles of refreshes. */
   struct Move {
     int64_t channel, begin, end, bursts;
   };
@@ -31,46 +31,53 @@ class DramTiming {
       : dram_(design.dram),
         bytes_per_cycle_(design.dram_bytes_per_cycle),
         burst_work_(dram_.burst_bytes * dram_.channels),
+        whole_cycles_(burst_work_ % bytes_per_cycle_ ? 0 : burst_work_ / bytes_per_cycle_),
         row_bursts_(dram_.bursts_in_row()),
         open_cycles_(dram_.refresh_interval_cycles - dram_.refresh_cycles),
-        pipe_(dram_.channels == 1 && !dram_.has_rows() && !dram_.refreshed()),
+        pipe_(dram_.channels == 1 && repeats()),
         channels_(static_cast<size_t>(dram_.channels)) {
-    if (dram_.has_rows()) {
-      for (Channel& channel : channels_) channel.banks.resize(static_cast<size_t>(dram_.banks));
+    if (!dram_.has_rows()) return;
+    for (Channel& channel : channels_) {
+      channel.banks.resize(static_cast<size_t>(dram_.banks));
+      for (int kind = 0; kind < CLASSES; kind++) channel.places[kind].bank = kind * dram_.banks / CLASSES;
     }
   }
-
-  /* Nothing but the time of the last transfer's end bears on what follows. */
-  bool is_pipe() const { return pipe_; }
 
   /* Moves what was requested at a time: when its last burst has been moved. `tell(Move)` for each channel's part. */
   template <typename Tell>
   int64_t move(int kind, int64_t time, int64_t bytes, Counters& counters, const Tell& tell) {
+    const int64_t count = dram_.channels;
     if (bytes != measured_bytes_) { /* mostly tiles of one size: divisions less */
       measured_bytes_ = bytes;
-      measured_bursts_ = ceil_div(bytes, dram_.burst_bytes);
-      measured_cycles_ = cycles_of(measured_bursts_);
+      const int64_t bursts = ceil_div(bytes, dram_.burst_bytes);
+      each_ = bursts / count;
+      more_ = bursts % count;
+      each_cycles_ = cycles_of(each_);
     }
     if (pipe_) {
       int64_t& free = channels_.front().free;
-      free = std::max(free, time) + measured_cycles_;
-      tell(Move{0, free - measured_cycles_, free, measured_bursts_});
+      free = std::max(free, time) + each_cycles_;
+      tell(Move{0, free - each_cycles_, free, each_});
       return free;
     }
-    const int64_t first = next_[kind], last = first + measured_bursts_, count = dram_.channels;
-    next_[kind] = last;
-    if (count == 1) return move_part(0, kind, time, first, last, counters, tell);
-    int64_t end = 0;
-    for (int64_t channel = 0; channel < count; channel++) {
-      const int64_t from = (first + count - 1 - channel) / count, to = (last + count - 1 - channel) / count;
-      if (from < to) end = std::max(end, move_part(channel, kind, time, from, to, counters, tell));
+    const int64_t known = worked(time);
+    int64_t end = 0, channel = next_[kind];
+    for (int64_t i = 0; i < (each_ ? count : more_); i++) {
+      end = std::max(end, move_part(channel, kind, time, known, each_ + (i < more_), counters, tell));
+      if (++channel == count) channel = 0;
     }
+    next_[kind] = (next_[kind] + more_) % count;
     return end;
+  }
+
+  /* The cycle with which the next one begins in which DRAM works, so many having passed. */
+  int64_t begins(int64_t worked) const {
+    return dram_.refreshed() ? worked + worked / open_cycles_ * dram_.refresh_cycles : worked;
   }
 
   void describe(int64_t base, std::vector<int64_t>& state) const {
     for (const Channel& channel : channels_) state.push_back(channel.free - base);
-    for (const int64_t next : next_) state.push_back(next % dram_.channels);
+    state.insert(state.end(), next_, next_ + CLASSES);
   }
   /* Rows and refreshes depend on where and when they are: nothing can be known to happen again. */
   bool repeats() const { return !dram_.has_rows() && !dram_.refreshed(); }
@@ -81,81 +88,110 @@ class DramTiming {
  private:
   enum : int { CLASSES = 3 };
   struct Bank {
-    int64_t page = -1; /* that is open, counted over all classes */
-    int64_t free = 0;  /* when the last of its data has been moved */
+    int64_t row = -1; /* that is open: page * CLASSES + class */
+    int64_t free = 0; /* when the last of its data has been moved */
+  };
+  /* Where a class's next burst lies. */
+  struct Place {
+    int64_t page = 0, bank = 0, burst = 0;
   };
   struct Channel {
     int64_t free = 0;  /* when it has moved all, in cycles without refresh */
     int64_t ended = 0; /* the same, in cycles */
+    Place places[CLASSES];
     std::vector<Bank> banks;
   };
 
-  int64_t cycles_of(int64_t bursts) const { return ceil_div(times(bursts, burst_work_), bytes_per_cycle_); }
+  int64_t cycles_of(int64_t bursts) const {
+    return whole_cycles_ ? times(bursts, whole_cycles_) : ceil_div(times(bursts, burst_work_), bytes_per_cycle_);
+  }
+  int64_t whole_cycles_of(int64_t bursts) const { /* rounded down */
+    return whole_cycles_ ? times(bursts, whole_cycles_) : times(bursts, burst_work_) / bytes_per_cycle_;
+  }
 
-  /* Cycles without refresh before a cycle, and back: the cycle in which the next one of them begins, and the one with
-   * which they end. */
-  int64_t worked(int64_t time) const {
+  /* Cycles without refresh before a cycle. */
+  int64_t worked(int64_t time) {
     if (!dram_.refreshed()) return time;
-    const int64_t intervals = time / dram_.refresh_interval_cycles;
-    return intervals * open_cycles_ + std::min(time - intervals * dram_.refresh_interval_cycles, open_cycles_);
+    if (time < interval_begin_ || time >= interval_begin_ + dram_.refresh_interval_cycles) {
+      interval_ = time / dram_.refresh_interval_cycles;
+      interval_begin_ = interval_ * dram_.refresh_interval_cycles;
+    }
+    return interval_ * open_cycles_ + std::min(time - interval_begin_, open_cycles_);
   }
-  int64_t begins(int64_t worked) const {
-    return dram_.refreshed() ? worked + worked / open_cycles_ * dram_.refresh_cycles : worked;
-  }
-  int64_t ends(int64_t worked) const {
-    return dram_.refreshed() ? worked + (worked - 1) / open_cycles_ * dram_.refresh_cycles : worked;
+  /* The cycle with which so many without refresh have ended. */
+  int64_t ends(int64_t worked) {
+    if (!dram_.refreshed()) return worked;
+    if (worked <= ended_begin_ || worked > ended_begin_ + open_cycles_) {
+      ended_interval_ = (worked - 1) / open_cycles_;
+      ended_begin_ = ended_interval_ * open_cycles_;
+    }
+    return worked + ended_interval_ * dram_.refresh_cycles;
   }
 
-  /* Bursts from .. to - 1 of a channel. */
+  /* The next `count` bursts of a class in a channel, known to it from a cycle without refresh on. */
   template <typename Tell>
-  int64_t move_part(int64_t number, int kind, int64_t time, int64_t from, int64_t to, Counters& counters,
+  int64_t move_part(int64_t number, int kind, int64_t time, int64_t known, int64_t count, Counters& counters,
                     const Tell& tell) {
     Channel& channel = channels_[static_cast<size_t>(number)];
-    const int64_t known = worked(time), turn = std::max(channel.free, known);
-    int64_t since = turn, bursts = 0, begin = turn; /* bursts moved since a cycle without a gap */
-    if (!dram_.has_rows()) {
-      bursts = to - from;
+    const int64_t turn = std::max(channel.free, known);
+    int64_t begin = turn;
+    if (dram_.has_rows()) {
+      begin = move_rows(channel, kind, known, count, counters);
     } else {
-      int64_t waits = 0;
-      for (int64_t at = from; at < to;) {
-        const int64_t page = at / row_bursts_, end = std::min(to, (page + 1) * row_bursts_);
-        Bank& bank = channel.banks[static_cast<size_t>((page + kind * dram_.banks / CLASSES) % dram_.banks)];
-        if (bank.page != page * CLASSES + kind) {
-          const int64_t open = std::max(known, bank.free) + dram_.row_miss_cycles;
-          if (open > since + times(bursts, burst_work_) / bytes_per_cycle_) {
-            waits += open - since - cycles_of(bursts);
-            since = open;
-            bursts = 0;
-            if (at == from) begin = open;
-          }
-          bank.page = page * CLASSES + kind;
-          counters.row_misses++;
-          counters.row_hits--;
-        }
-        bursts += end - at;
-        bank.free = since + cycles_of(bursts);
-        at = end;
-      }
-      counters.row_waits += waits;
-      counters.row_hits += to - from;
+      channel.free = turn + (count == each_ ? each_cycles_ : cycles_of(count));
     }
-    channel.free = since + cycles_of(bursts);
     const int64_t ended = ends(channel.free);
     if (dram_.refreshed()) {
-      const int64_t asked = std::max(channel.ended, time);
-      counters.refresh_waits += ended - asked - (channel.free - turn);
+      counters.refresh_waits += ended - std::max(channel.ended, time) - (channel.free - turn);
       channel.ended = ended;
     }
-    tell(Move{number, begins(begin), ended, to - from});
+    tell(Move{number, begin, ended, count});
     return ended;
   }
 
+  /* Row by row; when the first burst begins to move. */
+  int64_t move_rows(Channel& channel, int kind, int64_t known, int64_t count, Counters& counters) {
+    Place& place = channel.places[kind];
+    int64_t since = std::max(channel.free, known), bursts = 0, end = since; /* bursts since a cycle without a gap */
+    int64_t begin = since;
+    counters.row_hits += count;
+    for (bool first = true; count > 0; first = false) {
+      Bank& bank = channel.banks[static_cast<size_t>(place.bank)];
+      const int64_t row = place.page * CLASSES + kind, here = std::min(count, row_bursts_ - place.burst);
+      if (bank.row != row) {
+        const int64_t open = std::max(known, bank.free) + dram_.row_miss_cycles;
+        if (open > since + whole_cycles_of(bursts)) {
+          counters.row_waits += open - end;
+          since = open;
+          bursts = 0;
+          if (first) begin = open;
+        }
+        bank.row = row;
+        counters.row_misses++;
+        counters.row_hits--;
+      }
+      bursts += here;
+      count -= here;
+      end = bank.free = since + cycles_of(bursts);
+      place.burst += here;
+      if (place.burst < row_bursts_) continue;
+      place.burst = 0;
+      place.page++;
+      if (++place.bank == dram_.banks) place.bank = 0;
+    }
+    channel.free = end;
+    return begin;
+  }
+
   const Dram& dram_;
-  const int64_t bytes_per_cycle_, burst_work_, row_bursts_, open_cycles_;
-  const bool pipe_;
+  const int64_t bytes_per_cycle_, burst_work_; /* the work of a burst: of bytes_per_cycle_ in a cycle */
+  const int64_t whole_cycles_;                 /* of a burst; 0 where they are not whole */
+  const int64_t row_bursts_, open_cycles_;
+  const bool pipe_; /* nothing but the end of the last transfer bears on the next one */
   std::vector<Channel> channels_;
-  int64_t next_[CLASSES] = {}; /* the burst that a class's next tile begins with */
-  int64_t measured_bytes_ = 0, measured_bursts_ = 0, measured_cycles_ = 0;
+  int64_t next_[CLASSES] = {}; /* the channel of a class's next burst */
+  int64_t measured_bytes_ = 0, each_ = 0, more_ = 0, each_cycles_ = 0; /* bursts of each channel; channels with one more */
+  int64_t interval_ = 0, interval_begin_ = 0, ended_interval_ = 0, ended_begin_ = 0; /* found last */
 };
 
 }  // namespace asic

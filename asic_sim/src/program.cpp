@@ -178,7 +178,7 @@ void Cursor::skip_empty() {
 Cursor::Box Cursor::measure(int64_t block) const {
   const Stage& s = stage();
   const Tiling& t = tiling();
-  Box found{1, s.channels * s.fetched_bytes()};
+  Box found{1, s.channels * s.fetched_bytes(), -1};
   for (int axis = 3; axis >= 0; axis--) {
     const int64_t first = block % t.blocks[axis] * t.block[axis];
     const int64_t count = std::min(t.block[axis], s.axes[axis].outputs - first);
@@ -296,13 +296,14 @@ void Cursor::describe(bool same_weights, bool same_activations) {
 /* A tile's bytes, shared out over the folds that use it. */
 void Cursor::describe_fills() {
   const Tiling& t = tiling();
+  const bool input = program_.design().dataflow == Dataflow::input;
   fold_.fills = fold_.bytes;
-  if (program_.design().dataflow == Dataflow::input) {
-    if (t.strip_resident) fold_.fills[WEIGHTS] = ceil_div(fold_.bytes[WEIGHTS], t.block_count * t.slices);
-    if (t.resident) fold_.fills[ACTIVATIONS] = ceil_div(box_.bytes, t.slices);
-  } else if (t.resident) {
-    fold_.fills[ACTIVATIONS] = ceil_div(box_.bytes, t.strips * t.slices * t.patches(box_.places));
+  if (input && t.strip_resident) fold_.fills[WEIGHTS] = ceil_div(fold_.bytes[WEIGHTS], t.block_count * t.slices);
+  if (!t.resident) return;
+  if (box_.fill < 0) {
+    box_.fill = ceil_div(box_.bytes, input ? t.slices : t.strips * t.slices * t.patches(box_.places));
   }
+  fold_.fills[ACTIVATIONS] = box_.fill;
 }
 
 void Cursor::describe_results(int64_t places, int64_t columns) {

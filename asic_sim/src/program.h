@@ -180,6 +180,7 @@ class Cursor {
   void skip_empty();
   struct Box {
     int64_t places = 0, bytes = 0;
+    int64_t fill = -1; /* the part of the bytes that is a fold's; -1: not known yet */
     bool operator==(const Box& other) const { return places == other.places && bytes == other.bytes; }
   };
   Box measure(int64_t block) const;

@@ -165,8 +165,8 @@ class Port {
           if (!record_.wanted()) return;
           const int64_t bytes = std::min(left, move.bursts * design_.dram.burst_bytes);
           left -= bytes;
-          record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), move.begin, move.end, bytes,
-                  move.channel);
+          record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), dram_.begins(move.begin), move.end,
+                  bytes, move.channel);
         });
     arrivals_[request.kind][request.id] = end + design_.dram_latency_cycles;
     last_ = std::max(last_, end + design_.dram_latency_cycles);
@@ -211,8 +211,9 @@ class Memories {
   Cycles passing(Operand operand, int64_t reads, int64_t fills, int64_t least) const {
     const Memory& memory = memories_[operand];
     if (!memory.rate) return {least, 0};
-    const int64_t alone = std::max(least, ceil_div(reads, memory.rate));
     const int64_t passed = memory.shared ? reads + fills : std::max(reads, fills);
+    if (passed <= times(least, memory.rate)) return {least, 0};
+    const int64_t alone = std::max(least, ceil_div(reads, memory.rate));
     const int64_t all = std::max(least, ceil_div(passed, memory.rate));
     return {all, all - alone};
   }
