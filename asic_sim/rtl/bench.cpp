@@ -83,11 +83,18 @@ struct Ending {
 };
 
 /* The numbers of one stage without groups: a (places, depth), gathered where windows slide, w (depth, columns), and out
- * (places, columns). A block's places are a box of the stage's four axes, the last axis innermost. */
+ * (places, columns). Null pointers: timing alone. */
+struct Numbers {
+  const int16_t* a;
+  const int16_t* w;
+  int32_t* out;
+};
+
+/* They by folds. A block's places are a box of the stage's four axes, the last axis innermost. */
 class Operands {
  public:
-  Operands(const Program& program, const Product& product)
-      : product_(product),
+  Operands(const Program& program, const Numbers& numbers)
+      : numbers_(numbers),
         stage_(program.sections().front().stages.front()),
         tiling_(program.sections().front().tilings.front()),
         depth_(stage_.depth()) {}
@@ -95,13 +102,13 @@ class Operands {
   int64_t columns() const { return stage_.columns; }
   int64_t first_column(const Fold& fold) const { return fold.strip * tiling_.strip; }
   int32_t activation(const Fold& fold, int64_t place, int64_t k) const {
-    return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
+    return numbers_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
   }
   int32_t weight(const Fold& fold, int64_t k, int64_t column) const {
-    return product_.w[(fold.slice * tiling_.slice + k) * stage_.columns + first_column(fold) + column];
+    return numbers_.w[(fold.slice * tiling_.slice + k) * stage_.columns + first_column(fold) + column];
   }
   void put(const Fold& fold, int64_t place, int64_t column, int32_t value) const {
-    product_.out[row(fold, place) * stage_.columns + first_column(fold) + column] = value;
+    numbers_.out[row(fold, place) * stage_.columns + first_column(fold) + column] = value;
   }
 
  private:
@@ -118,7 +125,7 @@ class Operands {
     return found;
   }
 
-  const Product product_;
+  const Numbers numbers_;
   const Stage stage_;
   const Tiling tiling_;
   const int64_t depth_;
@@ -127,7 +134,7 @@ class Operands {
 /* A program's folds on the Verilog. */
 class Run {
  public:
-  Run(const Program& program, const Product& product, const Ending& ending, const Widths& widths)
+  Run(const Program& program, const Numbers& numbers, const Ending& ending, const Widths& widths)
       : design_(program.design()),
         folds_(folds_of(program)),
         summing_(design_.dataflow == Dataflow::output),
@@ -140,8 +147,8 @@ class Run {
         pass_bits_(static_cast<int>(rests_ == WEIGHT_TILES ? widths.activation : widths.weight)),
         gap_(counters_) {
     counters_.macs = program.macs();
-    if (!product.a) return;
-    figures_ = std::make_unique<Operands>(program, product);
+    if (!numbers.a) return;
+    figures_ = std::make_unique<Operands>(program, numbers);
     rtl_.clips = ending.clips;
     rtl_.clip_low = static_cast<uint32_t>(ending.clip_low);
     rtl_.clip_high = static_cast<uint32_t>(ending.clip_high);

@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from quatrefoil import settings
 from quatrefoil.asic_sim.hardware import CHOICES, Hardware
 from quatrefoil.asic_sim.rtl.generator import Formats, generate, write
 from quatrefoil.errors import QuatrefoilError
 
 BENCH = Path(__file__).parent / "bench.cpp"
 SIMULATOR = Path(__file__).parent.parent / "src"
+HEADERS = Path(settings.__file__).parent / "include"
 RUNTIME = ("verilated", "verilated_threads")
 REFERENCE = SIMULATOR / "reference.cpp"
 """The bench includes it."""
@@ -122,13 +124,13 @@ def build(
                "--Mdir", model, *paths])  # fmt: skip
     parts = sorted(model.glob("*.cpp"))
     once = [part for part in parts if part.stem.endswith("Slow")]  # by Verilator's naming: what runs once
-    objects, include = _shared(found, folder), [f"-I{model}", f"-I{SIMULATOR}"]
+    objects, include = _shared(found, folder), f"-I{model}"
     if sum(part.stat().st_size for part in once) > LARGE:
         objects.append(home / "once.o")
-        _compile(found, [*include, "-O0", "-c", _together(home / "once.cpp", once)], objects[-1])
+        _compile(found, [include, "-O0", "-c", _together(home / "once.cpp", once)], objects[-1])
         parts = [part for part in parts if part not in once]
     all_else = _together(home / "together.cpp", [BENCH, *parts])
-    _compile(found, ["-shared", "-Wl,-Bsymbolic", *include, all_else, *objects], library)
+    _compile(found, ["-shared", "-Wl,-Bsymbolic", include, all_else, *objects], library)
     shutil.rmtree(model)
     return Model(design, formats, library)
 
@@ -143,7 +145,7 @@ def _digest(found: Tools, sources: Sequence[Path], texts: Sequence[tuple[str, st
     """Of what is compiled, and by what."""
     versions = found.run(["--version"]) + _run([found.compiler, "--version"], os.environ)
     digest = hashlib.sha256(f"{found} {FLAGS} {versions}".encode())
-    for path in (*sources, *sorted(SIMULATOR.glob("*.h"))):
+    for path in (*sources, *sorted(SIMULATOR.glob("*.h")), *sorted(HEADERS.rglob("*.h"))):
         digest.update(path.read_bytes())
     digest.update(repr(texts).encode())
     return digest.hexdigest()[:16]
@@ -164,9 +166,9 @@ def _shared(found: Tools, folder: Path) -> list[Path]:
 
 def _compile(found: Tools, arguments: Sequence[object], result: Path) -> None:
     """Into ``result``, which is there whole or not at all."""
-    runtime = [f"-I{found.root / 'include'}", f"-I{found.root / 'include' / 'vltstd'}"]
+    folders = (found.root / "include", found.root / "include" / "vltstd", SIMULATOR, HEADERS)
     unfinished = result.with_name(f"{result.name}.{os.getpid()}")
-    _run([found.compiler, *FLAGS, *runtime, *arguments, "-o", unfinished], os.environ)
+    _run([found.compiler, *FLAGS, *(f"-I{path}" for path in folders), *arguments, "-o", unfinished], os.environ)
     unfinished.replace(result)
 
 
