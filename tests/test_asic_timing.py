@@ -318,14 +318,7 @@ def test_no_layer_beats_the_machine(problem: Problem, name: str) -> None:
 @pytest.mark.parametrize("problem", LAYERS, ids=str)
 def test_more_memory_bandwidth_is_never_slower(problem: Problem, name: str) -> None:
     """Where the port is a pipe. Else a mapping is chosen as if it were one, and rows and refreshes are met as it comes."""
-    shipped = versatile(name)
-    design = dataclasses.replace(shipped, **PIPE)
-    for few, many in ((1, 8), (8, 64), (64, 1024)):
-        slow, fast = (
-            asic_sim.simulate(problem, dataclasses.replace(shipped, dram_bytes_per_cycle=value)).cycles
-            for value in (few, many)
-        )
-        assert fast <= 1.1 * slow
+    design = dataclasses.replace(versatile(name), **PIPE)
     for key, values in (
         ("dram_bytes_per_cycle", (1, 2, 4, 8, 16, 32, 64, 128, 1024)),
         ("dram_latency_cycles", (1000, 200, 100, 50, 10, 0)),

@@ -217,7 +217,9 @@ def test_demo_without_hls_writes_a_report(capsys: pytest.CaptureFixture[str], tm
         (["run", CNN, "-i", "pixels=x.npy"], "no input 'pixels'"),
         (["run", CNN, "-o", "out.txt"], "ends in .npz"),
         (["simulate", CONV, "--design", "nosuch"], "there is no design 'nosuch'"),
-        (["export", LSTM, "-o", "nosuch"], "LSTM"),
+        (["export", LSTM, "-o", "nosuch", "--backend", "Quartus"], "supported with Vitis parallel"),
+        (["export", CNN, "-o", "nosuch", "--precision", "auto"], "give some with --samples"),
+        (["export", CNN, "-o", "nosuch", "--precision", "nosuch.json"], "nosuch.json cannot be read"),
     ],
 )
 def test_errors_are_one_sentence(
@@ -302,7 +304,7 @@ def test_export_tells_when_the_simulation_is_too_far(
     from quatrefoil.fpga.hls4ml_export import ExportReport, OutputCheck
 
     checked = OutputCheck("scores", 8, 0.5, 2.0, 1.0)
-    made = ExportReport(tmp_path, "p", "Vitis", "part", "parallel", "fixed<16,6>", 1, (), (checked,), 1.0)
+    made = ExportReport(tmp_path, "p", "Vitis", "part", "parallel", "latency", 1, "fixed<16,6>", (), outputs=(checked,))
     monkeypatch.setattr(ExportReport, "__str__", lambda self: "made")
     monkeypatch.setattr(hls4ml_export, "export", lambda *args, **kwargs: made)
     code, _, err = call(capsys, "export", CNN, "-o", str(tmp_path))

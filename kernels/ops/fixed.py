@@ -484,6 +484,8 @@ def cases_conv() -> list[Case]:
         make("8_bits_deep", "1x70x5x5", "18x70x3x3", "18", bytes_, pads=pads),
         make("wraps", "1x8x6x7", "9x8x3x3", "9", narrow, pads=pads),
         make("saturates", "1x8x6x7", "9x8x3x3", "9", narrow, pads=pads, accumulator="fixed<18,7,TRN,SAT>"),
+        make("saturates_exact_products", "1x8x6x7", "9x8x3x3", "9", pads=pads, accumulator="fixed<32,8,TRN,SAT>"),
+        make("never_saturates", "1x8x6x7", "9x8x3x3", "9", pads=pads, accumulator="fixed<40,14,TRN,SAT>"),
         make("saturates_in_order", "1x8x6x7", "9x8x3x3", "9", narrow, pads=pads,
              accumulator="fixed<18,7,RND,SAT>", reuse=6),
         make("saturates_dense_in_order", "3x24", "9x24", "9", narrow, accumulator="fixed<16,6,TRN,SAT_SYM>", reuse=5),
