@@ -16,14 +16,18 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from quatrefoil import backends, ops, reference
+from quatrefoil.fpga.hls4ml_export import ExportError
+from quatrefoil.fpga.hls4ml_export import export as export_hls
 from quatrefoil.models import host
 from quatrefoil.models.fixed import elements
-from quatrefoil.models.fixed.c_export import CExportError, export_c
+from quatrefoil.models.fixed.c_export import export_c
+from quatrefoil.models.fixed.c_export.opencl import export_opencl
 from quatrefoil.models.fixed.network import FixedNetwork, fixed
 from quatrefoil.models.gallery.small import NETS, random_network, samples
 from quatrefoil.models.graph import ModelError
@@ -34,7 +38,11 @@ from quatrefoil.problem import Problem, Tensor
 PRECISIONS: Final = ("fixed<16,6>", "fixed<8,4,RND,SAT>")
 """Wrapping as high-level synthesis has it by default, and a narrow one that rounds and saturates."""
 
-PLACES: Final = ("cpu", "fpga", "asic", "c")
+PLACES: Final = ("cpu", "fpga", "asic", "c", "opencl", "hls", "hls-stream")
+"""Backends; C, OpenCL kernels without quatrefoil, and Vitis projects of hls4ml with io parallel and stream."""
+
+
+IO: Final = {"hls": "parallel", "hls-stream": "stream"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +101,8 @@ def findings(models: Iterable[tuple[str, Model]], places: Sequence[str], count: 
             want = oracle(network, x)
             for place in places:
                 start = time.perf_counter()
-                if place == "c":
-                    differing, compared, note = _as_c(network, x, want)
+                if place not in backends.names():
+                    differing, compared, note = _exported(network, x, want, place)
                 else:
                     differing, compared, note = _on_backend(network, x, want, place)
                 took = time.perf_counter() - start
@@ -110,22 +118,32 @@ def _on_backend(
     return sum(wrong.values()), sum(array.size for array in want.values()), first and f"first in {first}"
 
 
-def _as_c(network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarray]) -> tuple[int, int, str]:
+def _exported(network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarray], place: str) -> tuple[int, int, str]:
+    """Of C and OpenCL the outputs are compared, of an HLS project every layer that its simulation traces."""
     ends = [node.inputs[0] for node in network.graph.nodes if node.kind == "FixedDequantize"]
     compared = sum(want[name].size for name in ends)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            made = export_c(network, folder, check=x)
-        except CExportError as error:
+            if place == "c":
+                made = export_c(network, folder, check=x)
+                return 0, compared, f"RAM {made.ram_bytes} B, flash {made.flash_bytes} B"
+            if place == "opencl":
+                return 0, compared, f"{export_opencl(network, folder, check=x).steps} kernels"
+            report = export_hls(
+                network, Path(folder) / "project", io=IO[place], check={network.source.inputs[0].name: x}
+            )
+            return 0, report.integers, f"{len(report.checked)} layers"
+        except ModelError as error:
             return compared, compared, str(error)
-    return 0, compared, f"RAM {made.ram_bytes} B, flash {made.flash_bytes} B"
+        except ExportError as error:
+            return (0 if "supported with" in str(error) else compared), compared, f"refused: {error}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--on", default=",".join(PLACES))
+    parser.add_argument("--on", default="cpu,fpga,asic,c", help=f"of {', '.join(PLACES)}")
     parser.add_argument("--random", type=int, default=0, help="this many random networks in place of the known ones")
     parser.add_argument("--seed", type=int, default=0, help="of the first random network")
     given = parser.parse_args(arguments)
@@ -134,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"{unknown[0]!r} is unknown; nets are {', '.join(NETS)}, places {', '.join(PLACES)}")
     for place in places:
-        if place != "c" and not backends.get(place).probe().ready:
+        if place in backends.names() and not backends.get(place).probe().ready:
             print(f"{place} is left out: {backends.get(place).probe().detail}")
             places = [other for other in places if other != place]
     models: Iterable[tuple[str, Model]] = ((net, NETS[net]()) for net in nets)
@@ -142,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds = range(given.seed, given.seed + given.random)
         models = ((f"random {seed}", random_network(seed)) for seed in seeds)
     equal = failed = refused = 0
-    print(f"{'network':<20} {'precision':<20} {'on':<5} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
+    print(f"{'network':<20} {'precision':<20} {'on':<10} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
     for one in findings(models, places, given.samples):
         if isinstance(one, str):
             refused += 1
@@ -150,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         equal, failed = equal + (one.differing == 0), failed + (one.differing > 0)
         print(
-            f"{one.net:<20} {one.precision:<20} {one.place:<5} {one.samples:>7} {one.compared:>10,} {one.differing:>7,} "
+            f"{one.net:<20} {one.precision:<20} {one.place:<10} {one.samples:>7} {one.compared:>10,} {one.differing:>7,} "
             f"{one.seconds:>6.1f}  {one.note}",
             flush=True,
         )
