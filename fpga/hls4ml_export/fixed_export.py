@@ -16,7 +16,7 @@ from quatrefoil.fpga.hls4ml_export.fixed_lowering import FixedDesign, lower
 from quatrefoil.fpga.hls4ml_export.fixed_project import first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
-from quatrefoil.models.fixed.network import FixedNetwork, value_shapes
+from quatrefoil.models.fixed.network import FixedNetwork, batch_rows, value_shapes
 
 
 def export_fixed(
@@ -44,7 +44,7 @@ def export_fixed(
         return report
     start = time.perf_counter()
     integers, shapes = network.integers(check), value_shapes(network.model)
-    rows = {value: _rows(array, shapes[value]) for value, array in integers.items()}
+    rows = {value: batch_rows(array, shapes[value]).astype(np.int64) for value, array in integers.items()}
     given = {port.layer: rows[f"{port.name}.fixed"][:, port.places] for port in lowered.inputs}
     found = simulate(project, lowered.design, given, limit_s)
     wanted = {layer: rows[value][:, order] for layer, (value, order) in lowered.traced.items()}
@@ -71,13 +71,6 @@ def precision_text(network: FixedNetwork) -> str:
     )  # fmt: skip
 
 
-def _rows(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Integers of a batch as a row for each sample; shape: of a batch of one. The batch is the axis that is longer."""
-    longer = [axis for axis, (one, all_) in enumerate(zip(shape, array.shape)) if one != all_]
-    axis = longer[0] if longer else 0
-    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.int64)
-
-
 def _against_float(
     network: FixedNetwork, lowered: FixedDesign, found: Mapping[str, np.ndarray], check: Any
 ) -> tuple[OutputCheck, ...]:
@@ -87,8 +80,5 @@ def _against_float(
     checks = []
     for port in lowered.outputs:
         real = formats[port.layer].dequantize(found[port.layer][:, port.places])
-        array = np.asarray(wanted[port.name])
-        longer = [axis for axis, (one, all_) in enumerate(zip(shapes[port.name], array.shape)) if one != all_]
-        axis = longer[0] if longer else 0
-        checks.append(OutputCheck.of(port.name, real, np.moveaxis(array, axis, 0).reshape(len(real), -1)))
+        checks.append(OutputCheck.of(port.name, real, batch_rows(np.asarray(wanted[port.name]), shapes[port.name])))
     return tuple(checks)

@@ -85,3 +85,11 @@ def value_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     zeros = {value.name: declared_zeros(value) for value in model.inputs}
     found = {**zeros, **traced.run(zeros, backend="cpu")}
     return {name: array.shape for name, array in found.items() if isinstance(array, np.ndarray)}
+
+
+def batch_rows(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A value of a batch as a row for each sample. shape: of the value for a batch of one; the batch is the axis that the
+    samples make longer, the first where there is but one sample."""
+    longer = [axis for axis, (one, given) in enumerate(zip(shape, array.shape)) if one != given]
+    axis = longer[0] if longer else 0
+    return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)

@@ -27,7 +27,7 @@ from quatrefoil.models.fixed.c_export import functions
 from quatrefoil.models.fixed.c_export.functions import WRITERS, Source, Step, c_bytes, c_type
 from quatrefoil.models.fixed.c_export.memory import Lifetime, places
 from quatrefoil.models.fixed.c_export.moves import nest, sources
-from quatrefoil.models.fixed.network import FixedNetwork, value_shapes
+from quatrefoil.models.fixed.network import FixedNetwork, batch_rows, value_shapes
 from quatrefoil.models.graph import ModelError, Node
 from quatrefoil.problem import Tensor
 
@@ -376,15 +376,9 @@ def _checked(writing: Writing, source: Path, check: Mapping[str, Any] | Any) -> 
 
 
 def rows(writing: Writing, port: Port, integers: np.ndarray) -> np.ndarray:
-    """Integers of a batch, a row for each sample, in the type that the C has.
-
-    The batch is the axis that is one in a batch of one and that the samples make longer.
-    """
-    one = writing.shapes[port.integer]
-    longer = [axis for axis, (mine, given) in enumerate(zip(one, integers.shape)) if mine != given]
-    axis = longer[0] if longer else 0
+    """Integers of a batch, a row for each sample, in the type that the C has."""
     kind = np.dtype(c_type(writing.formats[port.integer]).removesuffix("_t"))
-    return np.ascontiguousarray(np.moveaxis(integers, axis, 0).reshape(integers.shape[axis], -1), kind)
+    return np.ascontiguousarray(batch_rows(integers, writing.shapes[port.integer]), kind)
 
 
 __all__ = ["CExport", "CExportError", "export_c"]
