@@ -137,6 +137,20 @@ def test_without_samples_the_project_is_written_and_nothing_is_simulated(tmp_pat
     export(net.model(), folder)  # an earlier export may be written over
 
 
+def test_a_design_that_does_not_fit_is_told_what_would(tmp_path: Path) -> None:
+    net = Network(64).dense(64, 64).add("Relu").dense(64, 10)
+    report = export(net.model(), tmp_path, part="xc7z020clg400-1", estimate=True)
+    assert report.estimate is not None
+    assert "do not fit 7Z020" in str(report)
+    assert report.proposal is not None
+    assert report.proposal.proposal is not None
+    assert max(report.proposal.proposal.reuse.values()) > 1
+    assert report.proposal.proposal.share <= 0.8
+    assert "proposed: fixed<16,6>, gemm0" in str(report)
+    smaller = export(net.model(), tmp_path, part="xcvu13p-flga2577-2-e", estimate=True)
+    assert smaller.proposal is None
+
+
 def test_a_layer_that_hls4ml_leaves_out_fails_the_export(tmp_path: Path) -> None:
     net = Network(6).dense(6, 4).add("Relu")
     report = export(net.model(), tmp_path)

@@ -17,8 +17,9 @@ from typing import Final
 import numpy as np
 from onnx import ModelProto
 
-from quatrefoil.fpga.estimate import Target as Aim
-from quatrefoil.fpga.hls4ml_export.estimating import estimate_network
+from quatrefoil.fpga import estimate as before_synthesis
+from quatrefoil.fpga.fit import Candidate, fit
+from quatrefoil.fpga.hls4ml_export.estimating import describe
 from quatrefoil.fpga.hls4ml_export.fixed_export import export_fixed
 from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
@@ -60,7 +61,8 @@ def export(
     layer). precision: of a model that is no fixed-point network yet, a format for everything or a ``Precision``
     (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch first) for the C
     simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design takes of the part,
-    at a clock of ``clock_ns``. limit_s: seconds that compiling and running the simulation may take.
+    at a clock of ``clock_ns``, and where it does not fit, with which reuse factors it would. limit_s: seconds that
+    compiling and running the simulation may take.
 
     Raises ExportError, in a sentence that names the node, for what cannot be exported and for a layer whose simulation
     gives other integers; ModelError for what has no fixed-point form.
@@ -79,8 +81,13 @@ def export(
     report = export_fixed(network, folder, target, part, samples, limit_s)
     if not estimate:
         return report
-    aim = Aim(find_part(report.part), clock_ns, io, backend)
-    return replace(report, estimate=estimate_network(network, aim, strategy, reuse_factor))
+    aim = before_synthesis.Target(find_part(report.part), clock_ns, io, backend)
+    layers = describe(network, strategy, reuse_factor)
+    estimated = before_synthesis.estimate(layers, aim)
+    proposal = None
+    if max(estimated.shares().values()) > 1:
+        proposal = fit([Candidate(report.precision, 0.0, tuple(layers))], aim)
+    return replace(report, estimate=estimated, proposal=proposal)
 
 
 def _target(backend: str, io: str, strategy: str, reuse: int) -> Target:

@@ -25,13 +25,6 @@ def describe(network: FixedNetwork, strategy: str, reuse_factor: int) -> list[es
     return [layer for layer in found if layer is not None]
 
 
-def estimate_network(
-    network: FixedNetwork, target: estimate.Target, strategy: str = "latency", reuse_factor: int = 1
-) -> estimate.EstimateReport:
-    """The estimate of a network as it would be exported."""
-    return estimate.estimate(describe(network, strategy, reuse_factor), target)
-
-
 def _layer(
     network: FixedNetwork, node: Node, shapes: Mapping[str, tuple[int, ...]], strategy: str, reuse_factor: int
 ) -> estimate.Layer | None:

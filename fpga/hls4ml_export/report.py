@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from quatrefoil.fpga.estimate import EstimateReport
+from quatrefoil.fpga.fit import Fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class ExportReport:
     samples     that were compared, and ``integers``, all layers together
     outputs     of the C simulation against the float model
     estimate    what the design takes, before synthesis; None where it was not asked for
+    proposal    reuse factors with which it would fit; None where it does
     """
 
     directory: Path
@@ -76,6 +78,7 @@ class ExportReport:
     outputs: tuple[OutputCheck, ...] = ()
     simulation_seconds: float | None = None
     estimate: EstimateReport | None = None
+    proposal: Fit | None = None
 
     @property
     def top_function(self) -> Path:
@@ -101,4 +104,9 @@ class ExportReport:
             lines.append("not simulated: no samples were given")
         if self.estimate is not None:
             lines.append(self.estimate.text())
+        if self.proposal is not None:
+            lines += [
+                "It does not fit. Reuse factors by layer, with intervals and latencies in cycles:",
+                self.proposal.text(),
+            ]
         return "\n".join(lines)
