@@ -38,6 +38,13 @@ def test_random_networks_are_equal_or_refused(seed: int, tmp_path: Path) -> None
     assert export_c(network, tmp_path, check=samples(model, 6)).checked == 6
 
 
+@pytest.mark.parametrize("seed", [227, 249])
+def test_no_step_is_taken_for_unused(seed: int, tmp_path: Path) -> None:
+    """At -O2 GCC 12 left out a call of a product with a gate, two of which are alike, before steps were compiled alone."""
+    model = random_network(seed)
+    assert export_c(fixed(model, "fixed<8,4,RND,SAT>"), tmp_path, check=samples(model, 20)).checked == 20
+
+
 def test_saturating_sums_in_their_order(tmp_path: Path) -> None:
     model = NETS["digits_cnn"]()
     narrow = Precision(

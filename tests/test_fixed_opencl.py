@@ -29,7 +29,7 @@ def test_kernels_are_equal_to_the_last_bit(name: str, tmp_path: Path) -> None:
     assert made.device is not None
     assert made.steps > 1
     text = made.kernels.read_text()
-    assert text.count("QF_STEP net_") == made.steps
+    assert 1 < text.count("QF_STEP net_") <= made.steps, "steps that are alike share a kernel"
 
 
 def test_the_host_program_runs(tmp_path: Path) -> None:

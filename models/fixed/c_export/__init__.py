@@ -198,7 +198,7 @@ class Writing:
         )  # fmt: skip
         writer = WRITERS.get(node.op or node.kind)
         if writer is not None:
-            self.source.functions.append(writer(step, self.source))
+            called = self.source.function(step.name, writer(step, self.source))
             taken = [name for name in node.inputs if name and name not in self._packed(node)]
             wanted = list(node.outputs)
             if node.op is not None and node.op in ("fixed_rnn", "fixed_lstm", "fixed_gru"):
@@ -206,7 +206,7 @@ class Writing:
             for name in taken:
                 if name in self.graph.constants:
                     self.constant_input(step, name)
-            self.calls.append((step.name, [*taken, *wanted]))
+            self.calls.append((called, [*taken, *wanted]))
         elif node.kind == "Concat":
             self.concat(step)
         elif node.proto is not None:
@@ -254,8 +254,7 @@ class Writing:
     def copy(self, step: Step, x: str, y: str, found: np.ndarray, start: int) -> None:
         name = f"{step.name}_{len(self.calls)}"
         text = functions.move(name, step.kind(y), nest(found), found, self.source, start, self.shapes[y])
-        self.source.functions.append(text)
-        self.calls.append((name, [x, y]))
+        self.calls.append((self.source.function(name, text), [x, y]))
 
     def root(self, name: str) -> str:
         while name in self.alias:
@@ -330,7 +329,12 @@ class Writing:
 IN_C: Final = """#define QF_TABLE static const
 #define QF_TABLE_POINTER const
 #define QF_GLOBAL
+#if defined(__GNUC__) && !defined(__clang__)
+/* GCC 12.2 at -O2 leaves out calls of steps whose results it takes for unused; with noipa it looks at each alone. */
+#define QF_STEP static __attribute__((noipa)) void
+#else
 #define QF_STEP static void
+#endif
 #define QF_64(number) number##LL"""
 
 HELPERS: Final = """QF_FUNCTION qf_int64 qf_relu(qf_int64 v) { return v > 0 ? v : 0; }

@@ -68,7 +68,16 @@ class Source:
     constants: dict[tuple[str, bytes], str] = field(default_factory=dict)
     texts: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
     constant_bytes: int = 0
+
+    def function(self, name: str, text: str) -> str:
+        """The name under which a function is known: of functions that differ in their names alone one is kept."""
+        key = text.replace(f"{name}(", "@(")
+        if key not in self.named:
+            self.named[key] = name
+            self.functions.append(text)
+        return self.named[key]
 
     def array(self, name: str, values: np.ndarray, kind: str | None = None) -> str:
         """The name under which a constant array is known."""
@@ -298,7 +307,7 @@ def pooling(step: Step, source: Source) -> str:
 
 
 def recurrent(step: Step, source: Source) -> str:
-    """One function for each direction, and one that calls them."""
+    """One function for each direction, and one that calls them; what a gate does is a function that gates share."""
     problem = step.problem
     g = fixed_ops.recurrent_geometry(problem)
     x, y, accumulator = (step.form(name) for name in ("x_format", "y_format", "accumulator"))
@@ -330,10 +339,11 @@ def recurrent(step: Step, source: Source) -> str:
                 f"static qf_int64 {own}_{what}sum({'QF_GLOBAL ' if what == 'w' else ''}const {c_type(of)} *{values}, int j) {{\n"
                 f"  {adding.kind} sum = {begin};\n  {order}\n  return {adding.total()};\n}}"
             )
+        gates: list[str] = []
         for position, function in enumerate(g.activations[direction]):
             of = y if lstm and position == 2 else accumulator
-            parts.append(_gate(f"{own}_f{position}", function, of, accumulator, table_form, step, source))
-        parts.append(_step(step, own, problem, g, accumulator, y))
+            gates.append(_gate(f"{own}_f{position}", function, of, accumulator, table_form, step, source))
+        parts.append(_step(step, own, gates, problem, g, accumulator, y))
         order = f"{g.steps - 1} - s" if backwards else "s"
         kept = ("h", "c")[: 1 + lstm]
         first = direction * g.hidden
@@ -372,7 +382,7 @@ def _gate(name: str, function: str, of: Fixed, accumulator: Fixed, kept: Fixed, 
     else:
         size = int(step.node.attributes["table_size"])
         result = cast(lookup(function, size, kept, of.fraction, source), kept.fraction, accumulator)
-    return f"static qf_int64 {name}(qf_int64 v) {{ return {result}; }}"
+    return source.function(name, f"static qf_int64 {name}(qf_int64 v) {{ return {result}; }}")
 
 
 def lookup(function: str, size: int, kept: Fixed, fraction: int, source: Source) -> str:
@@ -382,7 +392,15 @@ def lookup(function: str, size: int, kept: Fixed, fraction: int, source: Source)
     return f"{table}[qf_table_index(v, {bits}, {size})]"
 
 
-def _step(step: Step, own: str, problem: Problem, g: fixed_ops.RecurrentGeometry, accumulator: Fixed, y: Fixed) -> str:
+def _step(
+    step: Step,
+    own: str,
+    gates: Sequence[str],
+    problem: Problem,
+    g: fixed_ops.RecurrentGeometry,
+    accumulator: Fixed,
+    y: Fixed,
+) -> str:
     """One step: new states of old ones."""
     hidden, fraction = g.hidden, accumulator.fraction
     most = max(fraction, y.fraction)
@@ -398,22 +416,22 @@ def _step(step: Step, own: str, problem: Problem, g: fixed_ops.RecurrentGeometry
     arguments = f"QF_GLOBAL const {c_type(step.form('x_format'))} *x, {kind} *h"
     lines = [f"{kind} next[{hidden}];"]
     if problem.op == "fixed_rnn":
-        fresh = cast(f"{own}_f0({total('i')})", fraction, y)
+        fresh = cast(f"{gates[0]}({total('i')})", fraction, y)
         lines += [counted("i", hidden), f"  next[i] = ({kind}){fresh};"]
     elif problem.op == "fixed_lstm":
         arguments += f", {kind} *c"
         lines += [
             f"{counted('i', hidden)} {{",
-            f"  const qf_int64 in = {own}_f0({total('i')});",
-            f"  const qf_int64 out = {own}_f0({total(f'{hidden} + i')});",
-            f"  const qf_int64 forget = {own}_f0({total(f'{2 * hidden} + i')});",
-            f"  const qf_int64 cell = {own}_f1({total(f'{3 * hidden} + i')});",
+            f"  const qf_int64 in = {gates[0]}({total('i')});",
+            f"  const qf_int64 out = {gates[0]}({total(f'{hidden} + i')});",
+            f"  const qf_int64 forget = {gates[0]}({total(f'{2 * hidden} + i')});",
+            f"  const qf_int64 cell = {gates[1]}({total(f'{3 * hidden} + i')});",
             f"  c[i] = ({kind}){blend('cell', 'in', 'c[i]', 'forget')};",
-            f"  next[i] = ({kind}){cast(f'out * {own}_f2(c[i])', 2 * fraction, y)};",
+            f"  next[i] = ({kind}){cast(f'out * {gates[2]}(c[i])', 2 * fraction, y)};",
             "}",
         ]
     else:
-        update, reset = (f"{own}_f0({total(row)})" for row in ("i", f"{hidden} + i"))
+        update, reset = (f"{gates[0]}({total(row)})" for row in ("i", f"{hidden} + i"))
         row = f"{2 * hidden} + i"
         if g.linear_before_reset:
             kept = cast(f"{reset} * {own}_rsum(h, {row})", 2 * fraction, accumulator)
@@ -423,7 +441,7 @@ def _step(step: Step, own: str, problem: Problem, g: fixed_ops.RecurrentGeometry
             before = [f"{kind} kept[{hidden}];", f"{counted('i', hidden)} kept[i] = ({kind}){kept};"]
             t = f"const qf_int64 t = {own}_rsum(kept, {row});"
         mixed = blend("fresh", f"({wide(1 << fraction)} - z)", "h[i]", "z")
-        candidate = f"{own}_f1(qf_fitted({own}_wsum(x, {row}) + t, {fitted}))"
+        candidate = f"{gates[1]}(qf_fitted({own}_wsum(x, {row}) + t, {fitted}))"
         lines += [
             *before,
             f"{counted('i', hidden)} {{",
