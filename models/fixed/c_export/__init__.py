@@ -49,7 +49,7 @@ class CExport:
     stack_bytes  what recurrent layers keep their states in, beside a few dozen bytes of every call
     flash_bytes  constants: weights, biases, tables
     checked      samples on which every output equalled the network's, to the last bit; None where none were given
-    text_bytes   what the compiled object has for code and constants on this machine; None where it was not compiled
+    library_bytes   of the shared library that was compiled to check; None where none was
     """
 
     header: Path
@@ -59,7 +59,7 @@ class CExport:
     stack_bytes: int
     flash_bytes: int
     checked: int | None
-    text_bytes: int | None
+    library_bytes: int | None
 
     def __str__(self) -> str:
         proof = "not compiled: no samples were given"
@@ -349,7 +349,7 @@ def casts() -> str:
 
 
 def _checked(writing: Writing, source: Path, check: Mapping[str, Any] | Any) -> tuple[int, int]:
-    """Compiles, runs and compares; gives the number of samples and the bytes of the compiled text."""
+    """Compiles, runs and compares; gives the number of samples and the bytes of the compiled library."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise CExportError("there is no C compiler to check with; install gcc, name one in CC, or leave check out")
