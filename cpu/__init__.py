@@ -67,9 +67,10 @@ class CpuBackend:
 
 @cache
 def _kernels() -> tuple[Kernel, ...]:
-    from quatrefoil.cpu import conv, fixed, pool, rnn
+    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient
 
-    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd"), *fixed.KERNELS)
+    training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
+    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd"), *fixed.KERNELS, *training)
 
 
 @cache

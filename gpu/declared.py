@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quatrefoil.gpu import conv, conv_integer, fixed, pool, rnn
+from quatrefoil.gpu import conv, conv_gradient, conv_integer, fixed, pool, pool_gradient, rnn, rnn_gradient
 from quatrefoil.gpu.launch import Device
 from quatrefoil.registry import Kernel
 from quatrefoil.widening import with_float16
@@ -11,4 +11,5 @@ from quatrefoil.widening import with_float16
 def kernels(device: Device) -> tuple[Kernel, ...]:
     """In order of priority within each operator."""
     own = [kernel for family in (conv, conv_integer, pool, rnn) for kernel in family.kernels(device)]
-    return (*with_float16(own, "cuda"), *fixed.kernels(device))
+    training = [kernel for family in (conv_gradient, pool_gradient, rnn_gradient) for kernel in family.kernels(device)]
+    return (*with_float16(own, "cuda"), *fixed.kernels(device), *training)

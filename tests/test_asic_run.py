@@ -142,7 +142,7 @@ def test_other_floats_are_rejected_in_a_sentence(dtype: str) -> None:
 def test_kernel_ids_are_unique_and_every_operator_has_one() -> None:
     kernels = asic_sim.BACKEND.kernels()
     assert len({kernel.id for kernel in kernels}) == len(kernels)
-    assert {kernel.op for kernel in kernels} == set(ops.SPECS)
+    assert {kernel.op for kernel in kernels} == {op for op, spec in ops.SPECS.items() if not spec.training}
     assert all(kernel.id.startswith(kernel.op) and kernel.id.endswith("_asic") for kernel in kernels)
 
 

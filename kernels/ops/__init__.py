@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quatrefoil.errors import OperatorError
-from quatrefoil.ops import conv, fixed, pool, rnn
+from quatrefoil.ops import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient
 from quatrefoil.ops.spec import Case, Fill, OperatorSpec
 from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem, Tensor
 
-SPECS: dict[str, OperatorSpec] = {spec.op: spec for spec in (*conv.SPECS, *pool.SPECS, *rnn.SPECS, *fixed.SPECS)}
+FAMILY_SPECS: dict[str, tuple[OperatorSpec, ...]] = {
+    "conv": conv.SPECS,
+    "pool": pool.SPECS,
+    "rnn": rnn.SPECS,
+    "fixed": fixed.SPECS,
+    "conv_gradient": conv_gradient.SPECS,
+    "pool_gradient": pool_gradient.SPECS,
+    "rnn_gradient": rnn_gradient.SPECS,
+}
+
+SPECS: dict[str, OperatorSpec] = {spec.op: spec for specs in FAMILY_SPECS.values() for spec in specs}
 """Every operator of the house by name."""
 
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "conv": tuple(spec.op for spec in conv.SPECS),
-    "pool": tuple(spec.op for spec in pool.SPECS),
-    "rnn": tuple(spec.op for spec in rnn.SPECS),
-    "fixed": tuple(spec.op for spec in fixed.SPECS),
-}
+FAMILIES: dict[str, tuple[str, ...]] = {family: tuple(spec.op for spec in specs) for family, specs in FAMILY_SPECS.items()}
 
 
 def canonical(op: str, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any], outputs: int = 1) -> Problem:

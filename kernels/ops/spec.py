@@ -64,6 +64,7 @@ class OperatorSpec:
     parameters  input positions that a model keeps constant (weights, biases, scales), packed once by ``prepare``
     validate    checks what only values can tell (index ranges, lengths); raises OperatorError
     unrestricted  whether arrays of a problem's dtypes can hold nothing that ``validate`` refuses
+    training      it belongs to training, which needs no kernels of backends that only infer
     """
 
     op: str
@@ -75,6 +76,7 @@ class OperatorSpec:
     parameters: tuple[int, ...] = ()
     validate: Callable[[Problem, Sequence[Any]], None] | None = None
     unrestricted: Callable[[Problem], bool] = lambda problem: False
+    training: bool = False
 
 
 def _default_fill(tensor: Tensor) -> Fill:

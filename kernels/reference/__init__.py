@@ -5,7 +5,7 @@ Slow on purpose. Nothing in the house computes with it; tests and the bench hold
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,24 +13,32 @@ from quatrefoil.ops import FAMILIES
 from quatrefoil.ops import rnn as rnn_ops
 from quatrefoil.problem import Problem
 from quatrefoil.reference import conv as _conv
+from quatrefoil.reference import conv_gradient as _conv_gradient
 from quatrefoil.reference import fixed as _fixed
 from quatrefoil.reference import pool as _pool
+from quatrefoil.reference import pool_gradient as _pool_gradient
 from quatrefoil.reference import rnn as _rnn
+from quatrefoil.reference import rnn_gradient as _rnn_gradient
 
 Arrays = Sequence[np.ndarray | None]
+
+_EVALUATE: dict[str, Callable[[Problem, Arrays], tuple[np.ndarray, ...]]] = {
+    "conv": _conv.evaluate,
+    "pool": _pool.evaluate,
+    "rnn": _rnn.evaluate,
+    "fixed": _fixed.evaluate,
+    "conv_gradient": _conv_gradient.evaluate,
+    "pool_gradient": _pool_gradient.evaluate,
+    "rnn_gradient": _rnn_gradient.evaluate,
+}
 
 
 def evaluate(problem: Problem, inputs: Arrays) -> tuple[np.ndarray, ...]:
     """All outputs of a canonical problem: float64 for floating-point outputs, the exact dtype for integers."""
-    if problem.op in FAMILIES["conv"]:
-        return _conv.evaluate(problem, inputs)
-    if problem.op in FAMILIES["pool"]:
-        return _pool.evaluate(problem, inputs)
-    if problem.op in FAMILIES["fixed"]:
-        return _fixed.evaluate(problem, inputs)
-    if problem.integer("layout"):
+    family = next(family for family, operators in FAMILIES.items() if problem.op in operators)
+    if family == "rnn" and problem.integer("layout"):
         return rnn_ops.batch_first(_rnn.evaluate(rnn_ops.without_layout(problem), rnn_ops.batch_second(inputs)))
-    return _rnn.evaluate(problem, inputs)
+    return _EVALUATE[family](problem, inputs)
 
 
 __all__ = ["evaluate"]

@@ -1,0 +1,7 @@
+"""Gradients of the operators of conv.py."""
+
+from __future__ import annotations
+
+from quatrefoil.registry import Kernel
+
+KERNELS: tuple[Kernel, ...] = ()
