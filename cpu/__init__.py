@@ -70,7 +70,7 @@ def _kernels() -> tuple[Kernel, ...]:
     from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
-    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "simd"), *fixed.KERNELS, *training)
+    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training), "simd"), *fixed.KERNELS)
 
 
 @cache

@@ -10,6 +10,6 @@ from quatrefoil.widening import with_float16
 
 def kernels(device: Device) -> tuple[Kernel, ...]:
     """In order of priority within each operator."""
-    own = [kernel for family in (conv, conv_integer, pool, rnn) for kernel in family.kernels(device)]
-    training = [kernel for family in (conv_gradient, pool_gradient, rnn_gradient) for kernel in family.kernels(device)]
-    return (*with_float16(own, "cuda"), *fixed.kernels(device), *training)
+    families = (conv, conv_integer, pool, rnn, conv_gradient, pool_gradient, rnn_gradient)
+    own = [kernel for family in families for kernel in family.kernels(device)]
+    return (*with_float16(own, "cuda"), *fixed.kernels(device))

@@ -5,6 +5,7 @@
     y = qf.conv2d(x, w, bias, padding=1, backend="fpga")                 # or where you say
     qf.explain(qf.conv2d, x, w, bias, padding=1)                         # which kernel, and why not the others
     plan = qf.plan(qf.conv2d, x, w, bias, padding=1)                     # weights packed once
+    y, back = qf.gradients.pullback(qf.conv2d, x, w, bias)               # gradients, by kernels too
     m = qf.load("model.onnx"); m.run({"x": x}, backend="cpu")
 
 Importing quatrefoil loads no CUDA, OpenCL, ONNX or torch.
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ != "quatrefoil":
     raise ImportError(f"quatrefoil was imported as {__name__!r}: keep its folder off sys.path and `import quatrefoil`")
 
+from quatrefoil import gradients
 from quatrefoil.dispatch import use_backend as backend
 from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.functional import (
@@ -135,6 +137,7 @@ __all__ = [
     "global_avg_pool",
     "global_lp_pool",
     "global_max_pool",
+    "gradients",
     "gru",
     "load",
     "load_quantized",

@@ -322,9 +322,9 @@ class CallPlan:
                         f"{call.op}: {spec.input_names[position]} is only a type; a plan packs its weights, so give the array"
                     )
                 # a copy, so that changing the array later never changes what the plan computes
-                constants[position] = _bring(self._house, call.inputs[position]).copy()
+                constants[position] = bring(self._house, call.inputs[position]).copy()
         known = all(array is None or not isinstance(array, Tensor) for array in call.inputs)
-        samples = [None if a is None else _bring(self._house, a) for a in call.inputs] if known and tune else None
+        samples = [None if a is None else bring(self._house, a) for a in call.inputs] if known and tune else None
         self._plan = plan_problem(problem, constants, name, tune=tune, samples=samples, why_backend=why)
         self._varying = [
             position
@@ -377,10 +377,10 @@ class CallPlan:
                 raise OperatorError(
                     self.problem.op, name, Tensor.of(array), f"this plan was made for {tensor}; make another plan"
                 )
-            positional[position] = _bring(self._house, array)
+            positional[position] = bring(self._house, array)
         if self._validate is not None:
             self._validate(self.problem, positional)
-        return _returned(self._house, self._plan.run(positional), inputs[0], self._finish)
+        return returned(self._house, self._plan.run(positional), inputs[0], self._finish)
 
     def __repr__(self) -> str:
         return f"plan({self.problem.text!r}, kernel={self.kernel.id!r})"
@@ -397,16 +397,28 @@ def call(request: Call, backend: str | None = None, tune: bool = False) -> Any:
     house = backends.get(name)
     if not house.probe().ready:
         return select(problem, name, why).chosen  # raises, with what would add the backend
-    inputs = [None if array is None else _bring(house, array) for array in request.inputs]
+    inputs = [None if array is None else bring(house, array) for array in request.inputs]
     inputs = inputs[: len(problem.inputs)]
     if spec.validate is not None:
         spec.validate(problem, inputs)
+    return returned(house, run_problem(problem, inputs, name, tune=tune, why_backend=why), first, request.finish)
+
+
+def run_problem(
+    problem: Problem,
+    inputs: Sequence[Array | None],
+    backend: str,
+    *,
+    tune: bool = False,
+    why_backend: str = "asked for",
+) -> tuple[Array, ...]:
+    """Run a problem once on inputs in the backend's home, C-contiguous; gives all outputs, there too."""
+    spec = ops.SPECS[problem.op]
     constants = {i: inputs[i] for i in spec.parameters if i < len(inputs) and inputs[i] is not None}
-    plan = plan_problem(problem, constants, name, tune=tune, samples=inputs, why_backend=why)
-    return _returned(house, plan.run(inputs), first, request.finish)
+    return plan_problem(problem, constants, backend, tune=tune, samples=inputs, why_backend=why_backend).run(inputs)
 
 
-def _bring(house: Backend, array: Any) -> Array:
+def bring(house: Backend, array: Any) -> Array:
     """An array in the backend's home, C-contiguous. Copies between devices only because a backend was asked for."""
     if house.owns(array):
         native = arrays.to_host(array) if isinstance(array, np.ndarray) else array
@@ -417,7 +429,7 @@ def _bring(house: Backend, array: Any) -> Array:
     return _contiguous(native)
 
 
-def _returned(house: Backend, outputs: tuple[Array, ...], like: Any, finish: Callable[[tuple[Any, ...]], Any]) -> Any:
+def returned(house: Backend, outputs: tuple[Array, ...], like: Any, finish: Callable[[tuple[Any, ...]], Any]) -> Any:
     """Outputs in the caller's library and home."""
     if arrays.is_numpy(like) or (arrays.home(like) == "cpu" and not house.owns(like)):
         outputs = tuple(house.get(array) for array in outputs)

@@ -51,7 +51,7 @@ def plan(function: Any, *args: Any, backend: str | None = None, tune: bool = Fal
     Arguments are the function's own; ``x`` may be a ``qf.Tensor`` that gives dtype and shape alone. Calling the plan
     takes the inputs that are not weights, of the planned dtypes and shapes.
     """
-    return CallPlan(_operator(function).call(*args, **kwargs), backend, tune)
+    return CallPlan(operator_of(function).call(*args, **kwargs), backend, tune)
 
 
 def explain(
@@ -62,7 +62,7 @@ def explain(
     Prints every kernel of the backend (chosen, runnable, or not and why in a sentence, measured time if tuned) to
     ``file`` (None: nowhere), and returns the Selection whose text it is. Nothing is computed.
     """
-    request = _operator(function).call(*args, **kwargs)
+    request = operator_of(function).call(*args, **kwargs)
     first = next(array for array in request.inputs if array is not None)
     name, why = dispatch.chosen_backend(backend, first)
     selection = dispatch.select(request.problem(), name, why)
@@ -71,7 +71,8 @@ def explain(
     return selection
 
 
-def _operator(function: Any) -> OperatorFunction:
+def operator_of(function: Any) -> OperatorFunction:
+    """The function, if it is one of the house. Raises QuatrefoilError."""
     if not isinstance(function, OperatorFunction):
         raise QuatrefoilError(f"{function!r} is no quatrefoil operator; give one such as qf.conv2d")
     return function

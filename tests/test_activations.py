@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quatrefoil.errors import OperatorError
-from quatrefoil.ops.activations import FUNCTIONS, Activation, activation
+from quatrefoil.ops.activations import FUNCTIONS, SLOPES, Activation, activation
 
 INCLUDE = Path(__file__).parent.parent / "kernels" / "include"
 POINTS = np.array(
@@ -64,3 +64,14 @@ def test_unknown_or_malformed_is_refused() -> None:
     for text in ("Nope", "Relu(1.0)", "LeakyRelu(a)", "", "Clip(nan,1)"):
         with pytest.raises(OperatorError, match="; "):
             Activation.parse(text)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_slopes_meet_central_differences(name: str) -> None:
+    function = activation(name, *(-1.5, 1.25)[: len(FUNCTIONS[name].defaults)] if name == "Clip" else ())
+    x = np.array([-7.3, -2.9, -1.2, -0.4, -1e-3, 1e-3, 0.3, 0.9, 1.7, 2.9, 8.1])
+    step = 1e-6
+    expected = (function(x + step) - function(x - step)) / (2 * step)
+    np.testing.assert_allclose(function.slope(x), expected, rtol=1e-8, atol=1e-8)
+    assert function.slope(x.astype(np.float32)).dtype == np.float32
+    assert set(SLOPES) == set(FUNCTIONS)

@@ -27,6 +27,7 @@ LAYERS = (
     ("quatrefoil.backends", "quatrefoil.autotune", "quatrefoil.widening", "quatrefoil.sequences"),
     ("quatrefoil.dispatch",),
     ("quatrefoil.functional",),
+    ("quatrefoil.gradients",),
 )
 
 # Exporting a model to HLS reads the graph of models/; it is the one way from a backend's room upwards. Its proof, a

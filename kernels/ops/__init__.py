@@ -24,7 +24,9 @@ FAMILY_SPECS: dict[str, tuple[OperatorSpec, ...]] = {
 SPECS: dict[str, OperatorSpec] = {spec.op: spec for specs in FAMILY_SPECS.values() for spec in specs}
 """Every operator of the house by name."""
 
-FAMILIES: dict[str, tuple[str, ...]] = {family: tuple(spec.op for spec in specs) for family, specs in FAMILY_SPECS.items()}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    family: tuple(spec.op for spec in specs) for family, specs in FAMILY_SPECS.items()
+}
 
 
 def canonical(op: str, inputs: Sequence[Tensor | None], attributes: Mapping[str, Any], outputs: int = 1) -> Problem:

@@ -52,6 +52,40 @@ FUNCTIONS: dict[str, Function] = {
 }
 """By ONNX name. ``HardSwish`` has ONNX's fixed 1/6 and 1/2; ``Clip``'s parameters are its minimum and maximum."""
 
+
+def _between(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """1 strictly inside the interval and 0 elsewhere, in the precision of x."""
+    return ((x > low) & (x < high)).astype(x.dtype)
+
+
+def _hard_swish_slope(x: np.ndarray) -> np.ndarray:
+    return np.minimum(np.maximum(x / 6 + 0.5, 0), 1) + x / 6 * _between(x, -3, 3)
+
+
+def _swish_slope(x: np.ndarray, a: float) -> np.ndarray:
+    sigmoid = _sigmoid(a * x)
+    return sigmoid + a * x * sigmoid * (1 - sigmoid)
+
+
+SLOPES: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
+    "Identity": lambda x, a, b: np.ones_like(x),
+    "Relu": lambda x, a, b: (x > 0).astype(x.dtype),
+    "LeakyRelu": lambda x, a, b: np.where(x > 0, x.dtype.type(1), x.dtype.type(a)),
+    "Clip": lambda x, a, b: _between(x, a, b),
+    "Sigmoid": lambda x, a, b: _sigmoid(x) * (1 - _sigmoid(x)),
+    "Tanh": lambda x, a, b: 1 - np.tanh(x) ** 2,
+    "HardSigmoid": lambda x, a, b: x.dtype.type(a) * _between(a * x + b, 0, 1),
+    "HardSwish": lambda x, a, b: _hard_swish_slope(x),
+    "Elu": lambda x, a, b: np.where(x > 0, x.dtype.type(1), a * np.exp(np.minimum(x, 0))),
+    "Softsign": lambda x, a, b: 1 / (1 + np.abs(x)) ** 2,
+    "Softplus": lambda x, a, b: _sigmoid(x),
+    "Affine": lambda x, a, b: np.full_like(x, a),
+    "ThresholdedRelu": lambda x, a, b: (x > a).astype(x.dtype),
+    "ScaledTanh": lambda x, a, b: a * b * (1 - np.tanh(b * x) ** 2),
+    "Swish": lambda x, a, b: _swish_slope(x, a),
+}
+"""The derivative of each function. At a kink it is that of the flat or shallow side, as torch has it."""
+
 _CANONICAL = {name.lower(): name for name in FUNCTIONS}
 _TEXT = re.compile(r"(\w+)(?:\(([^)]*)\))?")
 
@@ -76,6 +110,10 @@ class Activation:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Evaluate in the precision of ``x``."""
         return FUNCTIONS[self.name].evaluate(x, self.alpha, self.beta)
+
+    def slope(self, x: np.ndarray) -> np.ndarray:
+        """The derivative at x, in the precision of ``x``."""
+        return SLOPES[self.name](x, self.alpha, self.beta)
 
     @staticmethod
     @lru_cache(maxsize=1024)

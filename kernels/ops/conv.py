@@ -96,14 +96,14 @@ def fused_activation(problem: Problem) -> Activation:
     return IDENTITY
 
 
-def _required(op: str, names: Sequence[str], inputs: Sequence[Tensor | None], position: int) -> Tensor:
+def required(op: str, names: Sequence[str], inputs: Sequence[Tensor | None], position: int) -> Tensor:
     tensor = inputs[position] if position < len(inputs) else None
     if tensor is None:
         raise OperatorError(op, names[position], "missing", "give an array")
     return tensor
 
 
-def _check_dtype(op: str, name: str, tensor: Tensor, allowed: Sequence[str]) -> None:
+def check_dtype(op: str, name: str, tensor: Tensor, allowed: Sequence[str]) -> None:
     if tensor.dtype not in allowed:
         raise OperatorError(op, f"the dtype of {name}", tensor.dtype, f"it has to be {' or '.join(allowed)}")
 
@@ -153,7 +153,7 @@ def _weight(
     return w.shape[0], group
 
 
-def _check_size(op: str, tensor: Tensor) -> None:
+def check_size(op: str, tensor: Tensor) -> None:
     if tensor.size > MAX_ELEMENTS:
         raise OperatorError(
             op, "the output's shape", list(tensor.shape), f"it has to hold at most {MAX_ELEMENTS} values"
@@ -168,7 +168,7 @@ def _epilogue(
     for position, shape in ((BIAS, (y.shape[1],)), (RESIDUAL, y.shape)):
         tensor = given[position]
         if tensor is not None:
-            _check_dtype(op, names[position], tensor, (y.dtype,))
+            check_dtype(op, names[position], tensor, (y.dtype,))
             _check_shape(op, names[position], tensor, shape)
     while given and given[-1] is None:
         given.pop()
@@ -199,12 +199,12 @@ def conv_attributes(
 def canonical_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
     op = "conv"
     _check_count(op, FLOAT_NAMES, inputs)
-    x, w = _required(op, FLOAT_NAMES, inputs, X), _required(op, FLOAT_NAMES, inputs, W)
-    _check_dtype(op, "x", x, FLOATS)
-    _check_dtype(op, "w", w, (x.dtype,))
+    x, w = required(op, FLOAT_NAMES, inputs, X), required(op, FLOAT_NAMES, inputs, W)
+    check_dtype(op, "x", x, FLOATS)
+    check_dtype(op, "w", w, (x.dtype,))
     settled, shape = conv_attributes(op, x, w, attributes)
     y = Tensor(x.dtype, shape)
-    _check_size(op, y)
+    check_size(op, y)
     given, fused = _epilogue(op, FLOAT_NAMES, inputs, attributes, y)
     return Problem(op, given, (y,), settled + fused)
 
@@ -212,9 +212,9 @@ def canonical_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outp
 def canonical_conv_transpose(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
     op = "conv_transpose"
     _check_count(op, FLOAT_NAMES, inputs)
-    x, w = _required(op, FLOAT_NAMES, inputs, X), _required(op, FLOAT_NAMES, inputs, W)
-    _check_dtype(op, "x", x, FLOATS)
-    _check_dtype(op, "w", w, (x.dtype,))
+    x, w = required(op, FLOAT_NAMES, inputs, X), required(op, FLOAT_NAMES, inputs, W)
+    check_dtype(op, "x", x, FLOATS)
+    check_dtype(op, "w", w, (x.dtype,))
     channels, group = _weight(op, x, w, attributes, transposed=True)
     rank = x.rank - 2
     strides = int_list(op, attributes, "strides", rank, 1, 1)
@@ -247,7 +247,7 @@ def canonical_conv_transpose(inputs: Sequence[Tensor | None], attributes: Attrib
         extents.append(extent)
     check_extents(op, extents)
     y = Tensor(x.dtype, (x.shape[0], channels, *extents))
-    _check_size(op, y)
+    check_size(op, y)
     given, fused = _epilogue(op, FLOAT_NAMES, inputs, attributes, y)
     settled = (
         ("strides", strides),
@@ -262,7 +262,7 @@ def canonical_conv_transpose(inputs: Sequence[Tensor | None], attributes: Attrib
 def _check_zero_point(op: str, name: str, tensor: Tensor | None, dtype: str, channels: int) -> None:
     if tensor is None:
         return
-    _check_dtype(op, name, tensor, (dtype,))
+    check_dtype(op, name, tensor, (dtype,))
     shapes: tuple[tuple[int, ...], ...] = ((), (1,), (channels,)) if channels else ((), (1,))
     _check_shape(op, name, tensor, *shapes)
 
@@ -270,9 +270,9 @@ def _check_zero_point(op: str, name: str, tensor: Tensor | None, dtype: str, cha
 def canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
     op = "conv_integer"
     _check_count(op, INTEGER_NAMES, inputs)
-    x, w = _required(op, INTEGER_NAMES, inputs, X), _required(op, INTEGER_NAMES, inputs, W)
-    _check_dtype(op, "x", x, INTEGERS)
-    _check_dtype(op, "w", w, INTEGERS)
+    x, w = required(op, INTEGER_NAMES, inputs, X), required(op, INTEGER_NAMES, inputs, W)
+    check_dtype(op, "x", x, INTEGERS)
+    check_dtype(op, "w", w, INTEGERS)
     settled, shape = conv_attributes(op, x, w, attributes)
     given = list(inputs) + [None] * (4 - len(inputs))
     _check_zero_point(op, "x_zero_point", given[X_ZERO_POINT], x.dtype, 0)
@@ -280,34 +280,34 @@ def canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attribut
     while given[-1] is None:
         given.pop()
     y = Tensor("int32", shape)
-    _check_size(op, y)
+    check_size(op, y)
     return Problem(op, tuple(given), (y,), settled)
 
 
 def canonical_qlinear_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
     op = "qlinear_conv"
     _check_count(op, QLINEAR_NAMES, inputs)
-    needed = [_required(op, QLINEAR_NAMES, inputs, position) for position in range(Q_BIAS)]
+    needed = [required(op, QLINEAR_NAMES, inputs, position) for position in range(Q_BIAS)]
     x, w = needed[Q_X], needed[Q_W]
-    _check_dtype(op, "x", x, INTEGERS)
-    _check_dtype(op, "w", w, INTEGERS)
+    check_dtype(op, "x", x, INTEGERS)
+    check_dtype(op, "w", w, INTEGERS)
     settled, shape = conv_attributes(op, x, w, attributes)
     channels = shape[1]
     y_zero = needed[Q_Y_ZERO]
-    _check_dtype(op, "y_zero_point", y_zero, INTEGERS)
+    check_dtype(op, "y_zero_point", y_zero, INTEGERS)
     _check_shape(op, "y_zero_point", y_zero, (), (1,))
     _check_zero_point(op, "x_zero_point", needed[Q_X_ZERO], x.dtype, 0)
     _check_zero_point(op, "w_zero_point", needed[Q_W_ZERO], w.dtype, channels)
     for position, per_channel in ((Q_X_SCALE, False), (Q_W_SCALE, True), (Q_Y_SCALE, False)):
         name, tensor = QLINEAR_NAMES[position], needed[position]
-        _check_dtype(op, name, tensor, ("float32",))
+        check_dtype(op, name, tensor, ("float32",))
         _check_shape(op, name, tensor, (), (1,), *(((channels,),) if per_channel else ()))
     bias = inputs[Q_BIAS] if len(inputs) > Q_BIAS else None
     if bias is not None:
-        _check_dtype(op, "bias", bias, ("int32",))
+        check_dtype(op, "bias", bias, ("int32",))
         _check_shape(op, "bias", bias, (channels,))
     y = Tensor(y_zero.dtype, shape)
-    _check_size(op, y)
+    check_size(op, y)
     return Problem(op, (*needed, bias) if bias is not None else tuple(needed), (y,), settled)
 
 

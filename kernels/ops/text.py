@@ -92,6 +92,8 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "conv": {**_CONV, "activation": WORD},
     "conv_transpose": {**_CONV, "output_padding": INTEGERS, "output_shape": INTEGERS, "activation": WORD},
     "conv_integer": _CONV,
+    "conv_weight_gradient": _CONV,
+    "conv_bias_gradient": {},
     "qlinear_conv": _CONV,
     "max_pool": {**_POOL, "storage_order": INTEGER, "with_indices": INTEGER},
     "average_pool": {**_POOL, "count_include_pad": INTEGER},
