@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quatrefoil.cli import bench, demo, doctor, explain, export, output, quantize, simulate, sweep
+from quatrefoil.cli import bench, demo, doctor, explain, export, info, output, quantize, simulate, sweep
 from quatrefoil.cli import run as run_command
 from quatrefoil.errors import QuatrefoilError
 
@@ -31,6 +31,7 @@ app.command("export")(export.command)
 app.command("simulate")(simulate.command)
 app.command("sweep")(sweep.command)
 app.command("doctor")(doctor.command)
+app.command("info")(info.command)
 app.command("demo")(demo.command)
 
 

@@ -15,6 +15,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from quatrefoil import backends
+from quatrefoil.cli import info
 from quatrefoil.cli.app import run
 from quatrefoil.models.gallery import path
 
@@ -43,7 +45,7 @@ def call_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for name in ("run", "bench", "explain", "quantize", "export", "simulate", "sweep", "doctor", "demo"):
+    for name in ("run", "bench", "explain", "quantize", "export", "simulate", "sweep", "doctor", "info", "demo"):
         assert name in out
         assert call(capsys, name, "--help")[0] == 0
 
@@ -174,6 +176,20 @@ def test_simulate_on_another_design_takes_other_cycles(capsys: pytest.CaptureFix
         call_json(capsys, "simulate", big, *more)["cycles"] for more in ([], ["--design", str(tmp_path / "wide.toml")])
     ]
     assert cycles[1] < cycles[0]
+
+
+def test_info_reads_the_declarations(capsys: pytest.CaptureFixture[str]) -> None:
+    data = call_json(capsys, "info")
+    for row in data["backends"]:
+        kernels = backends.get(row["backend"]).kernels()
+        assert row["kernels"] == len(kernels)
+        assert {info.target_of(kernel.id) for kernel in kernels} <= set(info.TARGETS)
+        assert row["languages"] and row["parallel"]
+    assert data["operators"]["lstm"]["cpu"] == "float32, float64, float16"
+    assert data["operators"]["conv"]["fpga"] == "float32, float16"
+    code, out, _ = call(capsys, "info")
+    assert code == 0
+    assert "CUDA C++" in out and "simulated edge" in out
 
 
 def test_doctor_always_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
