@@ -74,6 +74,22 @@ cdef extern from "conv_kernels.h" nogil:
 
     bint find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm*)
 
+    ctypedef struct ConvGradientCall:
+        const void* x
+        const void* dy
+        void* dw
+        char* workspace
+        int threads
+
+    ctypedef size_t (*ConvGradientNeeds)(const ConvShape*) noexcept
+    ctypedef void (*ConvGradientFunction)(const ConvShape*, const ConvGradientCall*) noexcept
+
+    ctypedef struct ConvGradientAlgorithm:
+        ConvGradientNeeds needs  # NULL: no workspace
+        ConvGradientFunction run
+
+    bint find_conv_gradient_algorithm(const char* name, int isa, ConvGradientAlgorithm*)
+
     ctypedef struct NativeStep:
         void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
         const void* context
@@ -295,3 +311,51 @@ cdef class IntegerRun:
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)
+
+
+cdef class GradientRun:
+    """A prepared conv_weight_gradient, or with an algorithm for it the gradient of a bias, whose only input is dy.
+
+    algorithm: a name of conv_kernels.h. isa: an instruction set's number. geometry: of the convolution. shape, dtype: of
+    the output.
+    """
+
+    cdef ConvGradientAlgorithm algorithm
+    cdef ConvShape shape
+    cdef size_t workspace
+    cdef object made, dtype
+    cdef int threads
+    cdef bint empty
+
+    def __init__(self, str algorithm, int isa, geometry, shape, dtype):
+        if not find_conv_gradient_algorithm(algorithm.encode(), isa, &self.algorithm):
+            raise KeyError(algorithm)
+        fill(&self.shape, geometry, IDENTITY)
+        self.threads = most_threads(&self.shape)
+        self.made = shape
+        self.dtype = dtype
+        self.empty = geometry.batch == 0
+        self.workspace = 0
+        if self.algorithm.needs != NULL and not self.empty:
+            self.workspace = self.algorithm.needs(&self.shape)
+
+    def __call__(self, inputs):
+        cdef ConvGradientCall call
+        cdef Buffer workspace = None
+        made = new_array(self.made, self.dtype)
+        if self.empty:
+            made[...] = 0
+            return (made,)
+        call.x = address(inputs[0])
+        call.dy = address(inputs[len(inputs) - 1])
+        call.dw = <void*>address(made)
+        call.threads = min(<int>num_threads(), self.threads) if self.threads > 1 else 1
+        call.workspace = NULL
+        if self.workspace:
+            workspace = take_workspace(self.workspace * call.threads)
+            call.workspace = workspace.data
+        with nogil:
+            self.algorithm.run(&self.shape, &call)
+        if workspace is not None:
+            idle_workspaces.append(workspace)
+        return (made,)

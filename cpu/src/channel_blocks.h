@@ -35,10 +35,11 @@ inline void copy_band(const float* x, int64_t height, int64_t width, const Band&
   }
 }
 
-// The same out of plain planes, `channels` of them (at most LANES), for neighbouring columns; x is the first one. LANES
-// pixels of LANES channels are turned at a time.
-inline void turn_band(const float* x, int64_t height, int64_t width, int64_t channels, const Band& band, float* to) {
-  const int64_t plane = height * width;
+// The same out of plain planes, `channels` of them (at most LANES) that lie `plane` apart (0: one after the other), for
+// neighbouring columns; x is the first one. LANES pixels of LANES channels are turned at a time.
+inline void turn_band(const float* x, int64_t height, int64_t width, int64_t channels, const Band& band, float* to,
+                      int64_t plane = 0) {
+  if (!plane) plane = height * width;
   for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
     const int64_t row = band.first_row + r * band.row_step;
     if (row < 0 || row >= height) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "conv_arguments.h"
+#include "conv_gradient.h"
 #include "instruction_sets.h"
 #include "native_step.h"
 
@@ -84,6 +85,39 @@ static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIn
   QF_FIND_PACKED(conv_tiles_integer)
   QF_FIND_PACKED(conv_depthwise_integer)
   QF_FIND_PLAIN(conv_direct_integer)
+  return false;
+}
+
+typedef size_t (*ConvGradientNeeds)(const ConvShape*);  // bytes of workspace for each thread
+typedef void (*ConvGradientFunction)(const ConvShape*, const ConvGradientCall*);
+
+QF_DECLARE(size_t, conv_gradient_product_f32_needs, (const ConvShape*))
+QF_DECLARE(void, conv_gradient_product_f32, (const ConvShape*, const ConvGradientCall*))
+QF_DECLARE(size_t, conv_gradient_depthwise_f32_needs, (const ConvShape*))
+QF_DECLARE(void, conv_gradient_depthwise_f32, (const ConvShape*, const ConvGradientCall*))
+QF_DECLARE(void, conv_gradient_direct_f32, (const ConvShape*, const ConvGradientCall*))
+QF_DECLARE(void, conv_gradient_direct_f64, (const ConvShape*, const ConvGradientCall*))
+QF_DECLARE(void, conv_gradient_bias_f32, (const ConvShape*, const ConvGradientCall*))
+QF_DECLARE(void, conv_gradient_bias_f64, (const ConvShape*, const ConvGradientCall*))
+
+struct ConvGradientAlgorithm {
+  ConvGradientNeeds needs;  // null: no workspace
+  ConvGradientFunction run;
+};
+
+// As find_conv_algorithm, for the gradients of weight and bias.
+static inline bool find_conv_gradient_algorithm(const char* name, int isa, ConvGradientAlgorithm* found) {
+  if (!isa_supported(isa)) return false;
+#define QF_FIND_ROOMY(id) \
+  if (!strcmp(name, #id)) return *found = {id##_needs(isa), id(isa)}, true;
+#define QF_FIND_BARE(id) \
+  if (!strcmp(name, #id)) return *found = {nullptr, id(isa)}, true;
+  QF_FIND_ROOMY(conv_gradient_product_f32)
+  QF_FIND_ROOMY(conv_gradient_depthwise_f32)
+  QF_FIND_BARE(conv_gradient_direct_f32)
+  QF_FIND_BARE(conv_gradient_direct_f64)
+  QF_FIND_BARE(conv_gradient_bias_f32)
+  QF_FIND_BARE(conv_gradient_bias_f64)
   return false;
 }
 

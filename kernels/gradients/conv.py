@@ -133,4 +133,7 @@ def conv_transpose(back: Backward) -> dict[int, Array]:
     return found
 
 
-RULES: dict[str, Rule] = {}
+RULES = {
+    "conv": Rule(conv, (X, W, BIAS, RESIDUAL)),
+    "conv_transpose": Rule(conv_transpose, (X, W, BIAS, RESIDUAL)),
+}
