@@ -23,6 +23,7 @@ QF_FUNCTION float by_definition(const float* __restrict__ x, const float* __rest
   const int at[3] = {tap / g.kernel[2] / g.kernel[1], tap / g.kernel[2] % g.kernel[1], tap % g.kernel[2]};
   long long offset[3];
   int first[3], last[3];
+#pragma unroll
   for (int axis = 0; axis < 3; axis++) {
     offset[axis] = static_cast<long long>(at[axis]) * g.dilation[axis] - g.pad[axis];
     const TapRange inside = taps_inside(offset[axis], g.output[axis], g.stride[axis], g.input[axis]);
