@@ -74,6 +74,8 @@ cdef extern from "conv_kernels.h" nogil:
 
     bint find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm*)
 
+    void flip_weights(const float*, int64_t groups, int64_t in_channels, int64_t out_channels, int64_t taps, float*)
+
     ctypedef struct ConvGradientCall:
         const void* x
         const void* dy
@@ -311,6 +313,14 @@ cdef class IntegerRun:
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)
+
+
+def flipped(weights, int64_t groups):
+    """float32 weights of conv_transpose, C-contiguous, as those of the convolution of stride 1 that does the same."""
+    cdef int64_t channels = weights.shape[0] // groups, outputs = weights.shape[1], taps = weights[0, 0].size
+    made = new_array((groups * outputs, channels, *weights.shape[2:]), weights.dtype)
+    flip_weights(<const float*>address(weights), groups, channels, outputs, taps, <float*>address(made))
+    return made
 
 
 cdef class GradientRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from quatrefoil.numerics import requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.activations import IDENTITY
 from quatrefoil.ops.windows import Window
-from quatrefoil.problem import Problem
+from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
@@ -285,10 +286,8 @@ def _float(
     general: str | None = None,
     suits: Callable[[np.ndarray], bool] = _finite,
     along_rows: bool = False,
-    arrange: Callable[[Problem, np.ndarray], np.ndarray] = lambda problem, weights: weights,
 ) -> PrepareFloat:
-    """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h on the weights that ``arrange``
-    makes of ONNX's.
+    """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h.
 
     Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights, and others
     that do not suit it, the ``general`` algorithm, which leaves padding out, runs instead.
@@ -302,7 +301,6 @@ def _float(
 
         y, weights, geometry = problem.outputs[0], parameters[semantics.W], semantics.geometry(problem)
         chosen = algorithm if general is None or suits(weights) else general
-        weights = np.ascontiguousarray(arrange(problem, weights) if chosen == algorithm else weights)
         return _conv.Run(
             chosen,
             instruction_set.index_for_rows(geometry.window.output[2]) if along_rows else instruction_set.index(),
@@ -310,19 +308,13 @@ def _float(
             semantics.fused_activation(problem),
             y.shape,
             y.numpy_dtype,
-            weights,
+            np.ascontiguousarray(weights),
             np.ascontiguousarray(parameters[semantics.BIAS]) if semantics.BIAS in parameters else None,
             x_blocked,
             y_blocked,
         )
 
     return prepare
-
-
-def _channels_last(problem: Problem, weights: np.ndarray) -> np.ndarray:
-    """conv_transpose's weights (C, M / groups, kernel) as (groups, M / groups, kernel, C / groups)."""
-    groups = problem.integer("group")
-    return np.moveaxis(weights.reshape(groups, -1, *weights.shape[1:]), 1, -1)
 
 
 def _double(algorithm: str) -> Prepare:
@@ -347,6 +339,72 @@ def _double(algorithm: str) -> Prepare:
         return lambda inputs: (activation(sums(inputs)[0]),)
 
     return prepare
+
+
+@lru_cache(maxsize=1024)
+def _as_conv(problem: Problem) -> Problem | Reject:
+    """The convolution of flipped weights that does what a conv_transpose of stride 1 does."""
+    window = semantics.geometry(problem).window  # which slides over y
+    rank = problem.input(semantics.X).rank - 2
+    if max(window.strides) > 1:
+        return Reject("a convolution does the same only where no stride spreads x")
+    reach = [(taps - 1) * dilation for taps, dilation in zip(window.kernel, window.dilations)]
+    before = [far - pad for far, pad in zip(reach, window.pads)]
+    behind = [out - have - pad + far for out, have, pad, far in zip(window.input, window.output, before, reach)]
+    if min(*before, *behind) < 0:
+        return Reject(f"a convolution would need negative padding, {before[-rank:]} and {behind[-rank:]}")
+    x, w, *more = problem.inputs
+    assert x is not None and w is not None
+    group = problem.integer("group")
+    flipped = Tensor(w.dtype, (w.shape[1] * group, w.shape[0] // group, *w.shape[2:]))
+    attributes = {name: problem[name] for name, _ in problem.attributes if name in ("dilations", "group", "activation")}
+    return semantics.canonical_conv((x, flipped, *more), {**attributes, "pads": (*before[-rank:], *behind[-rank:])})
+
+
+def _flipped_kernel(problem: Problem) -> Kernel | Reject:
+    """The kernel of conv that runs in conv_transpose's place."""
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    as_conv = _as_conv(problem)
+    if isinstance(as_conv, Reject):
+        return as_conv
+    for kernel in KERNELS:
+        if kernel.op == "conv" and not kernel.id.startswith("conv_direct") and kernel.accepts(as_conv) is None:
+            return kernel
+    return Reject("only direct convolution takes it, which is slower than products of phases")
+
+
+def _accepts_flipped(problem: Problem) -> Reject | None:
+    kernel = _flipped_kernel(problem)
+    return kernel if isinstance(kernel, Reject) else None
+
+
+def _prepare_flipped(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    from quatrefoil.cpu import _conv
+
+    kernel, as_conv = _flipped_kernel(problem), _as_conv(problem)
+    assert isinstance(kernel, Kernel) and isinstance(as_conv, Problem)
+    weights = _conv.flipped(np.ascontiguousarray(parameters[semantics.W]), problem.integer("group"))
+    return kernel.prepare(as_conv, {**parameters, semantics.W: weights})
+
+
+MOST_PHASES = 8  # of src/conv_transpose_depthwise.cpp
+
+
+def _accepts_transpose_depthwise(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    if geometry.in_per_group > 1 or geometry.out_per_group > 1:
+        return Reject(
+            f"it takes one input and one output channel a group, not {geometry.in_per_group} and {geometry.out_per_group}"
+        )
+    window = geometry.window
+    if window.kernel[0] > 1 or window.input[0] > 1 or window.output[0] > 1:
+        return Reject("it takes planes and rows, not volumes")
+    if max(window.strides) > MOST_PHASES:
+        return Reject(f"it takes strides of up to {MOST_PHASES}, not {max(window.strides)}")
+    return None
 
 
 def _zero_point(parameters: Mapping[int, np.ndarray], position: int) -> np.ndarray:
@@ -530,15 +588,29 @@ KERNELS: list[Kernel] = [
         "conv_transpose_winograd_nchw_f32_simd",
         "conv_transpose",
         _accepts_transpose_winograd,
-        _float("conv_transpose_winograd_f32", arrange=_channels_last),
+        _float("conv_transpose_winograd_f32"),
         summary="minimal filtering of each phase of the stride; direct taps for outputs that are not finite",
         beyond="minimal filters multiply less",
+    ),
+    Kernel(
+        "conv_transpose_flipped_any_f32_simd",
+        "conv_transpose",
+        _accepts_flipped,
+        _prepare_flipped,
+        summary="stride 1: the convolution of flipped weights, by the first of its kernels that takes it",
+    ),
+    Kernel(
+        "conv_transpose_depthwise_nchw_f32_simd",
+        "conv_transpose",
+        _accepts_transpose_depthwise,
+        _float("conv_transpose_depthwise_f32", "conv_transpose_direct_f32"),
+        summary="the taps of each phase of the stride along a row, interleaved; direct taps for infinite weights",
     ),
     Kernel(
         "conv_transpose_gemm_nchw_f32_simd",
         "conv_transpose",
         only_dtypes("float32"),
-        _float("conv_transpose_gemm_f32", "conv_transpose_direct_f32", arrange=_channels_last),
+        _float("conv_transpose_gemm_f32", "conv_transpose_direct_f32"),
         version=3,
         summary="a matrix product for each phase of the stride, interleaved; direct taps for infinite weights",
     ),

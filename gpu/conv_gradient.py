@@ -97,13 +97,14 @@ def _prepare_product(device: Device, problem: Problem, parameters: Mapping[int, 
 
 def _prepare_direct(device: Device, problem: Problem, parameters: Mapping[int, Array]) -> Run:
     dw_type = problem.outputs[0]
-    kernel = device.load("conv_weight_gradient.cu", "conv_weight_gradient_direct", {})
+    kernel = device.load("conv_weight_gradient.cu", "conv_weight_gradient_finish", {})
     geometry = geometry_struct(semantics.geometry(problem))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         x, dy = inputs
         dw = device.empty(dw_type)
-        kernel((blocks(dw_type.size, THREADS),), (THREADS,), x, dy, dw, geometry, np.int64(dw_type.size))
+        grid = (blocks(dw_type.size, THREADS),)
+        kernel(grid, (THREADS,), None, x, dy, dw, geometry, np.int64(dw_type.size), np.int32(0))
         return (dw,)
 
     return run

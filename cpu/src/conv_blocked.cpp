@@ -255,20 +255,26 @@ extern "C" void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape* s, ConvNeeds*
 
 extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
   const Plan plan(*s);
-  const int64_t taps = volume(s->kernel);
-  bool finite = true;
+  const int64_t taps = volume(s->kernel), o_step = s->in_channels * taps;
+  float check = 0.0f;  // NaN as soon as a weight is not finite
   for (int64_t group = 0; group < s->groups; group++)
     for (int64_t slice = 0; slice < plan.slices; slice++)
       for (int64_t first = 0; first < plan.out_blocks; first += plan.columns)
-        for (int64_t block = plan.first_of_slice(slice); block < plan.first_of_slice(slice + 1); block++)
-          for (int64_t lane = 0; lane < LANES; lane++)
-            for (int64_t o = first * LANES; o < smaller(first + plan.columns, plan.out_blocks) * LANES; o++) {
-              const int64_t tap = block / plan.in_blocks, c = block % plan.in_blocks * LANES + lane;
-              const bool there = c < s->in_channels && o < s->out_channels;
-              *packed = there ? weights[((group * s->out_channels + o) * s->in_channels + c) * taps + tap] : 0.0f;
-              finite = finite && __builtin_isfinite(*packed);
-              packed++;
+        for (int64_t block = plan.first_of_slice(slice); block < plan.first_of_slice(slice + 1); block++) {
+          const int64_t channel = block % plan.in_blocks * LANES;
+          const int64_t lanes = smaller(plan.columns, plan.out_blocks - first) * LANES;
+          const int64_t there = clamped(s->out_channels - first * LANES, lanes);
+          const float* from = weights + (group * s->out_channels + first * LANES) * o_step + channel * taps + block / plan.in_blocks;
+          for (int64_t lane = 0; lane < LANES; lane++, from += taps, packed += lanes) {
+            const int64_t count = channel + lane < s->in_channels ? there : 0;
+            for (int64_t o = 0; o < count; o++) {
+              packed[o] = from[o * o_step];
+              check += packed[o] * 0.0f;
             }
+            for (int64_t o = count; o < lanes; o++) packed[o] = 0.0f;
+          }
+        }
+  const bool finite = check == 0.0f;
   *packed = finite ? 0.0f : 1.0f;
 }
 

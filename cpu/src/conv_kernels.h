@@ -24,6 +24,7 @@ typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
   PACKED(conv_padded_f32)                 \
   PACKED(conv_transpose_winograd_f32)     \
   PACKED(conv_transpose_gemm_f32)         \
+  PACKED(conv_transpose_depthwise_f32)    \
   PLAIN(conv_direct_f32)                  \
   PLAIN(conv_direct_f64)                  \
   PLAIN(conv_transpose_direct_f32)        \
@@ -119,6 +120,23 @@ static inline bool find_conv_gradient_algorithm(const char* name, int isa, ConvG
   QF_FIND_BARE(conv_gradient_bias_f32)
   QF_FIND_BARE(conv_gradient_bias_f64)
   return false;
+}
+
+// The weights with which a convolution of stride 1 does what a transposed one does: (C, M / groups, kernel) becomes
+// (M, C / groups, kernel reversed along every axis). In squares of channels, for the sake of the cache.
+inline void flip_weights(const float* weights, int64_t groups, int64_t in_channels, int64_t out_channels, int64_t taps,
+                         float* flipped) {
+  constexpr int64_t SIDE = 16;
+  for (int64_t group = 0; group < groups; group++, weights += in_channels * out_channels * taps,
+               flipped += in_channels * out_channels * taps)
+    for (int64_t m0 = 0; m0 < out_channels; m0 += SIDE)
+      for (int64_t c0 = 0; c0 < in_channels; c0 += SIDE)
+        for (int64_t m = m0; m < m0 + SIDE && m < out_channels; m++)
+          for (int64_t c = c0; c < c0 + SIDE && c < in_channels; c++) {
+            const float* from = weights + (c * out_channels + m) * taps;
+            float* to = flipped + (m * in_channels + c) * taps + taps - 1;
+            for (int64_t tap = 0; tap < taps; tap++) to[-tap] = from[tap];
+          }
 }
 
 // A prepared convolution as a step of a sequence: what it points to belongs to _conv.Run.

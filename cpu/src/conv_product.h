@@ -272,9 +272,10 @@ inline void pack_weights(const Window& window, const Plan& plan, const Weight& w
   const Rows rows = plan.rows();
   for (int64_t slice = 0; slice < plan.slices; slice++)
     for (int64_t tile = 0; tile < rows.tiles; tile++)
-      for (int64_t k = plan.first_of_slice(slice); k < plan.first_of_slice(slice + 1); k++)
-        for (int64_t m = rows.begin(tile); m < rows.begin(tile + 1); m++)
-          *packed++ = weight(m, Depth(window, k).tap, Depth(window, k).channel);
+      for (int64_t k = plan.first_of_slice(slice); k < plan.first_of_slice(slice + 1); k++) {
+        const Depth at(window, k);
+        for (int64_t m = rows.begin(tile); m < rows.begin(tile + 1); m++) *packed++ = weight(m, at.tap, at.channel);
+      }
 }
 
 // One tile of the product as `multiply` hands it out: rows m to m + rows of y at a tile of places.

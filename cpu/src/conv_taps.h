@@ -34,12 +34,11 @@ inline void write_by_taps(const ConvShape& s, const ConvCall& call, int64_t imag
   ((float*)call.y)[at] = qf_activation(s.activation, s.alpha, s.beta, sum);
 }
 
-// The same of a transposed convolution; `s` is seen from x, and weights are laid out as (groups, M / groups, kernel,
-// C / groups).
+// The same of a transposed convolution; `s` is seen from x, and weights are laid out as (C, M / groups, kernel).
 inline void write_transposed_by_taps(const ConvShape& s, const ConvCall& call, int64_t image, int64_t group,
                                      int64_t out_channel, int64_t d, int64_t h, int64_t w) {
   const int64_t m = group * s.out_channels + out_channel, in_plane = volume(s.input), taps = volume(s.kernel);
-  const float* weights = (const float*)call.plain_weights + m * taps * s.in_channels;
+  const float* weights = (const float*)call.plain_weights + (group * s.in_channels * s.out_channels + out_channel) * taps;
   const int64_t y_place[3] = {d, h, w};
   float sum = call.bias ? ((const float*)call.bias)[m] : 0.0f;
   for (int64_t tap = 0; tap < taps; tap++) {
@@ -53,7 +52,7 @@ inline void write_transposed_by_taps(const ConvShape& s, const ConvCall& call, i
     }
     if (!met) continue;
     for (int64_t c = 0; c < s.in_channels; c++)
-      sum += weights[tap * s.in_channels + c] *
+      sum += weights[c * s.out_channels * taps + tap] *
              ((const float*)call.x)[element_at(s.x_blocked, image, s.groups * s.in_channels, group * s.in_channels + c,
                                                in_plane, place)];
   }

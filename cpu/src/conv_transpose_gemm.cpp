@@ -5,35 +5,15 @@
 // activation. Phases along a row get as many places as the longest, and taps that reach over x's edge meet zeros; no other
 // multiplication is idle.
 //
-// In a transposed ConvShape `output` is x's extent and `input` y's. Weights come as (groups, M / groups, kernel,
-// C / groups). Threads share images, groups and blocks of places.
+// In a transposed ConvShape `output` is x's extent and `input` y's. Weights come as (C, M / groups, kernel). Threads share images, groups and blocks of places.
 #include <omp.h>
 
+#include "conv_phases.h"
 #include "conv_product.h"
 
 namespace {
 
 constexpr int64_t SUMS_BYTES = 192 << 10;
-
-int64_t common_divisor(int64_t a, int64_t b) { return b ? common_divisor(b, a % b) : a; }
-
-// The taps along one axis that meet the places of y with one remainder.
-struct Phase {
-  int64_t tap, step, count;    // of the kernel: the first one, from one to the next, and how many
-  int64_t first, x_step;       // place of x that the first tap meets at place 0, and from one tap to the next
-  int64_t remainder, places;
-
-  Phase(const ConvShape& s, int axis, int64_t remainder) : remainder(remainder) {
-    const int64_t stride = s.strides[axis], dilation = s.dilations[axis], lead = remainder + s.pads[axis];
-    step = stride / common_divisor(stride, dilation);
-    tap = 0;
-    while (tap < step && (lead - tap * dilation) % stride) tap++;
-    count = tap < step && tap < s.kernel[axis] ? divide_up(s.kernel[axis] - tap, step) : 0;
-    first = count ? (lead - tap * dilation) / stride : 0;
-    x_step = -step * dilation / stride;
-    places = divide_up(s.input[axis] - remainder, stride);
-  }
-};
 
 // One product for every phase. All phases along the rows get the places of the first, the longest.
 struct PhaseWindow : Window {
@@ -93,40 +73,6 @@ struct Phases {
   int64_t workspace_floats() const { return divide_up(panels_floats + sums_floats, 16) * 16; }
 };
 
-// The elements of a and b in turn: the first LANES of them, and the rest.
-QF_INLINE vfloat interleave_low(vfloat a, vfloat b) {
-  vint places;
-  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = i / 2 + i % 2 * LANES;
-  return __builtin_shuffle(a, b, places);
-}
-QF_INLINE vfloat interleave_high(vfloat a, vfloat b) {
-  vint places;
-  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = LANES / 2 + i / 2 + i % 2 * LANES;
-  return __builtin_shuffle(a, b, places);
-}
-
-// `count` places of a row of y from sums[phase][place]: row[place * phases + phase], of `width` columns in all.
-void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t count, int64_t width, const float* residual,
-                const Epilogue& epilogue, float* row) {
-  if (phases == 1) {
-    for (int64_t i = 0; i < width; i++) row[i] = sums[i];
-  } else if (phases == 2) {
-    int64_t i = 0;
-    for (; i + LANES <= width / 2; i += LANES) {
-      const vfloat even = load(sums + i), odd = load(sums + phase_step + i);
-      store(row + 2 * i, interleave_low(even, odd));
-      store(row + 2 * i + LANES, interleave_high(even, odd));
-    }
-    for (i *= 2; i < width; i++) row[i] = sums[i % 2 * phase_step + i / 2];
-  } else {
-    for (int64_t phase = 0; phase < phases; phase++)
-      for (int64_t i = 0; i < count && i * phases + phase < width; i++) row[i * phases + phase] = sums[phase * phase_step + i];
-  }
-  if (residual)
-    for (int64_t i = 0; i < width; i++) row[i] += residual[i];
-  if (epilogue.clamps || epilogue.later) epilogue.activate_row(row, width);
-}
-
 }  // namespace
 
 extern "C" void QF_EXPORT(conv_transpose_gemm_f32_needs)(const ConvShape* s, ConvNeeds* needs) {
@@ -142,9 +88,12 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32_pack)(const ConvShape* shape, 
   const int64_t taps = volume(s.kernel);
   for (int64_t group = 0; group < s.groups; group++, weights += s.out_channels * taps * s.in_channels)
     phases.each(s, [&](const PhaseWindow& window, const Plan& plan) {
+      int64_t* kernel_taps = new int64_t[volume(window.taps) + 1];  // a division for each weight would take longer
+      for (int64_t tap = 0; tap < volume(window.taps); tap++) kernel_taps[tap] = window.kernel_tap(s, tap);
       pack_weights(window, plan, [&](int64_t m, int64_t tap, int64_t c) {
-        return weights[(m * taps + window.kernel_tap(s, tap)) * s.in_channels + c];
+        return weights[(c * s.out_channels + m) * taps + kernel_taps[tap]];
       }, packed);
+      delete[] kernel_taps;
       packed += plan.packed_floats();
     });
 }

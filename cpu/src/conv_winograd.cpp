@@ -78,20 +78,24 @@ QF_INLINE void transform_output(const vfloat (&m)[TILE], vfloat (&y)[M]) {
 template <int M>
 QF_INLINE void transform_output(const vfloat (&m)[1], vfloat (&y)[1]) { y[0] = m[0]; }
 
+// Weights are transformed in double, once: HALF output channels at a time.
+constexpr int HALF = LANES / 2;
+typedef double vdouble __attribute__((vector_size(LANES * 4)));
+
 // G g: a row of K weights evaluated at the six points, and divided by the product of that point's distances; K = 1: as
 // it is.
-void transform_weights(const double* g, int64_t step, int K, double (&u)[TILE]) {
+QF_INLINE void transform_weights(const vdouble* g, int K, vdouble (&u)[TILE]) {
   if (K == 1) {
     u[0] = g[0];
     return;
   }
-  static const double POINT[TILE - 1] = {0, A, -A, B, -B}, DISTANCES[TILE - 1] = {1, -1.5, -1.5, 6, 6};
-  for (int i = 0; i < TILE - 1; i++) {
-    double value = 0;
-    for (int k = K - 1; k >= 0; k--) value = value * POINT[i] + g[k * step];
-    u[i] = value / DISTANCES[i];
+  static const double POINT[TILE - 1] = {0, A, -A, B, -B}, SCALE[TILE - 1] = {1, -1 / 1.5, -1 / 1.5, 1.0 / 6, 1.0 / 6};
+  QF_UNROLL for (int i = 0; i < TILE - 1; i++) {
+    vdouble value = g[K - 1];
+    for (int k = K - 2; k >= 0; k--) value = value * POINT[i] + g[k];
+    u[i] = value * SCALE[i];
   }
-  u[TILE - 1] = g[(K - 1) * step];
+  u[TILE - 1] = g[K - 1];
 }
 
 // The products' register tile: R tiles times J vectors of output channels, over blocks of LANES channels.
@@ -540,49 +544,78 @@ void needs_of(const ConvShape& given, bool transposed, ConvNeeds* needs) {
             sizeof(float) * (Rooms(s, plan).floats() + plan.workspace_floats())};
 }
 
-// The transformed weights of one channel of x and of y; tap(kd, kh, kw) finds a weight.
-template <class Tap>
-void transform_pair(const Plan& plan, int64_t phase, int64_t kd, int64_t source, const Tap& tap, double (&u)[TILE][TILE]) {
+// Which taps of the kernel a source's filter has, as places among the weights of a pair of channels; -1 where there is none.
+struct FilterTaps {
+  int64_t at[5][5];
+  FilterTaps(const ConvShape& s, const Plan& plan, int64_t phase, int64_t kd, int64_t source) {
+    for (int a = 0; a < plan.high.K; a++)
+      for (int b = 0; b < plan.wide.K; b++) {
+        const int64_t kh = plan.high.tap(phase / plan.wide.phases, source / plan.wide.sources, a);
+        const int64_t kw = plan.wide.tap(phase % plan.wide.phases, source % plan.wide.sources, b);
+        at[a][b] = kh < s.kernel[1] && kw < s.kernel[2] ? (kd * s.kernel[1] + kh) * s.kernel[2] + kw : -1;
+      }
+  }
+};
+
+// The transformed filters between one channel of x and HALF of y, `count` of which are there: u[point * step ...]. weights: of
+// the first one; o_step: from one channel of y to the next.
+void transform_filters(const Plan& plan, const FilterTaps& taps, const float* weights, int64_t o_step, int count, float* u,
+                       int64_t step) {
+  typedef float vfloats __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
   const Axis &high = plan.high, &wide = plan.wide;
-  double half[TILE][5];
+  vdouble half[TILE][5], across[TILE];
   for (int b = 0; b < wide.K; b++) {
-    double column[5], turned[TILE];
-    const int64_t kw = wide.tap(phase % wide.phases, source % wide.sources, b);
+    vdouble column[5], turned[TILE];
     for (int a = 0; a < high.K; a++) {
-      const int64_t kh = high.tap(phase / wide.phases, source / wide.sources, a);
-      column[a] = kh < high.kernel && kw < wide.kernel ? tap(kd, kh, kw) : 0.0;
+      column[a] = (vdouble){};
+      if (taps.at[a][b] >= 0)
+        for (int i = 0; i < count; i++) column[a][i] = weights[i * o_step + taps.at[a][b]];
     }
-    transform_weights(column, 1, high.K, turned);
+    transform_weights(column, high.K, turned);
     for (int i = 0; i < high.points; i++) half[i][b] = turned[i];
   }
-  for (int i = 0; i < high.points; i++) transform_weights(half[i], 1, wide.K, u[i]);
+  for (int i = 0; i < high.points; i++) {
+    transform_weights(half[i], wide.K, across);
+    for (int j = 0; j < wide.points; j++, u += step)
+      *reinterpret_cast<vfloats*>(u) = __builtin_convertvector(across[j], vfloats);
+  }
 }
+
+// Channels of x whose filters are transformed together: those of a point then go to memory as a piece, since points lie a
+// power of two apart and would push each other out of the cache.
+constexpr int64_t TOGETHER = 8;
 
 void pack_all(const ConvShape& given, bool transposed, const float* weights, float* to) {
   const ConvShape s = seen_from_x(given, transposed);
   const Plan plan = plan_of(s, transposed);
-  const int64_t taps = volume(s.kernel), channels = plan.in_blocks * LANES;
-  for (int64_t group_phase = 0; group_phase < s.groups * plan.weight_phases; group_phase++)
+  const int64_t taps = volume(s.kernel), channels = plan.in_blocks * LANES, rows = plan.depth * LANES;
+  const int64_t o_step = transposed ? taps : s.in_channels * taps, c_step = transposed ? s.out_channels * taps : taps;
+  float* room = new float[TILE * TILE * TOGETHER * plan.columns * LANES];
+  for (int64_t group_phase = 0; group_phase < s.groups * plan.weight_phases; group_phase++) {
+    const int64_t group = group_phase / plan.weight_phases, phase = group_phase % plan.weight_phases;
+    const float* of_group = weights + group * s.in_channels * s.out_channels * taps;
     for (int64_t g = 0; g < plan.out_groups(); g++) {
-      const int64_t group = group_phase / plan.weight_phases, first = g * plan.columns * LANES;
-      const int64_t lanes = smaller(plan.columns, plan.out_blocks - g * plan.columns) * LANES;
-      for (int64_t k = 0; k < plan.depth * LANES; k++)
-        for (int64_t lane = 0; lane < lanes; lane++) {
-          const int64_t o = first + lane, c = k % channels, set = k / channels;
-          double u[TILE][TILE] = {};
-          if (o < s.out_channels && c < s.in_channels)
-            transform_pair(plan, group_phase % plan.weight_phases, set / plan.sources, set % plan.sources,
-                           [&](int64_t kd, int64_t kh, int64_t kw) -> double {
-                             const int64_t tap = (kd * s.kernel[1] + kh) * s.kernel[2] + kw, m = group * s.out_channels + o;
-                             return weights[transposed ? (m * taps + tap) * s.in_channels + c
-                                                       : (m * s.in_channels + c) * taps + tap];
-                           },
-                           u);
+      const int64_t first = g * plan.columns * LANES;
+      const int64_t lanes = smaller(plan.columns, plan.out_blocks - g * plan.columns) * LANES, step = TOGETHER * lanes;
+      for (int64_t set = 0; set < rows / channels; set++) {
+        const FilterTaps filter(s, plan, phase, set / plan.sources, set % plan.sources);
+        for (int64_t c = 0; c < channels; c += TOGETHER) {
+          const int64_t together = smaller(TOGETHER, channels - c);
+          for (int64_t i = 0; i < together; i++)
+            for (int64_t lane = 0; lane < lanes; lane += HALF) {
+              const int64_t o = first + lane;
+              const int count = c + i < s.in_channels ? clamped(s.out_channels - o, HALF) : 0;
+              transform_filters(plan, filter, of_group + o * o_step + (c + i) * c_step, o_step, count,
+                                room + i * lanes + lane, step);
+            }
           for (int point = 0; point < plan.points; point++)
-            to[(point * plan.depth * LANES + k) * lanes + lane] = float(u[point / plan.wide.points][point % plan.wide.points]);
+            memcpy(to + (point * rows + set * channels + c) * lanes, room + point * step, sizeof(float) * together * lanes);
         }
-      to += plan.points * plan.depth * LANES * lanes;
+      }
+      to += plan.points * rows * lanes;
     }
+  }
+  delete[] room;
 }
 
 void run_all(const ConvShape& given, bool transposed, const ConvCall* call) {

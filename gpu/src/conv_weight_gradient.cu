@@ -50,20 +50,13 @@ QF_FUNCTION float by_definition(const float* __restrict__ x, const float* __rest
 }
 
 extern "C" __global__ void __launch_bounds__(256)
-conv_weight_gradient_direct(const float* __restrict__ x, const float* __restrict__ dy, float* __restrict__ dw,
-                            const ConvGeometry g, long long count) {
-  const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
-  if (index < count) dw[index] = by_definition(x, dy, g, index);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
 conv_weight_gradient_finish(const float* __restrict__ sums, const float* __restrict__ x, const float* __restrict__ dy,
                             float* __restrict__ dw, const ConvGeometry g, long long count, int splits) {
   const long long index = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
   if (index >= count) return;
   float total = 0.0f;
   for (int split = 0; split < splits; split++) total += sums[split * count + index];
-  dw[index] = total - total == 0.0f ? total : by_definition(x, dy, g, index);
+  dw[index] = splits && total - total == 0.0f ? total : by_definition(x, dy, g, index);
 }
 
 #ifdef TILE_M
