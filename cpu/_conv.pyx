@@ -145,6 +145,35 @@ cdef Buffer take_workspace(size_t size):
     return Buffer(size)
 
 
+# Memory of packed weights whose convolution is gone. In training weights change with each step and are packed again, and
+# to have the system clear as many new pages takes longer than packing.
+cdef list idle_packed = []
+cdef size_t MOST_IDLE = 128 << 20, LEAST_IDLE = 64 << 10
+
+
+cdef Buffer take_packed(size_t size):
+    cdef Buffer buffer
+    for place in range(len(idle_packed)):
+        buffer = idle_packed[place]
+        if size <= buffer.size <= 2 * size:
+            del idle_packed[place]
+            return buffer
+    return Buffer(size)
+
+
+cdef void give_back(Buffer given):
+    """Kept for the next taker, the oldest ones let go where that is too much."""
+    cdef size_t kept = given.size
+    cdef Buffer buffer
+    idle_packed.append(given)
+    for place in range(len(idle_packed) - 2, -1, -1):
+        buffer = idle_packed[place]
+        kept += buffer.size
+        if kept > MOST_IDLE:
+            del idle_packed[:place + 1]
+            return
+
+
 cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
     window = geometry.window
     shape.batch = geometry.batch
@@ -213,7 +242,7 @@ cdef class Run:
             return  # kernels plan for at least one output
         if self.algorithm.needs != NULL:
             self.algorithm.needs(&self.shape, &needs)
-            self.packed = Buffer(needs.packed)
+            self.packed = take_packed(needs.packed)
             self.workspace = needs.workspace
             self.algorithm.pack(&self.shape, <const float*>address(weights), <float*>self.packed.data)
         self.call.weights = self.packed.data if self.packed is not None else address(weights)
@@ -221,6 +250,11 @@ cdef class Run:
         self.call.bias = address(bias) if bias is not None else NULL
         self.call.residual = NULL
         self.call.workspace = NULL
+
+    def __del__(self):
+        if self.packed is not None and self.packed.size >= LEAST_IDLE:
+            give_back(self.packed)
+            self.packed = None
 
     def __call__(self, inputs):
         cdef ConvCall call = self.call

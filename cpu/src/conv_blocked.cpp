@@ -97,6 +97,11 @@ struct Plan {
   }
 
   int64_t first_of_slice(int64_t slice) const { return depth * slice / slices; }
+  int64_t slice_of(int64_t block) const {
+    int64_t slice = block * slices / depth;
+    while (first_of_slice(slice + 1) <= block) slice++;
+    return slice;
+  }
   int64_t first_pixel(int64_t block) const { return pixels * block / pixel_blocks; }
   int64_t out_tiles() const { return divide_up(out_blocks, columns); }
   int64_t most_pixels() const { return divide_up(pixels, pixel_blocks); }
@@ -256,25 +261,37 @@ extern "C" void QF_EXPORT(conv_blocked_f32_needs)(const ConvShape* s, ConvNeeds*
 extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float* weights, float* packed) {
   const Plan plan(*s);
   const int64_t taps = volume(s->kernel), o_step = s->in_channels * taps;
-  float check = 0.0f;  // NaN as soon as a weight is not finite
-  for (int64_t group = 0; group < s->groups; group++)
-    for (int64_t slice = 0; slice < plan.slices; slice++)
-      for (int64_t first = 0; first < plan.out_blocks; first += plan.columns)
-        for (int64_t block = plan.first_of_slice(slice); block < plan.first_of_slice(slice + 1); block++) {
-          const int64_t channel = block % plan.in_blocks * LANES;
-          const int64_t lanes = smaller(plan.columns, plan.out_blocks - first) * LANES;
-          const int64_t there = clamped(s->out_channels - first * LANES, lanes);
-          const float* from = weights + (group * s->out_channels + first * LANES) * o_step + channel * taps + block / plan.in_blocks;
-          for (int64_t lane = 0; lane < LANES; lane++, from += taps, packed += lanes) {
-            const int64_t count = channel + lane < s->in_channels ? there : 0;
-            for (int64_t o = 0; o < count; o++) {
-              packed[o] = from[o * o_step];
-              check += packed[o] * 0.0f;
+  vfloat check = {};  // NaN as soon as a weight is not finite
+  for (int64_t group = 0; group < s->groups; group++, packed += plan.packed_floats(1))
+    for (int64_t first = 0; first < plan.out_blocks; first += plan.columns) {
+      const int64_t columns = smaller(plan.columns, plan.out_blocks - first);
+      // A block of channels with all its taps while its weights are in the cache; their places are far apart.
+      for (int64_t b = 0; b < plan.in_blocks; b++)
+        for (int64_t tap = 0; tap < taps; tap++) {
+          const int64_t block = tap * plan.in_blocks + b, slice = plan.slice_of(block), begin = plan.first_of_slice(slice);
+          float* to = packed + (begin * plan.out_blocks + first * (plan.first_of_slice(slice + 1) - begin) +
+                                (block - begin) * columns) * LANES * LANES;
+          const int channels = clamped(s->in_channels - b * LANES, LANES);
+          for (int64_t j = 0; j < columns; j++) {
+            const int64_t o = (first + j) * LANES;
+            const int outputs = clamped(s->out_channels - o, LANES);
+            const float* from = weights + (group * s->out_channels + o) * o_step + b * LANES * taps + tap;
+            vfloat rows[LANES] = {};
+            for (int i = 0; i < outputs; i++, from += o_step)
+              if (taps == 1)
+                rows[i] = load_first(from, channels);
+              else
+                for (int c = 0; c < channels; c++) rows[i][c] = from[c * taps];
+            transpose(rows);
+            for (int c = 0; c < LANES; c++) {
+              store(to + (c * columns + j) * LANES, rows[c]);
+              check += rows[c] * 0.0f;
             }
-            for (int64_t o = count; o < lanes; o++) packed[o] = 0.0f;
           }
         }
-  const bool finite = check == 0.0f;
+    }
+  bool finite = true;
+  for (int lane = 0; lane < LANES; lane++) finite = finite && check[lane] == 0.0f;
   *packed = finite ? 0.0f : 1.0f;
 }
 

@@ -274,24 +274,24 @@ struct Worker {
     }
   }
 
-  // Transposes sums[row][LANES] of `rows` neighbours: lane l's go to to + l * step, for `lanes` lanes.
+  // Transposes sums[row][LANES] of `rows` neighbours: lane l's go to to + l * step, for `lanes` lanes. Whether all are finite.
   static bool write_lanes(const float* from, int64_t row_step, int64_t rows, int64_t lanes, float* to, int64_t step) {
     vfloat check = {};
-    for (int64_t first = 0; first < rows; first += LANES) {
-      const int64_t count = smaller(LANES, rows - first);
+    int64_t first = 0;
+    for (; first + LANES <= rows; first += LANES) {
       vfloat values[LANES];
-      QF_UNROLL for (int i = 0; i < LANES; i++) values[i] = i < count ? load(from + (first + i) * row_step) : (vfloat){};
-      transpose(values);
+      QF_UNROLL for (int i = 0; i < LANES; i++) values[i] = load(from + (first + i) * row_step);
       QF_UNROLL for (int i = 0; i < LANES; i++) check += values[i] * 0.0f;
-      for (int64_t lane = 0; lane < lanes; lane++) {
-        if (count == LANES) {
-          store(to + lane * step + first, values[lane]);
-        } else {
-          float line[LANES];
-          store(line, values[lane]);
-          memcpy(to + lane * step + first, line, sizeof(float) * count);
-        }
-      }
+      transpose(values);
+      for (int64_t lane = 0; lane < lanes; lane++) store(to + lane * step + first, values[lane]);
+    }
+    for (; first < rows; first++) {
+      const float* row = from + first * row_step;
+      check += load(row) * 0.0f;
+      if (step == 1)
+        memcpy(to, row, sizeof(float) * lanes);
+      else
+        for (int64_t lane = 0; lane < lanes; lane++) to[lane * step + first] = row[lane];
     }
     for (int lane = 0; lane < LANES; lane++)
       if (check[lane] != 0.0f) return false;

@@ -126,7 +126,7 @@ static inline bool find_conv_gradient_algorithm(const char* name, int isa, ConvG
 // (M, C / groups, kernel reversed along every axis). In squares of channels, for the sake of the cache.
 inline void flip_weights(const float* weights, int64_t groups, int64_t in_channels, int64_t out_channels, int64_t taps,
                          float* flipped) {
-  constexpr int64_t SIDE = 16;
+  constexpr int64_t SIDE = 8;  // rows a power of two apart share a set of the cache, which has eight ways
   for (int64_t group = 0; group < groups; group++, weights += in_channels * out_channels * taps,
                flipped += in_channels * out_channels * taps)
     for (int64_t m0 = 0; m0 < out_channels; m0 += SIDE)

@@ -52,7 +52,11 @@ void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t c
       store(row + 2 * i, interleave_low(even, odd));
       store(row + 2 * i + LANES, interleave_high(even, odd));
     }
-    for (i *= 2; i < width; i++) row[i] = sums[i % 2 * phase_step + i / 2];
+    for (; i < width / 2; i++) {
+      row[2 * i] = sums[i];
+      row[2 * i + 1] = sums[phase_step + i];
+    }
+    if (width % 2) row[width - 1] = sums[i];
   } else {
     for (int64_t phase = 0; phase < phases; phase++)
       for (int64_t i = 0; i < count && i * phases + phase < width; i++) row[i * phases + phase] = sums[phase * phase_step + i];

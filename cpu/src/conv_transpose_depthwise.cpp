@@ -1,7 +1,7 @@
 // Transposed depthwise convolution (one input and one output channel a group) on plain NCHW, which is also the gradient of a
 // depthwise convolution's input. Vectors lie along the places of one phase of a row of y (conv_phases.h).
 //
-// A plane of x is copied with zeros around its rows. For each row of y the taps that meet each phase are added up, ACROSS
+// A plane of x is copied with zeros around its rows. For each row of y the taps that meet each phase are added up, some
 // vectors of places in registers at a time, and the phases interleaved into y with bias, residual and activation. Limited by
 // the loads of x, one for each multiply-add, and by memory.
 //
@@ -14,16 +14,19 @@
 namespace {
 
 constexpr int64_t MOST_PHASES = 8;
-constexpr int ACROSS = 4;
+constexpr int MOST_ACROSS = 4;
 
 struct Plan {
   Phase high[MOST_PHASES], wide[MOST_PHASES];
   int64_t phases;              // along a row
+  int across;                  // vectors of places that are computed together: 1, 2 or MOST_ACROSS
   int64_t places;              // of a phase, in whole steps
   int64_t lead, pitch;         // zeros before a row of x, and floats of a row with what is around it
   explicit Plan(const ConvShape& s) : phases(smaller(s.strides[2], s.input[2])), lead(0) {
     for (int64_t r = 0; r < smaller(s.strides[1], s.input[1]); r++) high[r] = Phase(s, 1, r);
-    places = divide_up(divide_up(s.input[2], s.strides[2]), ACROSS * LANES) * ACROSS * LANES;
+    const int64_t vectors = divide_up(divide_up(s.input[2], s.strides[2]), LANES);
+    across = vectors >= 3 ? MOST_ACROSS : int(vectors);
+    places = divide_up(vectors, across) * across * LANES;
     int64_t end = s.output[2];
     for (int64_t q = 0; q < phases; q++) {
       wide[q] = Phase(s, 2, q);
@@ -40,7 +43,8 @@ struct Plan {
 };
 
 // One phase of one row of y. line: row 0 of x, its zeros left out; row: where the first tap of the phase along the height lies.
-QF_INLINE void add_phase(const ConvShape& s, const Plan& plan, const Phase& high, const Phase& wide, int64_t row,
+template <int ACROSS>
+void add_phase(const ConvShape& s, const Plan& plan, const Phase& high, const Phase& wide, int64_t row,
                          const float* line, const float* weights, float start, float* sums) {
   for (int64_t t = 0; t < plan.places; t += ACROSS * LANES) {
     vfloat c[ACROSS];
@@ -71,6 +75,7 @@ extern "C" void QF_EXPORT(conv_transpose_depthwise_f32)(const ConvShape* shape, 
   const ConvShape& s = *shape;
   const Plan plan(s);
   const Epilogue epilogue(s);
+  const auto add = plan.across == 1 ? add_phase<1> : plan.across == 2 ? add_phase<2> : add_phase<MOST_ACROSS>;
   const int64_t x_plane = volume(s.output), y_plane = volume(s.input), width = s.output[2];
 #pragma omp parallel num_threads(call->threads) if (call->threads > 1)
   {
@@ -86,8 +91,8 @@ extern "C" void QF_EXPORT(conv_transpose_depthwise_f32)(const ConvShape* shape, 
       for (int64_t row = 0; row < s.input[1]; row++) {
         const Phase& high = plan.high[row % s.strides[1]];
         for (int64_t q = 0; q < plan.phases; q++)
-          add_phase(s, plan, high, plan.wide[q], row / s.strides[1] + high.first, lines + plan.lead, weights, start,
-                    sums + q * plan.places);
+          add(s, plan, high, plan.wide[q], row / s.strides[1] + high.first, lines + plan.lead, weights, start,
+              sums + q * plan.places);
         const int64_t at = i * y_plane + row * s.input[2];
         interleave(sums, plan.places, plan.phases, plan.wide[0].places, s.input[2],
                    call->residual ? (const float*)call->residual + at : nullptr, epilogue, (float*)call->y + at);

@@ -84,18 +84,19 @@ typedef double vdouble __attribute__((vector_size(LANES * 4)));
 
 // G g: a row of K weights evaluated at the six points, and divided by the product of that point's distances; K = 1: as
 // it is.
-QF_INLINE void transform_weights(const vdouble* g, int K, vdouble (&u)[TILE]) {
-  if (K == 1) {
+template <int K>
+QF_INLINE void transform_weights(const vdouble (&g)[K], vdouble (&u)[K == 1 ? 1 : TILE]) {
+  if constexpr (K == 1) {
     u[0] = g[0];
-    return;
+  } else {
+    constexpr double POINT[TILE - 1] = {0, A, -A, B, -B}, SCALE[TILE - 1] = {1, -1 / 1.5, -1 / 1.5, 1.0 / 6, 1.0 / 6};
+    QF_UNROLL for (int i = 0; i < TILE - 1; i++) {
+      vdouble value = g[K - 1];
+      QF_UNROLL for (int k = K - 2; k >= 0; k--) value = value * POINT[i] + g[k];
+      u[i] = value * SCALE[i];
+    }
+    u[TILE - 1] = g[K - 1];
   }
-  static const double POINT[TILE - 1] = {0, A, -A, B, -B}, SCALE[TILE - 1] = {1, -1 / 1.5, -1 / 1.5, 1.0 / 6, 1.0 / 6};
-  QF_UNROLL for (int i = 0; i < TILE - 1; i++) {
-    vdouble value = g[K - 1];
-    for (int k = K - 2; k >= 0; k--) value = value * POINT[i] + g[k];
-    u[i] = value * SCALE[i];
-  }
-  u[TILE - 1] = g[K - 1];
 }
 
 // The products' register tile: R tiles times J vectors of output channels, over blocks of LANES channels.
@@ -559,26 +560,39 @@ struct FilterTaps {
 
 // The transformed filters between one channel of x and HALF of y, `count` of which are there: u[point * step ...]. weights: of
 // the first one; o_step: from one channel of y to the next.
-void transform_filters(const Plan& plan, const FilterTaps& taps, const float* weights, int64_t o_step, int count, float* u,
-                       int64_t step) {
+template <int KH, int KW>
+void transform_filters(const FilterTaps& taps, const float* weights, int64_t o_step, int count, float* u, int64_t step) {
+  constexpr int PH = KH == 1 ? 1 : TILE, PW = KW == 1 ? 1 : TILE;
   typedef float vfloats __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
-  const Axis &high = plan.high, &wide = plan.wide;
-  vdouble half[TILE][5], across[TILE];
-  for (int b = 0; b < wide.K; b++) {
-    vdouble column[5], turned[TILE];
-    for (int a = 0; a < high.K; a++) {
-      column[a] = (vdouble){};
-      if (taps.at[a][b] >= 0)
-        for (int i = 0; i < count; i++) column[a][i] = weights[i * o_step + taps.at[a][b]];
-    }
-    transform_weights(column, high.K, turned);
-    for (int i = 0; i < high.points; i++) half[i][b] = turned[i];
+  float given[KH][KW][HALF] = {};
+  for (int i = 0; i < count; i++, weights += o_step)
+    QF_UNROLL for (int a = 0; a < KH; a++)
+      QF_UNROLL for (int b = 0; b < KW; b++)
+        if (taps.at[a][b] >= 0) given[a][b][i] = weights[taps.at[a][b]];
+  vdouble half[PH][KW];
+  QF_UNROLL for (int b = 0; b < KW; b++) {
+    vdouble column[KH], turned[PH];
+    QF_UNROLL for (int a = 0; a < KH; a++)
+      column[a] = __builtin_convertvector(*reinterpret_cast<const vfloats*>(given[a][b]), vdouble);
+    transform_weights<KH>(column, turned);
+    QF_UNROLL for (int i = 0; i < PH; i++) half[i][b] = turned[i];
   }
-  for (int i = 0; i < high.points; i++) {
-    transform_weights(half[i], wide.K, across);
-    for (int j = 0; j < wide.points; j++, u += step)
+  for (int i = 0; i < PH; i++) {
+    vdouble across[PW];
+    transform_weights<KW>(half[i], across);
+    QF_UNROLL for (int j = 0; j < PW; j++, u += step)
       *reinterpret_cast<vfloats*>(u) = __builtin_convertvector(across[j], vfloats);
   }
+}
+
+typedef void (*FilterFunction)(const FilterTaps&, const float*, int64_t, int, float*, int64_t);
+template <int KH>
+FilterFunction filters_of(int wide) {
+  return wide == 1 ? transform_filters<KH, 1> : wide == 2 ? transform_filters<KH, 2>
+         : wide == 3 ? transform_filters<KH, 3> : transform_filters<KH, 5>;
+}
+FilterFunction filters_for(int high, int wide) {
+  return high == 1 ? filters_of<1>(wide) : high == 2 ? filters_of<2>(wide) : high == 3 ? filters_of<3>(wide) : filters_of<5>(wide);
 }
 
 // Channels of x whose filters are transformed together: those of a point then go to memory as a piece, since points lie a
@@ -590,6 +604,7 @@ void pack_all(const ConvShape& given, bool transposed, const float* weights, flo
   const Plan plan = plan_of(s, transposed);
   const int64_t taps = volume(s.kernel), channels = plan.in_blocks * LANES, rows = plan.depth * LANES;
   const int64_t o_step = transposed ? taps : s.in_channels * taps, c_step = transposed ? s.out_channels * taps : taps;
+  const FilterFunction transform = filters_for(plan.high.K, plan.wide.K);
   float* room = new float[TILE * TILE * TOGETHER * plan.columns * LANES];
   for (int64_t group_phase = 0; group_phase < s.groups * plan.weight_phases; group_phase++) {
     const int64_t group = group_phase / plan.weight_phases, phase = group_phase % plan.weight_phases;
@@ -605,7 +620,7 @@ void pack_all(const ConvShape& given, bool transposed, const float* weights, flo
             for (int64_t lane = 0; lane < lanes; lane += HALF) {
               const int64_t o = first + lane;
               const int count = c + i < s.in_channels ? clamped(s.out_channels - o, HALF) : 0;
-              transform_filters(plan, filter, of_group + o * o_step + (c + i) * c_step, o_step, count,
+              transform(filter, of_group + o * o_step + (c + i) * c_step, o_step, count,
                                 room + i * lanes + lane, step);
             }
           for (int point = 0; point < plan.points; point++)
