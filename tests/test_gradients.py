@@ -7,6 +7,7 @@ import pytest
 
 import quatrefoil as qf
 from quatrefoil import gradients, ops, reference
+from quatrefoil.errors import OperatorError
 from quatrefoil.gradients import Backward
 from quatrefoil.ops.spec import Case
 
@@ -87,3 +88,106 @@ def test_every_operator_that_trains_is_reached() -> None:
 
         rule.backward(Backward(problem, problem.inputs, problem.outputs, types, wanted, note, explaining=True))
     assert {op for op, spec in ops.SPECS.items() if spec.training} <= called
+
+
+def arrays_for(op: str, name: str, dtype: str) -> tuple[qf.Problem, list[np.ndarray | None]]:
+    case = next(case for case in ops.SPECS[op].cases() if case.name == name)
+    inputs = tuple(None if tensor is None else qf.Tensor(dtype, tensor.shape) for tensor in case.inputs)
+    problem = ops.canonical(op, inputs, case.attributes, case.outputs)
+    return problem, [None if a is None else np.ascontiguousarray(a.astype(dtype)) for a in case.arrays()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        ("conv", "3x3_stride2"),
+        ("conv", "same_upper"),
+        ("conv", "bias_residual_relu"),
+        ("conv", "3d_stride_dilation"),
+        ("conv_transpose", "stride2"),
+        ("conv_transpose", "output_shape"),
+        ("conv_transpose", "fused"),
+        ("conv_transpose", "1d"),
+    ],
+)
+def test_kernels_meet_the_rules(op: str, name: str, dtype: str) -> None:
+    problem, arrays = arrays_for(op, name, dtype)
+    dy = np.random.default_rng(3).standard_normal(problem.outputs[0].shape).astype(dtype)
+    expected = by_oracle(problem, arrays, [dy])
+    found = gradients.vjp(problem, arrays, (), [dy])
+    tolerance = ops.SPECS[op].tolerance(problem)
+    for position, want in expected.items():
+        got = found[position]
+        assert got.dtype == np.dtype(dtype)
+        assert tolerance.violations(got, want) == 0, f"input {position}: {tolerance.error(got, want):.3g}"
+
+
+def test_a_pullback_is_the_gradient_of_what_was_called() -> None:
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape) for shape in ((2, 3, 8, 9), (4, 3, 3, 3), (4,)))
+    y, back = gradients.pullback(qf.conv2d, x, w, b, stride=2, padding=1, activation="Tanh")
+    np.testing.assert_array_equal(y, qf.conv2d(x, w, b, stride=2, padding=1, activation="Tanh"))
+    dy = rng.standard_normal(y.shape)
+    dx, dw, db = back(dy)
+    step = 1e-6
+    for array, gradient in ((x, dx), (w, dw), (b, db)):
+        array.flat[1] += step
+        above = (dy * qf.conv2d(x, w, b, stride=2, padding=1, activation="Tanh")).sum()
+        array.flat[1] -= 2 * step
+        below = (dy * qf.conv2d(x, w, b, stride=2, padding=1, activation="Tanh")).sum()
+        array.flat[1] += step
+        assert gradient.flat[1] == pytest.approx((above - below) / (2 * step), rel=1e-6, abs=1e-6)
+
+
+def test_gradients_are_explained_without_being_computed() -> None:
+    x, w = qf.Tensor("float32", (2, 16, 9, 9)), qf.Tensor("float32", (8, 16, 3, 3))
+    selections = gradients.explain(qf.conv2d, x, w, stride=2, file=None)
+    assert [selection.problem.op for selection in selections] == ["conv_transpose", "conv_weight_gradient"]
+    assert all(selection.runnable for selection in selections)
+    [alone] = gradients.explain(qf.conv2d, x, w, wanted=(1,), file=None)
+    assert "chosen" in str(alone)
+    dy = qf.Tensor("float32", (2, 8, 7, 7))
+    assert qf.explain(gradients.conv_weight_gradient, x, dy, (3, 3), file=None).problem == alone.problem
+
+
+@pytest.mark.parametrize("backend", ["fpga", "asic"])
+def test_backends_that_only_infer_say_so(backend: str) -> None:
+    selection = qf.explain(gradients.conv_bias_gradient, qf.Tensor("float32", (1, 2, 3)), backend=backend, file=None)
+    assert not selection.runnable
+    assert "no kernel for conv_bias_gradient" in str(selection)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
+    x, w = np.ones((1, 2, 5, 5), np.float32), np.ones((3, 2, 3, 3), np.float32)
+    problem = qf.gradients.conv_weight_gradient  # a function like any other
+    with pytest.raises(OperatorError, match=r"the shape of dy is \[1, 3, 4, 4\]; a convolution of x"):
+        problem(x, np.ones((1, 3, 4, 4), np.float32), (3, 3))
+    with pytest.raises(OperatorError, match="kernel_shape is missing"):
+        ops.canonical("conv_weight_gradient", [qf.Tensor.of(x), qf.Tensor.of(x)], {})
+    call = qf.conv2d.call(x, w).problem()
+    dy = np.ones((1, 3, 3, 3), np.float32)
+    with pytest.raises(OperatorError, match="output gradient 0"):
+        gradients.vjp(call, (x, w), (), (dy[..., :2],))
+    with pytest.raises(OperatorError, match="at least one"):
+        gradients.vjp(call, (x, w), (), (None,))
+    with pytest.raises(OperatorError, match=r"a wanted input is 2; inputs with gradients here are 0 \(x\), 1 \(w\)"):
+        gradients.vjp(call, (x, w), (), (dy,), (2,))
+    with pytest.raises(OperatorError, match="operators with gradients are"):
+        gradients.pullback(qf.conv_integer, np.ones((1, 1, 3), np.uint8), np.ones((1, 1, 1), np.uint8))
+
+
+def test_threads_do_not_change_a_weight_gradient() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((3, 40, 14, 14)).astype(np.float32)
+    dy = rng.standard_normal((3, 24, 14, 14)).astype(np.float32)
+    before = qf.num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 5):
+            qf.set_num_threads(threads)
+            results.append(gradients.conv_weight_gradient(x, dy, (3, 3), padding=1))
+    finally:
+        qf.set_num_threads(before)
+    for result in results[1:]:
+        np.testing.assert_array_equal(result, results[0])

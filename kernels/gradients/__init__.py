@@ -180,9 +180,9 @@ def _checked(
     problem: Problem, what: str, arrays: Sequence[Any], types: Sequence[Tensor | None], optional: bool = False
 ) -> list[Any]:
     """Arrays of just these types, filled up with None. optional: an array may be left out."""
-    if len(arrays) > len(types):
+    if any(array is not None for array in arrays[len(types) :]):
         raise OperatorError(problem.op, f"the number of {what}s", len(arrays), f"give at most {len(types)}")
-    filled = [*arrays, *[None] * (len(types) - len(arrays))]
+    filled = [*arrays[: len(types)], *[None] * (len(types) - len(arrays))]
     for place, (array, tensor) in enumerate(zip(filled, types)):
         if array is None and (optional or tensor is None):
             continue
