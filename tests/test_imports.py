@@ -28,6 +28,7 @@ LAYERS = (
     ("quatrefoil.dispatch",),
     ("quatrefoil.functional",),
     ("quatrefoil.gradients",),
+    ("quatrefoil.torch",),
 )
 
 # Exporting a model to HLS reads the graph of models/; it is the one way from a backend's room upwards. Its proof, a
