@@ -389,7 +389,6 @@ class CallPlan:
 def call(request: Call, backend: str | None = None, tune: bool = False) -> Any:
     """Run a call once."""
     problem = request.problem()
-    spec = ops.SPECS[request.op]
     first = next(array for array in request.inputs if array is not None)
     if isinstance(first, Tensor):
         raise QuatrefoilError(f"{request.op}: a type alone cannot be computed with; give an array")
@@ -399,8 +398,6 @@ def call(request: Call, backend: str | None = None, tune: bool = False) -> Any:
         return select(problem, name, why).chosen  # raises, with what would add the backend
     inputs = [None if array is None else bring(house, array) for array in request.inputs]
     inputs = inputs[: len(problem.inputs)]
-    if spec.validate is not None:
-        spec.validate(problem, inputs)
     return returned(house, run_problem(problem, inputs, name, tune=tune, why_backend=why), first, request.finish)
 
 
@@ -414,6 +411,8 @@ def run_problem(
 ) -> tuple[Array, ...]:
     """Run a problem once on inputs in the backend's home, C-contiguous; gives all outputs, there too."""
     spec = ops.SPECS[problem.op]
+    if spec.validate is not None:
+        spec.validate(problem, inputs)
     constants = {i: inputs[i] for i in spec.parameters if i < len(inputs) and inputs[i] is not None}
     return plan_problem(problem, constants, backend, tune=tune, samples=inputs, why_backend=why_backend).run(inputs)
 
