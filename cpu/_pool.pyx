@@ -2,8 +2,8 @@
 # outputs, gives the GIL away and runs the kernel.
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc, free
 from posix.stdlib cimport posix_memalign
 
 import numpy as np
@@ -52,17 +52,55 @@ cdef extern from "pool.h" nogil:
         int64_t output[3]
         int32_t element_bytes
 
+cdef extern from "pool_gradient.h" nogil:
+    ctypedef struct PoolGradientArguments:
+        const void* x
+        const void* y
+        const void* dy
+        void* dx
+        float* workspace
+        int64_t workspace_floats, row_floats
+        int64_t planes
+        int64_t input[3]
+        int64_t output[3]
+        int64_t kernel[3]
+        int64_t strides[3]
+        int64_t dilations[3]
+        int64_t pads[3]
+        int64_t pads_end[3]
+        const float* row_weights
+        const float* column_weights
+        const int32_t* holders[2]
+        int64_t slots, line_floats, lead
+        int32_t kind, type, count_include_pad, p, threads
+
+    ctypedef struct UnpoolGradientArguments:
+        const void* dy
+        const int64_t* indices
+        void* dx
+        uint64_t* taken
+        int64_t size
+        int64_t indexed[3]
+        int64_t output[3]
+        int32_t element_bytes
 
 ctypedef int (*PoolFunction)(const PoolArguments*) noexcept nogil
+ctypedef int (*PoolGradientFunction)(const PoolGradientArguments*) noexcept nogil
+ctypedef int (*UnpoolGradientFunction)(const UnpoolGradientArguments*) noexcept nogil
 ctypedef int (*UnpoolFunction)(const UnpoolArguments*) noexcept nogil
 
-cdef extern from "pool.h" nogil:
+cdef extern from "pool_gradient.h" nogil:
     PoolFunction pool_global_f32(int isa)
     PoolFunction pool_separable_f32(int isa)
     PoolFunction pool_indices_f32(int isa)
     PoolFunction pool_blocked_f32(int isa)
     PoolFunction pool_general(int isa)
     UnpoolFunction pool_unpool(int isa)
+    PoolGradientFunction pool_gradient_max_f32(int isa)
+    PoolGradientFunction pool_gradient_sum_f32(int isa)
+    PoolGradientFunction pool_gradient_global_f32(int isa)
+    PoolGradientFunction pool_gradient_general(int isa)
+    UnpoolGradientFunction pool_gradient_unpool(int isa)
 
     ctypedef struct NativeStep:
         void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
@@ -215,3 +253,114 @@ cdef class Unpool:
             with nogil:
                 self.function(&a)
         return (y,)
+
+
+cdef PoolGradientFunction find_gradient(str algorithm, int isa) except NULL:
+    if algorithm == "max":
+        return pool_gradient_max_f32(isa)
+    if algorithm == "sum":
+        return pool_gradient_sum_f32(isa)
+    if algorithm == "global":
+        return pool_gradient_global_f32(isa)
+    if algorithm == "general":
+        return pool_gradient_general(isa)
+    raise KeyError(algorithm)
+
+
+cdef class PoolGradient:
+    """A prepared max_pool_gradient, average_pool_gradient or lp_pool_gradient.
+
+    algorithm: which kernel. geometry: of the pool. kind, dtype: names in KINDS and TYPES, of the pool. shape: of dx.
+    row_weights, column_weights (float32), holders (int32, over depth and height): see pool.h and pool_gradient.h.
+    workspace: floats for each thread, those of a staged line, lines, floats of a line of gradients, those in front of it.
+    """
+
+    cdef PoolGradientFunction function
+    cdef PoolGradientArguments arguments
+    cdef object shape, dtype, kept
+    cdef bint nothing, worth_threads
+
+    def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, int count_include_pad=0, int p=1,
+                 row_weights, column_weights, holders, workspace):
+        window = geometry.window
+        self.function = find_gradient(algorithm, isa)
+        self.shape, self.dtype = shape, dtype
+        self.nothing = 0 in shape
+        self.kept = (row_weights, column_weights, holders)
+        cdef PoolGradientArguments* a = &self.arguments
+        a.planes = geometry.planes
+        for axis in range(3):
+            a.input[axis] = window.input[axis]
+            a.output[axis] = window.output[axis]
+            a.kernel[axis] = window.kernel[axis]
+            a.strides[axis] = window.strides[axis]
+            a.dilations[axis] = window.dilations[axis]
+            a.pads[axis] = window.pads[axis]
+            a.pads_end[axis] = geometry.pads_end[axis]
+        a.row_weights = <const float*>address(row_weights)
+        a.column_weights = <const float*>address(column_weights)
+        for axis in range(2):
+            a.holders[axis] = <const int32_t*>address(holders[axis])
+        a.workspace_floats, a.row_floats, a.slots, a.line_floats, a.lead = workspace
+        a.kind = KINDS[kind]
+        a.type = TYPES[dtype.name]
+        a.count_include_pad = count_include_pad
+        a.p = p
+        self.worth_threads = geometry.planes * window.output_size * min(window.taps, 64) > WORTH_THREADS
+
+    def __call__(self, inputs):
+        cdef PoolGradientArguments a = self.arguments
+        cdef void* workspace = NULL
+        cdef int64_t floats
+        cdef int failed
+        dx = new_array(self.shape, self.dtype)
+        if not self.nothing:
+            a.dy = address(inputs[0])
+            a.x = address(inputs[1]) if len(inputs) > 1 else NULL
+            a.y = address(inputs[2]) if len(inputs) > 2 else NULL
+            a.dx = address(dx)
+            a.threads = num_threads() if self.worth_threads else 1
+            floats = a.workspace_floats * a.threads
+            if floats and posix_memalign(&workspace, 64, <size_t>floats * 4):
+                raise MemoryError(f"{floats * 4} bytes for the lines of a pool's gradient")
+            a.workspace = <float*>workspace
+            with nogil:
+                failed = self.function(&a)
+                free(workspace)
+            if failed:
+                raise NotImplementedError("this kernel of a pool's gradient has no instance for the window")
+        return (dx,)
+
+
+cdef class UnpoolGradient:
+    """A prepared max_unpool_gradient. geometry: of the unpooling. places: elements of dy. shape: of dx."""
+
+    cdef UnpoolGradientFunction function
+    cdef UnpoolGradientArguments arguments
+    cdef object shape, dtype
+    cdef size_t words
+
+    def __init__(self, int isa, geometry, int64_t places, shape, dtype):
+        self.function = pool_gradient_unpool(isa)
+        self.shape, self.dtype = shape, dtype
+        self.words = places // 64 + 1
+        self.arguments.size = geometry.planes * geometry.input_size
+        self.arguments.element_bytes = dtype.itemsize
+        for axis in range(3):
+            self.arguments.indexed[axis] = geometry.indexed[axis]
+            self.arguments.output[axis] = geometry.output[axis]
+
+    def __call__(self, inputs):
+        cdef UnpoolGradientArguments a = self.arguments
+        dx = new_array(self.shape, self.dtype)
+        if a.size:
+            a.dy = address(inputs[0])
+            a.indices = <const int64_t*>address(inputs[1])
+            a.dx = address(dx)
+            a.taken = <uint64_t*>calloc(self.words, 8)
+            if a.taken == NULL:
+                raise MemoryError(f"{self.words * 8} bytes to mark what was overwritten")
+            with nogil:
+                self.function(&a)
+                free(a.taken)
+        return (dx,)

@@ -43,7 +43,7 @@ def _accepts_separable(problem: Problem) -> Reject | None:
     return None
 
 
-def _is_global(w: Window) -> bool:
+def is_global(w: Window) -> bool:
     return w.output_size == 1 and w.kernel == w.input and w.dilations == (1, 1, 1) and not any(w.pads)
 
 
@@ -51,7 +51,7 @@ def _accepts_global(problem: Problem) -> Reject | None:
     reject = _only_float32(problem)
     if reject:
         return reject
-    if not _is_global(semantics.geometry(problem).window):
+    if not is_global(semantics.geometry(problem).window):
         return Reject("its window is the whole plane, without padding or dilation")
     return None
 
@@ -89,16 +89,16 @@ def _accepts_any(problem: Problem) -> Reject | None:
     return Reject("it computes float32, float64 and bytes, not float16") if problem.dtype == "float16" else None
 
 
-def _rounded(count: int) -> int:
+def rounded(count: int) -> int:
     return -(-count // VECTOR) * VECTOR
 
 
-def _row_floats(w: Window) -> int:
+def row_floats(w: Window) -> int:
     """Floats of one padded row buffer: whole vectors in each phase of the stride, room for the taps of the last
     vector of outputs and for the input's last vector."""
-    reach = (_rounded(w.output[2]) - 1) * w.strides[2] + (w.kernel[2] - 1) * w.dilations[2] + 1
+    reach = (rounded(w.output[2]) - 1) * w.strides[2] + (w.kernel[2] - 1) * w.dilations[2] + 1
     step = VECTOR * w.strides[2]
-    return -(-max(reach, w.pads[2] + _rounded(w.input[2])) // step) * step
+    return -(-max(reach, w.pads[2] + rounded(w.input[2])) // step) * step
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +119,20 @@ def separable_workspace(w: Window) -> Workspace:
     beyond the last one. A phase of a line has whole vectors in front for the padding, and one to spare."""
     stride = w.strides[2]
     lead = -(-w.pads[2] // (VECTOR * stride)) * VECTOR
-    read = lead + (w.kernel[2] - 1) * w.dilations[2] // stride + 1 + _rounded(w.output[2])
-    row = stride * _rounded(max(read, lead + -(-w.input[2] // stride) + VECTOR))
+    read = lead + (w.kernel[2] - 1) * w.dilations[2] // stride + 1 + rounded(w.output[2])
+    row = stride * rounded(max(read, lead + -(-w.input[2] // stride) + VECTOR))
     rows = max(1, min(BATCH_FLOATS // row, w.output[0] * w.output[1]))
-    behind = _rounded(2 * w.kernel[2] * w.dilations[2]) + 2 * VECTOR
+    behind = rounded(2 * w.kernel[2] * w.dilations[2]) + 2 * VECTOR
     return Workspace(2 * (rows * row + behind), row, rows)
 
 
 def indices_workspace(w: Window) -> Workspace:
     """The places of an output row, a row buffer, and a ring of one for each input row that a window spans."""
-    if _is_global(w):
+    if is_global(w):
         return Workspace()
-    row = _row_floats(w)
+    row = row_floats(w)
     rows = w.kernel[0] * ((w.kernel[1] - 1) * w.dilations[1] + 1)
-    return Workspace(_rounded(w.output[2]) + (1 + rows) * row, row, rows)
+    return Workspace(rounded(w.output[2]) + (1 + rows) * row, row, rows)
 
 
 def _taps_between(w: Window, axis: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,9 +144,19 @@ def _taps_between(w: Window, axis: int, low: int, high: int) -> tuple[np.ndarray
     return starts + begins * dilation, np.maximum(ends - begins, 0)
 
 
-def _padded(values: np.ndarray) -> np.ndarray:
+def padded(values: np.ndarray) -> np.ndarray:
     """Rounded up to whole vectors, so that the kernels can load the last one."""
-    return np.concatenate([values, np.zeros(_rounded(values.size) - values.size, values.dtype)])
+    return np.concatenate([values, np.zeros(rounded(values.size) - values.size, values.dtype)])
+
+
+def average_weights(g: semantics.PoolGeometry, include_pad: bool) -> tuple[np.ndarray, np.ndarray]:
+    """What an average multiplies by: 1 / (taps that count), over depth and height for each output row, and along the width for
+    each output column. Infinite where none counts. float32."""
+    w = g.window
+    margins = [(w.pads[axis], g.pads_end[axis]) if include_pad else (0, 0) for axis in range(3)]
+    counts = [_taps_between(w, axis, -margins[axis][0], w.input[axis] + margins[axis][1])[1] for axis in range(3)]
+    with np.errstate(divide="ignore"):
+        return (1.0 / np.outer(counts[0], counts[1])).astype(np.float32), (1.0 / counts[2]).astype(np.float32)
 
 
 def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_workspace) -> Callable[..., Run]:
@@ -161,12 +171,8 @@ def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_works
         w = g.window
         y = problem.outputs[0]
         include = problem.op == "average_pool" and problem.integer("count_include_pad") == 1
-        margins = [(w.pads[axis], g.pads_end[axis]) if include else (0, 0) for axis in range(3)]
-        counts = [_taps_between(w, axis, -margins[axis][0], w.input[axis] + margins[axis][1])[1] for axis in range(3)]
         first, inside = _taps_between(w, 2, 0, w.input[2])
-        with np.errstate(divide="ignore"):
-            row_weights = (1.0 / np.outer(counts[0], counts[1])).astype(np.float32)
-            column_weights = (1.0 / counts[2]).astype(np.float32)
+        row_weights, column_weights = average_weights(g, include)
         room = workspace(w)
         run: Run = _pool.Pool(
             algorithm,
@@ -180,8 +186,8 @@ def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_works
             count_include_pad=int(include),
             p=problem.integer("p") if problem.op == "lp_pool" else 1,
             row_weights=row_weights,
-            column_weights=_padded(column_weights),
-            first_columns=_padded(np.where(inside > 0, first, -1).astype(np.int32)),
+            column_weights=padded(column_weights),
+            first_columns=padded(np.where(inside > 0, first, -1).astype(np.int32)),
             workspace=(room.floats, room.row_floats, room.batch_rows),
         )
         return run

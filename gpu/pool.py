@@ -75,18 +75,23 @@ def _accepts_plane(problem: Problem) -> Reject | None:
     return None
 
 
+def accepts_floats(problem: Problem) -> Reject | None:
+    """float32 and float64; half precision is widened (``quatrefoil.widening``)."""
+    return _accepts(problem, ("float32", "float64"))
+
+
 def _accepts_unpool(problem: Problem) -> Reject | None:
     if problem.input(0).size > np.iinfo(np.int32).max:
         return Reject(f"it numbers values with 32 bits and x has {problem.input(0).size}; split the batch")
     return _accepts(problem, MAX_DTYPES)
 
 
-def _window(g: semantics.PoolGeometry) -> tuple[int, ...]:
+def window_tuple(g: semantics.PoolGeometry) -> tuple[int, ...]:
     w = g.window
     return tuple(chain(w.input, w.output, w.kernel, w.strides, w.dilations, w.pads))
 
 
-def _grid(count: int) -> tuple[int]:
+def grid(count: int) -> tuple[int]:
     return (blocks(count, THREADS),)
 
 
@@ -94,7 +99,7 @@ def _prepare_max(device: Device, problem: Problem, parameters: Mapping[int, Arra
     from quatrefoil.gpu import pool_kernels
 
     kernel = device.jit(pool_kernels.max_pool)
-    y_type, window = problem.outputs[0], _window(semantics.geometry(problem))
+    y_type, window = problem.outputs[0], window_tuple(semantics.geometry(problem))
     dtype = y_type.numpy_dtype
     lowest = dtype.type(-np.inf) if dtype.kind == "f" else np.iinfo(dtype).min
     with_indices = len(problem.outputs) > 1
@@ -106,7 +111,7 @@ def _prepare_max(device: Device, problem: Problem, parameters: Mapping[int, Arra
         if y_type.size:
             x, y, *more = (array.reshape(-1) for array in (inputs[0], *outputs))
             indices = more[0] if with_indices else no_indices
-            kernel(_grid(y_type.size), (THREADS,), x, y, indices, lowest, int(with_indices), column_major, window)
+            kernel(grid(y_type.size), (THREADS,), x, y, indices, lowest, int(with_indices), column_major, window)
         return outputs
 
     return run
@@ -117,13 +122,13 @@ def _prepare_average(device: Device, problem: Problem, parameters: Mapping[int, 
 
     kernel = device.jit(pool_kernels.average_pool)
     g = semantics.geometry(problem)
-    y_type, window, include_pad = problem.outputs[0], _window(g), problem.integer("count_include_pad")
+    y_type, window, include_pad = problem.outputs[0], window_tuple(g), problem.integer("count_include_pad")
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         y = device.empty(y_type)
         if y_type.size:
             x = inputs[0].reshape(-1)  # type: ignore[union-attr]
-            kernel(_grid(y_type.size), (THREADS,), x, y.reshape(-1), g.pads_end, include_pad, window)
+            kernel(grid(y_type.size), (THREADS,), x, y.reshape(-1), g.pads_end, include_pad, window)
         return (y,)
 
     return run
@@ -149,12 +154,12 @@ def _prepare_lp(device: Device, problem: Problem, parameters: Mapping[int, Array
     from quatrefoil.gpu import pool_kernels
 
     kernel = device.jit(pool_kernels.lp_pool)
-    y_type, window, p = problem.outputs[0], _window(semantics.geometry(problem)), problem.integer("p")
+    y_type, window, p = problem.outputs[0], window_tuple(semantics.geometry(problem)), problem.integer("p")
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         y = device.empty(y_type)
         if y_type.size:
-            kernel(_grid(y_type.size), (THREADS,), inputs[0].reshape(-1), y.reshape(-1), p, window)  # type: ignore[union-attr]
+            kernel(grid(y_type.size), (THREADS,), inputs[0].reshape(-1), y.reshape(-1), p, window)  # type: ignore[union-attr]
         return (y,)
 
     return run
@@ -174,10 +179,10 @@ def _prepare_unpool(device: Device, problem: Problem, parameters: Mapping[int, A
         if y_type.size:
             x, indices = (array.reshape(-1) for array in inputs)  # type: ignore[union-attr]
             winners = device.empty(Tensor("int32", (y_type.size,)))
-            clear(_grid(y_type.size), (THREADS,), winners)
+            clear(grid(y_type.size), (THREADS,), winners)
             if x_size:
-                claim(_grid(x_size), (THREADS,), indices, winners, g.indexed, g.output)
-            gather(_grid(y_type.size), (THREADS,), x, winners, y.reshape(-1))
+                claim(grid(x_size), (THREADS,), indices, winners, g.indexed, g.output)
+            gather(grid(y_type.size), (THREADS,), x, winners, y.reshape(-1))
         return (y,)
 
     return run

@@ -122,9 +122,7 @@ def gather_lp(dy: Any, x: Any, y: Any, dx: Any, p: int, window: Window) -> None:
     dx[i] = total
 
 
-def unpool_take(
-    dy: Any, indices: Any, winners: Any, dx: Any, indexed: Window, output: Window
-) -> None:
+def unpool_take(dy: Any, indices: Any, winners: Any, dx: Any, indexed: Window, output: Window) -> None:
     """Each element that won its place takes dy there; those that were overwritten take 0."""
     i = cuda.grid(1)
     if i >= dx.size:

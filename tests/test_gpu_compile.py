@@ -135,6 +135,23 @@ def numba_signatures() -> list[Any]:
         (pool_kernels.unpool_clear, (winners,)),
         (pool_kernels.unpool_claim, (i64, winners, triple, triple)),
         *((pool_kernels.unpool_gather, (array(dtype), winners, array(dtype))) for dtype in lowest),
+        *(signature for dtype in (types.float32, types.float64) for signature in gradient_signatures(array(dtype))),
+    ]
+
+
+def gradient_signatures(floats: Any) -> list[Any]:
+    from numba.core import types
+
+    from quatrefoil.gpu import pool_gradient_kernels as kernels
+
+    number, window, triple = types.int64, types.UniTuple(types.int64, 18), types.UniTuple(types.int64, 3)
+    i64, winners = types.Array(types.int64, 1, "C"), types.Array(types.int32, 1, "C")
+    return [
+        (kernels.choose, (floats, winners, window)),
+        (kernels.gather_won, (floats, winners, floats, window)),
+        (kernels.gather_average, (floats, floats, triple, number, window)),
+        (kernels.gather_lp, (floats, floats, floats, floats, number, window)),
+        (kernels.unpool_take, (floats, i64, winners, floats, triple, triple)),
     ]
 
 

@@ -13,15 +13,16 @@ from quatrefoil.ops.spec import Case
 
 STEP = 1e-6
 MOST_VALUES = 4000  # of a forward call, so that oracles in plain loops take little time
+MOST_MACS = 50_000
 
 
 def differentiable(case: Case) -> bool:
     problem = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)
     values = sum(tensor.size for tensor in (*problem.inputs, *problem.outputs) if tensor is not None)
-    small = problem.outputs[0].size > 0 and values <= MOST_VALUES
-    return (
-        small and gradients.is_float(problem.input(0)) and all(fill.kind != "special" for fill in case.fills.values())
-    )
+    small = problem.outputs[0].size > 0 and values <= MOST_VALUES and ops.SPECS[case.op].work(problem).macs <= MOST_MACS
+    # at infinities and, for maxima, where values are equal there is no derivative
+    smooth = all(fill.kind != "special" for fill in case.fills.values()) and not (case.op == "max_pool" and case.fills)
+    return small and smooth and gradients.is_float(problem.input(0))
 
 
 CASES = [case for op in gradients.RULES for case in ops.SPECS[op].cases() if differentiable(case)]
@@ -55,7 +56,7 @@ def test_rules_meet_central_differences(case: Case) -> None:
 
     def weighted(changed: list[np.ndarray | None]) -> float:
         ys = reference.evaluate(problem, changed)
-        return sum(float((dy * y).sum()) for dy, y in zip(dys, ys) if dy is not None)
+        return sum(float((dy * y)[np.isfinite(y)].sum()) for dy, y in zip(dys, ys) if dy is not None)
 
     for position, gradient in by_oracle(problem, arrays, dys).items():
         array = arrays[position]

@@ -35,19 +35,6 @@ struct Best {
   }
 };
 
-// One input row: from[0 .. width) behind `pad` paddings, split into its phases.
-QF_INLINE void stage(const float* from, int64_t width, int64_t pad, int64_t stride, int64_t phase_length, float* row,
-                     float* to, NanWatch& nans) {
-  float* copy = stride == 1 ? to : row;
-  for (int64_t i = 0; i < width; i += LANES) {
-    const int lanes = clamp_lane(width - i);
-    const vfloat v = lanes == LANES ? load(from + i) : load_span(from + i, span_at(0, lanes), MaxReduction::identity());
-    nans.see(v, v);
-    store(copy + pad + i, v);
-  }
-  if (stride > 1) split(row, to, phase_length, stride);
-}
-
 // One output with the whole plane as window: the maximum, then the first place that holds it.
 void global_maxima(const PoolArguments& a) {
   const int64_t volume = a.input[0] * a.input[1] * a.input[2];
@@ -110,8 +97,8 @@ extern "C" int QF_EXPORT(pool_indices_f32)(const PoolArguments* arguments) {
         const int64_t behind = th.start + span < height ? th.start + span : height;
         for (int64_t ih = th.start > staged ? th.start : staged; ih < behind; ih++)
           for (int64_t kd = td.begin; kd < td.end; kd++)
-            stage(x + ((td.start + kd * a.dilations[0]) * height + ih) * width, width, a.pads[2], stride, phase_length,
-                  row, ring + (kd * span + ih % span) * length, nans);
+            stage_line(x + ((td.start + kd * a.dilations[0]) * height + ih) * width, width, a.pads[2], stride,
+                       phase_length, MaxReduction::identity(), row, ring + (kd * span + ih % span) * length, nans);
         staged = behind;
       }
       const int64_t first_row =

@@ -181,6 +181,26 @@ QF_INLINE void split(const float* from, float* to, int64_t phase_length, int64_t
   }
 }
 
+// One input row: from[0 .. width) behind `pad` paddings, split into its phases; what is behind it becomes the filler.
+// row: a line of fillers, which a stride above 1 goes through.
+QF_INLINE void stage_line(const float* from, int64_t width, int64_t pad, int64_t stride, int64_t phase_length, float filler,
+                          float* row, float* to, NanWatch& nans) {
+  float* copy = stride == 1 ? to : row;
+  for (int64_t i = 0; i < width; i += LANES) {
+    if (i + LANES <= width) {
+      const vfloat v = load(from + i);
+      nans.see(v, v);
+      store(copy + pad + i, v);
+      continue;
+    }
+    const Span span = span_at(0, width - i);
+    const vfloat v = load_span(from + i, span, 0.0f);
+    nans.see(v, v);
+    store(copy + pad + i, load_span(from + i, span, filler));
+  }
+  if (stride > 1) split(row, to, phase_length, stride);
+}
+
 // Pairs of neighbours in a followed by b, each reduced to one.
 template <class Op>
 QF_INLINE vfloat pairs(vfloat a, vfloat b) {

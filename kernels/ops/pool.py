@@ -54,6 +54,12 @@ Settled = tuple[tuple[str, AttributeValue], ...]
 
 WINDOW_OPS = ("max_pool", "average_pool", "lp_pool")
 
+SUM_TOLERANCES = {
+    "float16": Tolerance(relative=2e-3, scaled=1e-3),
+    "float32": Tolerance(relative=5e-6, scaled=1e-6),
+    "float64": Tolerance(relative=1e-12, scaled=1e-14),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class PoolGeometry:
@@ -205,19 +211,20 @@ def canonical_max_unpool(inputs: Sequence[Tensor | None], attributes: Attributes
     return Problem(op, (x, indices), (y,), (("indexed_shape", indexed), ("output_shape", wanted)))
 
 
-def validate_max_unpool(problem: Problem, inputs: Sequence[Any]) -> None:
+def check_indices(problem: Problem, indices: Any) -> None:
     """Indices have to lie inside the shape that they count in."""
-    indices = inputs[1]
-    size = 1
-    for extent in problem.ints("indexed_shape"):
-        size *= extent
-    if problem.input(1).size and (int(indices.min()) < 0 or int(indices.max()) >= size):
+    size = math.prod(problem.ints("indexed_shape"))
+    if math.prod(indices.shape) and (int(indices.min()) < 0 or int(indices.max()) >= size):
         raise OperatorError(
-            "max_unpool",
+            problem.op,
             "indices",
             f"{int(indices.min())} to {int(indices.max())}",
             f"they have to lie in 0 to {size - 1}",
         )
+
+
+def validate_max_unpool(problem: Problem, inputs: Sequence[Any]) -> None:
+    check_indices(problem, inputs[1])
 
 
 def work(problem: Problem) -> Work:
@@ -232,11 +239,7 @@ def tolerance(problem: Problem) -> Tolerance:
     """Maxima are exact. Sums are short or blocked; powers and roots add a few units in the last place."""
     if problem.op in ("max_pool", "max_unpool"):
         return Tolerance()
-    return {
-        "float16": Tolerance(relative=2e-3, scaled=1e-3),
-        "float32": Tolerance(relative=5e-6, scaled=1e-6),
-        "float64": Tolerance(relative=1e-12, scaled=1e-14),
-    }[problem.outputs[0].dtype]
+    return SUM_TOLERANCES[problem.outputs[0].dtype]
 
 
 def _window_cases(op: str, **always: object) -> list[Case]:

@@ -28,7 +28,8 @@ def evaluate(problem: Problem, inputs: Arrays) -> tuple[np.ndarray, ...]:
             values, indices = _maxima(problem, g, planes)
             return (values.reshape(shape), indices.reshape(shape))[: len(problem.outputs)]
         if problem.op == "average_pool":
-            return (_averages(problem, g, planes.astype(np.float64)).reshape(shape),)
+            sums = _sums(g, planes.astype(np.float64))
+            return ((sums / tap_counts(g, problem.integer("count_include_pad"))).reshape(shape),)
         p = problem.integer("p")
         powers = _sums(g, np.abs(planes.astype(np.float64)) ** p)
         return ((powers ** (1.0 / p)).reshape(shape),)
@@ -55,10 +56,10 @@ def _sums(g: ops.PoolGeometry, x: np.ndarray) -> np.ndarray:
     return y
 
 
-def _averages(problem: Problem, g: ops.PoolGeometry, x: np.ndarray) -> np.ndarray:
+def tap_counts(g: ops.PoolGeometry, include: int) -> np.ndarray:
+    """What average_pool divides by at each output place. include: its count_include_pad."""
     counts = np.zeros(g.window.output)
     window = g.window
-    include = problem.integer("count_include_pad")
     for place in product(*map(range, window.output)):
         for tap in product(*map(range, window.kernel)):
             counts[place] += all(
@@ -67,7 +68,7 @@ def _averages(problem: Problem, g: ops.PoolGeometry, x: np.ndarray) -> np.ndarra
                     place, window.strides, tap, window.dilations, window.pads, window.input, g.pads_end
                 )
             )
-    return _sums(g, x) / counts
+    return counts
 
 
 def _unpooled(problem: Problem, x: np.ndarray, indices: np.ndarray) -> np.ndarray:
