@@ -414,7 +414,20 @@ def run_problem(
     if spec.validate is not None:
         spec.validate(problem, inputs)
     constants = {i: inputs[i] for i in spec.parameters if i < len(inputs) and inputs[i] is not None}
+    house = backends.get(backend)
+    if isinstance(house, RunsDirectly) and not constants and not tune:
+        settled = (house.device(), settings.num_threads(), settings.cache_folder(), autotune.revision())
+        return _kept_plan(problem, backend, why_backend, settings.forced_kernel(), settled).run(inputs)
     return plan_problem(problem, constants, backend, tune=tune, samples=inputs, why_backend=why_backend).run(inputs)
+
+
+@lru_cache(maxsize=1024)
+def _kept_plan(
+    problem: Problem, backend: str, why_backend: str, forced: str | None, settled: tuple[object, ...]
+) -> Plan:
+    """A plan without parameters, for as long as nothing that it depends on changes: where calls are short, making one takes
+    longer than running it. (``forced`` and ``settled`` are only keys.)"""
+    return plan_problem(problem, {}, backend, why_backend=why_backend)
 
 
 def bring(house: Backend, array: Any) -> Array:
