@@ -191,6 +191,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         "quatrefoil": ["include/quatrefoil/*.h", "py.typed"],
+        "quatrefoil.jax": ["*.cpp"],
         "quatrefoil.gpu": ["src/*"],
         "quatrefoil.gpu.emulation": ["*.h"],
         "quatrefoil.fpga": ["src/*"],

@@ -29,6 +29,7 @@ LAYERS = (
     ("quatrefoil.functional",),
     ("quatrefoil.gradients",),
     ("quatrefoil.torch",),
+    ("quatrefoil.jax",),
 )
 
 # Exporting a model to HLS reads the graph of models/; it is the one way from a backend's room upwards. Its proof, a
