@@ -198,6 +198,7 @@ setup(
         "quatrefoil.fpga.hls4ml_export": ["*.h"],
         "quatrefoil.asic_sim": ["designs/*.toml"],
         "quatrefoil.asic_sim.rtl": ["*.cpp", "verilog/*.v"],
+        "quatrefoil.models.onnxruntime_session": ["*.cpp"],
         "quatrefoil.models": ["gallery/*.onnx"],
         "quatrefoil.bench": ["*.toml", "suites/*.toml"],
     },

@@ -28,6 +28,8 @@ def name(page: Path) -> str:
 @pytest.mark.parametrize("page", [page for page in PAGES if FENCE.search(page.read_text())], ids=name)
 def test_python_in_the_documentation_runs(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "\n".join(FENCE.findall(page.read_text()))
+    if "import jax" in code:
+        pytest.importorskip("jax", reason=f"{name(page)} uses JAX; pip install 'quatrefoil[jax]' adds it")
     for backend in ("cpu", "gpu", "fpga", "asic"):
         wanted = f'"{backend}"' in code or (backend == "gpu" and "import cupy" in code)
         if wanted and not backends.get(backend).probe().ready:

@@ -23,7 +23,7 @@ LAYERS = (
     ("quatrefoil.errors", "quatrefoil.settings"),
     ("quatrefoil.problem", "quatrefoil.numerics"),
     ("quatrefoil.ops",),
-    ("quatrefoil.reference", "quatrefoil.registry", "quatrefoil.arrays"),
+    ("quatrefoil.reference", "quatrefoil.registry", "quatrefoil.arrays", "quatrefoil.foreign"),
     ("quatrefoil.backends", "quatrefoil.autotune", "quatrefoil.widening", "quatrefoil.sequences"),
     ("quatrefoil.dispatch",),
     ("quatrefoil.functional",),

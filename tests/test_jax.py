@@ -188,5 +188,5 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("QUATREFOIL_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(qf.QuatrefoilError, match="finds no compiler; apt install"):
+    with pytest.raises(qf.QuatrefoilError, match="there is no compiler; apt install"):
         target.build()

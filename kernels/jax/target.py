@@ -1,6 +1,6 @@
 """The targets of XLA's foreign function interface that run quatrefoil's operators and their gradients.
 
-``handler.cpp``, in C++, is what XLA calls. It is compiled once, into ``settings.cache_folder()/jax``, against the headers of the
+``handler.cpp``, in C++, is what XLA calls. It is compiled on first use (``foreign.py``) against the headers of the
 installed jaxlib, since XLA promises an interface for a year and not for longer. It hands XLA's memory to the functions here,
 in the same thread and without a copy of the inputs: Python chooses and prepares a kernel, since weights that are trained are packed
 anew in every step, the kernel computes without the GIL, and its outputs are copied into XLA's memory. A call costs about a tenth
@@ -13,13 +13,7 @@ that the operator has; otherwise one is computed after the other.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import math
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -28,22 +22,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from quatrefoil import dispatch, gradients, ops, settings
-from quatrefoil.errors import QuatrefoilError
+from quatrefoil import dispatch, foreign, gradients, ops
 from quatrefoil.problem import Problem, Tensor
 
 FORWARD, BACKWARD = "quatrefoil_forward", "quatrefoil_backward"
 
 SOURCE = Path(__file__).parent / "handler.cpp"
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared")
-COMPILERS = ("c++", "g++", "clang++")
 
 MOST_ARRAYS = 64
 MOST_TEXTS = 8
-
-
-class _Array(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("rank", ctypes.c_int64), ("shape", ctypes.POINTER(ctypes.c_int64)))
 
 
 class _Text(ctypes.Structure):
@@ -57,7 +44,7 @@ class _Call(ctypes.Structure):
         ("inputs", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
         ("texts", ctypes.c_int64),
-        ("arrays", _Array * MOST_ARRAYS),
+        ("arrays", foreign.Array * MOST_ARRAYS),
         ("names", _Text * MOST_TEXTS),
         ("values", _Text * MOST_TEXTS),
     )
@@ -82,7 +69,7 @@ def backward() -> str:
 def _registered() -> tuple[Any, ...]:
     """Builds the library and registers the targets, once in a process; what it returns has to outlive them."""
     library = ctypes.CDLL(str(build()))
-    runs = _RUN(_guarded(_forward)), _RUN(_guarded(_backward))
+    runs = _RUN(foreign.guarded(_run_forward)), _RUN(foreign.guarded(_run_backward))
     library.set_runs(*runs)
     for name, function in ((FORWARD, library.forward), (BACKWARD, library.backward)):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
@@ -90,43 +77,9 @@ def _registered() -> tuple[Any, ...]:
 
 
 def build() -> Path:
-    """The compiled handler. Raises QuatrefoilError where there is no compiler, or with its words where it refuses."""
+    """The compiled handler. Raises QuatrefoilError where it cannot be compiled."""
     headers = Path(jax.ffi.include_dir())
-    contents = (SOURCE, headers / "xla" / "ffi" / "api" / "c_api.h")
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in contents) + repr(FLAGS).encode()).hexdigest()[:16]
-    path = settings.cache_folder() / "jax" / f"handler-{digest}.so"
-    if path.exists():
-        return path
-    named = os.environ.get("CXX")
-    compiler = next((found for name in (named, *COMPILERS) if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise QuatrefoilError(
-            "quatrefoil.jax compiles its C++ handler once, and finds no compiler; apt install g++ adds one"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        library = Path(folder, path.name)
-        command = [compiler, *FLAGS, f"-I{headers}", str(SOURCE), "-o", str(library)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-        if done.returncode:
-            raise QuatrefoilError(f"{compiler} does not compile {SOURCE.name} with jaxlib's headers:\n{done.stderr}")
-        os.replace(library, path)  # whole or not at all, for processes that start together
-    return path
-
-
-def _guarded(run: Callable[[_Call], None]) -> Callable[[Any, int, int], int]:
-    """A function for C++: what ``run`` raises becomes the message of XLA's error."""
-
-    def guarded(call: Any, message: int, size: int) -> int:
-        try:
-            run(call.contents)
-        except Exception as error:  # nothing may be raised through C++; every error reaches the caller as JAX's
-            said = str(error) if isinstance(error, QuatrefoilError) else f"{type(error).__name__}: {error}"
-            ctypes.memmove(message, said.encode()[: size - 1] + b"\0", min(len(said.encode()), size - 1) + 1)
-            return 1
-        return 0
-
-    return guarded
+    return foreign.library(SOURCE, [headers], [headers / "xla" / "ffi" / "api" / "c_api.h"])
 
 
 def _texts(call: _Call) -> dict[str, str]:
@@ -138,14 +91,8 @@ def _texts(call: _Call) -> dict[str, str]:
 
 def _arrays(call: _Call, tensors: Sequence[Tensor]) -> list[np.ndarray]:
     """The inputs and outputs as arrays over XLA's memory."""
-    made = []
-    for array, tensor in zip(call.arrays, tensors):
-        shape = tuple(array.shape[axis] for axis in range(array.rank))
-        assert shape[len(shape) - tensor.rank :] == tensor.shape
-        nbytes = math.prod(shape) * tensor.numpy_dtype.itemsize
-        memory = (ctypes.c_char * nbytes).from_address(array.data) if nbytes else b""
-        made.append(np.ndarray(shape, tensor.numpy_dtype, memory))
-    assert len(made) == call.inputs + call.outputs == len(tensors)
+    assert len(tensors) == call.inputs + call.outputs
+    made = foreign.views(call.arrays[: len(tensors)], tensors)
     for array in made[: call.inputs]:
         array.flags.writeable = False
     return made
@@ -157,7 +104,8 @@ BATCH_FIRST = ("conv", "conv_transpose", "max_pool", "average_pool", "lp_pool")
 """Operators that treat a batch's images alike, and have it as the first axis of x and of every output."""
 
 
-def _forward(call: _Call) -> None:
+def _run_forward(pointer: Any) -> None:
+    call = pointer.contents
     problem = _parsed(_texts(call)["problem"])
     places = [place for place, tensor in enumerate(problem.inputs) if tensor is not None]
     tensors = [problem.input(place) for place in places]
@@ -185,7 +133,8 @@ def _forward(call: _Call) -> None:
         run(problem, inputs, outputs)
 
 
-def _backward(call: _Call) -> None:
+def _run_backward(pointer: Any) -> None:
+    call = pointer.contents
     texts = _texts(call)
     problem = _parsed(texts["problem"])
     wanted = [int(place) for place in texts["wanted"].split()]
