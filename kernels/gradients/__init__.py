@@ -86,20 +86,20 @@ def pullback(
     array that the function was given, in the operator's order (ops/), None for those that have none.
     """
     call = operator_of(function).call(*args, **kwargs)
-    problem = call.problem()
-    rule_of(problem.op)
+    own = call.problem()
+    problem = training(own)
     kept: list[tuple[Any, ...]] = []
     finish = call.finish
 
     def keep(outputs: tuple[Any, ...]) -> Any:
         kept.append(outputs)
-        return finish(outputs)
+        return finish(outputs[: len(own.outputs)])
 
-    result = dispatch.call(dispatch.Call(call.op, call.inputs, call.attributes, call.outputs, keep), backend)
+    result = dispatch.call(dispatch.Call(problem.op, call.inputs, call.attributes, call.outputs, keep), backend)
     inputs = call.inputs[: len(problem.inputs)]
 
     def back(*gradients: Any) -> tuple[Any, ...]:
-        floats = [place for place, tensor in enumerate(problem.outputs) if is_float(tensor)]
+        floats = [place for place, tensor in enumerate(own.outputs) if is_float(tensor)]
         if len(gradients) != len(floats):
             raise OperatorError(problem.op, "the number of output gradients", len(gradients), f"give {len(floats)}")
         by_place = dict(zip(floats, gradients))
@@ -129,7 +129,7 @@ def explain(
     the Selection of each operator that the rule calls. Nothing is computed.
     """
     call = operator_of(function).call(*args, **kwargs)
-    problem = call.problem()
+    problem = training(call.problem())
     rule = rule_of(problem.op)
     first = next(array for array in call.inputs if array is not None)
     name, why = dispatch.chosen_backend(backend, first)
@@ -146,6 +146,13 @@ def explain(
     if file is not None:
         print("\n".join(map(str, selections)), file=file)
     return tuple(selections)
+
+
+def training(problem: Problem) -> Problem:
+    """The problem to run where gradients will be asked for, with ``vjp`` of it instead: the same outputs, and behind them what
+    makes its gradients cheaper. It is the problem itself for most operators. Raises OperatorError without a rule."""
+    rule = rule_of(problem.op)
+    return problem if rule.training is None else rule.training(problem)
 
 
 def is_float(tensor: Tensor) -> bool:
@@ -213,5 +220,6 @@ __all__ = [
     "conv_weight_gradient",
     "explain",
     "pullback",
+    "training",
     "vjp",
 ]

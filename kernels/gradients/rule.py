@@ -67,8 +67,11 @@ class Rule:
     backward  gives the gradient of every input in ``Backward.wanted``, by position
     inputs    positions of the inputs that have gradients
     reads     positions of the outputs that ``backward`` reads
+    training  the form of a problem to run where its gradients will be asked for: an operator with a rule of its own that gives
+              the same outputs, and behind them what makes its gradients cheaper; None where there is none
     """
 
     backward: Callable[[Backward], Mapping[int, Array]]
     inputs: tuple[int, ...]
     reads: tuple[int, ...] = ()
+    training: Callable[[Problem], Problem] | None = None

@@ -5,6 +5,9 @@ Inputs (T steps, N sequences, I inputs, H hidden, D directions, G gates)
   lstm also initial_c (D, N, H)?, p (D, 3 H)? (peepholes in the order i, o, f)
 Outputs
   y (T, D, N, H), y_h (D, N, H), lstm also y_c (D, N, H)
+  rnn_training, lstm_training and gru_training, the same layers, also give what their gradients are computed from:
+  sums (T, D, N, S H), the arguments of f and g before peepholes and clip, gate by gate; 0 from step s on. S = G, but 4
+  for gru with linear_before_reset: z, r, Wh x + bwh, Rh h + brh.
 
 Gate order is ONNX's: lstm i, o, f, c; gru z, r, h. With batch = N, s = sequence_lens[n] (T when absent):
 
@@ -26,8 +29,8 @@ into it with transposed views (``without_layout``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quatrefoil.errors import OperatorError
@@ -42,10 +45,18 @@ REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, Tru
 """For each direction, whether each of its passes runs backwards."""
 
 DIRECTIONS = tuple(REVERSE)
+TRAINING = "_training"
+"""What the names of the forms end in that also give the sums."""
+
 DEFAULT_ACTIVATIONS = {"rnn": ("Tanh",), "lstm": ("Sigmoid", "Tanh", "Tanh"), "gru": ("Sigmoid", "Tanh")}
 
 X, W, R, B, LENGTHS, INITIAL_H, INITIAL_C, P = range(8)
 NAMES = ("x", "w", "r", "b", "sequence_lens", "initial_h", "initial_c", "p")
+
+
+def layer(op: str) -> str:
+    """rnn, lstm or gru: of a form that also gives the sums, the layer that it is a form of."""
+    return op.removesuffix(TRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +81,18 @@ class RecurrentGeometry:
     def directions(self) -> int:
         return len(self.reverse)
 
+    @property
+    def slots(self) -> int:
+        """Sums of a hidden unit."""
+        return self.gates + self.linear_before_reset
+
 
 def geometry(problem: Problem) -> RecurrentGeometry:
     """The geometry of a canonical problem of layout 0."""
     assert problem.integer("layout") == 0
     x, w = problem.input(X), problem.input(W)
-    count = len(DEFAULT_ACTIVATIONS[problem.op])
+    kind = layer(problem.op)
+    count = len(DEFAULT_ACTIVATIONS[kind])
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]
     clip = problem.number("clip")
     return RecurrentGeometry(
@@ -83,21 +100,22 @@ def geometry(problem: Problem) -> RecurrentGeometry:
         batch=x.shape[1],
         inputs=x.shape[2],
         hidden=problem.integer("hidden_size"),
-        gates=GATES[problem.op],
+        gates=GATES[kind],
         reverse=REVERSE[problem.string("direction")],
         activations=tuple(tuple(functions[d * count : (d + 1) * count]) for d in range(w.shape[0])),
         clip=clip if clip > 0 else float("inf"),
-        linear_before_reset=problem.op == "gru" and problem.integer("linear_before_reset") == 1,
-        input_forget=problem.op == "lstm" and problem.integer("input_forget") == 1,
+        linear_before_reset=kind == "gru" and problem.integer("linear_before_reset") == 1,
+        input_forget=kind == "lstm" and problem.integer("input_forget") == 1,
     )
 
 
 def _settled_activations(op: str, attributes: Attributes, directions: int) -> tuple[str, ...]:
     """ONNX consumes activation_alpha and activation_beta in order, by the functions that have such a parameter."""
     names = [n.decode() if isinstance(n, bytes) else str(n) for n in attributes.get("activations") or ()]
-    expected = len(DEFAULT_ACTIVATIONS[op]) * directions
+    defaults = DEFAULT_ACTIVATIONS[layer(op)]
+    expected = len(defaults) * directions
     if not names:
-        names = list(DEFAULT_ACTIVATIONS[op]) * directions
+        names = list(defaults) * directions
     if len(names) != expected:
         raise OperatorError(op, "activations", names, f"give {expected} for {directions} direction(s)")
     try:
@@ -151,7 +169,8 @@ def direction_of(op: str, attributes: Attributes) -> tuple[str, int]:
 
 
 def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes) -> Problem:
-    names = NAMES if op == "lstm" else NAMES[:6]
+    kind = layer(op)
+    names = NAMES if kind == "lstm" else NAMES[:6]
     if len(inputs) > len(names):
         raise OperatorError(op, "the number of inputs", len(inputs), f"it takes {', '.join(names)}")
     given = list(inputs) + [None] * (len(names) - len(inputs))
@@ -176,7 +195,7 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
     if width < 1:
         raise OperatorError(op, "x's last axis", width, "a step has to hold at least 1 value")
     state = (batch, directions, hidden) if layout else (directions, batch, hidden)
-    shapes = input_shapes(GATES[op], directions, batch, width, hidden, state)
+    shapes = input_shapes(GATES[kind], directions, batch, width, hidden, state)
     if x.dtype not in FLOATS:
         raise OperatorError(op, "the dtype of x", x.dtype, f"it has to be {' or '.join(FLOATS)}")
     for position, shape in shapes.items():
@@ -200,16 +219,25 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
         ("clip", 0.0 if clip == float("inf") else clip),
         ("layout", layout),
     ]
-    if op == "gru":
+    slots = GATES[kind]
+    if kind == "gru":
         value = int_attribute(op, attributes, "linear_before_reset", 0)
         settled.append(("linear_before_reset", int(value != 0)))
-    if op == "lstm":
+        slots += int(value != 0)
+    if kind == "lstm":
         settled.append(("input_forget", flag_attribute(op, attributes, "input_forget")))
     while given[-1] is None:
         given.pop()
     sequence = (batch, steps, directions, hidden) if layout else (steps, directions, batch, hidden)
-    outputs = (Tensor(x.dtype, sequence), *(Tensor(x.dtype, state),) * (2 if op == "lstm" else 1))
-    return Problem(op, tuple(given), outputs, tuple(settled))
+    outputs = [Tensor(x.dtype, sequence), *(Tensor(x.dtype, state),) * (2 if kind == "lstm" else 1)]
+    if op != kind:
+        outputs.append(Tensor(x.dtype, (*sequence[:-1], slots * hidden)))
+    return Problem(op, tuple(given), tuple(outputs), tuple(settled))
+
+
+def training(problem: Problem) -> Problem:
+    """The form of a layer's problem that also gives the sums, as its last output."""
+    return _canonical(layer(problem.op) + TRAINING, problem.inputs, onnx_attributes(problem))
 
 
 def canonical_rnn(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
@@ -224,6 +252,18 @@ def canonical_gru(inputs: Sequence[Tensor | None], attributes: Attributes, outpu
     return _canonical("gru", inputs, attributes)
 
 
+def canonical_rnn_training(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+    return _canonical("rnn_training", inputs, attributes)
+
+
+def canonical_lstm_training(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+    return _canonical("lstm_training", inputs, attributes)
+
+
+def canonical_gru_training(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+    return _canonical("gru_training", inputs, attributes)
+
+
 BATCH_FIRST_INPUTS = (X, INITIAL_H, INITIAL_C)
 
 
@@ -236,8 +276,13 @@ def without_layout(problem: Problem) -> Problem:
         Tensor(t.dtype, (t.shape[1], t.shape[0], *t.shape[2:])) if t is not None and i in BATCH_FIRST_INPUTS else t
         for i, t in enumerate(problem.inputs)
     ]
-    attributes: dict[str, Any] = {**dict(problem.attributes), "layout": 0}
-    # parameters are settled inside the activations' texts, so that they are written out again here
+    return _canonical(problem.op, tensors, {**onnx_attributes(problem), "layout": 0})
+
+
+def onnx_attributes(problem: Problem) -> dict[str, Any]:
+    """A problem's attributes as a call gives them: the parameters that are settled inside the activations' texts are
+    written out again."""
+    attributes: dict[str, Any] = dict(problem.attributes)
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]
     attributes["activations"] = [function.name for function in functions]
     alphas, betas = [], []
@@ -245,7 +290,7 @@ def without_layout(problem: Problem) -> Problem:
         count = len(FUNCTIONS[function.name].defaults)
         alphas += [function.alpha][:count]
         betas += [function.beta] if count > 1 else []
-    return _canonical(problem.op, tensors, {**attributes, "activation_alpha": alphas, "activation_beta": betas})
+    return {**attributes, "activation_alpha": alphas, "activation_beta": betas}
 
 
 def batch_second(inputs: Sequence[Any]) -> list[Any]:
@@ -257,9 +302,8 @@ def batch_second(inputs: Sequence[Any]) -> list[Any]:
 
 
 def batch_first(outputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Outputs of layout 0 as views of layout 1."""
-    y, *states = outputs
-    return (y.transpose(2, 0, 1, 3), *(state.swapaxes(0, 1) for state in states))
+    """Outputs of layout 0 (sequences of four axes, states of three) as views of layout 1."""
+    return tuple(array.transpose(2, 0, 1, 3) if array.ndim == 4 else array.swapaxes(0, 1) for array in outputs)
 
 
 def validate(problem: Problem, inputs: Sequence[Any]) -> None:
@@ -340,7 +384,7 @@ def _case(
     )
 
 
-def _cases(op: str) -> list[Case]:
+def cases(op: str) -> list[Case]:
     def make(name: str, sizes: tuple[int, int, int, int], options: str = "b", **more: Any) -> Case:
         return _case(op, name, sizes, options, **more)
 
@@ -405,14 +449,29 @@ def _cases(op: str) -> list[Case]:
     return cases
 
 
-SPECS = tuple(
-    OperatorSpec(
-        op, NAMES if op == "lstm" else NAMES[:6], canonical, work, tolerance, cases,
-        parameters=(W, R, B) + ((P,) if op == "lstm" else ()), validate=validate,
-    )
-    for op, canonical, cases in (
-        ("rnn", canonical_rnn, lambda: _cases("rnn")),
-        ("lstm", canonical_lstm, lambda: _cases("lstm")),
-        ("gru", canonical_gru, lambda: _cases("gru")),
-    )
-)  # fmt: skip
+def _training_cases(op: str) -> list[Case]:
+    """The layer's own cases; a few activations stand for all, which the layer's cases try."""
+    few = ("activation_relu", "activation_affine", "activation_softsign")
+    return [
+        replace(case, op=op + TRAINING, outputs=case.outputs + 1)
+        for case in cases(op)
+        if not case.name.startswith("activation_") or case.name in few
+    ]
+
+
+def _spec(op: str, canonical: Callable[..., Problem], cases: Callable[[], list[Case]]) -> OperatorSpec:
+    kind = layer(op)
+    return OperatorSpec(
+        op, NAMES if kind == "lstm" else NAMES[:6], canonical, work, tolerance, cases,
+        parameters=(W, R, B) + ((P,) if kind == "lstm" else ()), validate=validate, training=op != kind,
+    )  # fmt: skip
+
+
+SPECS = (
+    _spec("rnn", canonical_rnn, lambda: cases("rnn")),
+    _spec("lstm", canonical_lstm, lambda: cases("lstm")),
+    _spec("gru", canonical_gru, lambda: cases("gru")),
+    _spec("rnn_training", canonical_rnn_training, lambda: _training_cases("rnn")),
+    _spec("lstm_training", canonical_lstm_training, lambda: _training_cases("lstm")),
+    _spec("gru_training", canonical_gru_training, lambda: _training_cases("gru")),
+)

@@ -73,6 +73,7 @@ _RECURRENT = {
     "clip": NUMBER,
     "layout": INTEGER,
 }
+_FORMS: dict[str, dict[str, Kind]] = {"": {}, "_training": {}, "_gradient": {"wanted": INTEGERS}}
 
 _SUMMED = {"x_format": FORMAT, "accumulator": FORMAT, "y_format": FORMAT}
 _FIXED_RECURRENT = {
@@ -109,9 +110,9 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "average_pool_gradient": {**_POOL, "count_include_pad": INTEGER, "input_shape": INTEGERS},
     "lp_pool_gradient": {**_POOL, "p": INTEGER},
     "max_unpool_gradient": {"indexed_shape": INTEGERS},
-    "rnn": _RECURRENT,
-    "lstm": {**_RECURRENT, "input_forget": INTEGER},
-    "gru": {**_RECURRENT, "linear_before_reset": INTEGER},
+    **{f"rnn{form}": {**_RECURRENT, **more} for form, more in _FORMS.items()},
+    **{f"lstm{form}": {**_RECURRENT, "input_forget": INTEGER, **more} for form, more in _FORMS.items()},
+    **{f"gru{form}": {**_RECURRENT, "linear_before_reset": INTEGER, **more} for form, more in _FORMS.items()},
     "fixed_conv": {**_CONV, **_SUMMED, "w_format": FORMAT, "bias_format": FORMAT, "activation": WORD, "reuse": INTEGER},
     "fixed_max_pool": {**_POOL, "x_format": FORMAT, "y_format": FORMAT},
     "fixed_average_pool": {**_POOL, **_SUMMED, "count_include_pad": INTEGER},
@@ -188,7 +189,7 @@ def _onnx_call(op: str, inputs: tuple[Tensor | None, ...], attributes: dict[str,
         attributes["output_padding"] = _output_padding(op, inputs, attributes, pads)
     elif op == "max_unpool" and "indexed_shape" in attributes:
         attributes.update(_unpool_window(op, inputs, attributes.pop("indexed_shape")))
-    elif op in ("rnn", "lstm", "gru") and "activations" in attributes:
+    elif "activation_alpha" in ATTRIBUTES[op] and "activations" in attributes:
         functions = [Activation.parse(part) for part in attributes["activations"]]
         if not {"activation_alpha", "activation_beta"} & attributes.keys():
             counts = [len(FUNCTIONS[function.name].defaults) for function in functions]
