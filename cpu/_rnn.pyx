@@ -44,7 +44,25 @@ cdef extern from "rnn.h" nogil:
         void* y
         void* y_h
         void* y_c
+        void* sums
         void* workspace
+
+    ctypedef struct RnnGradientArguments:
+        RnnArguments layer
+        const void* y
+        const void* sums
+        const void* dy
+        const void* dy_h
+        const void* dy_c
+        void* dx
+        void* dw
+        void* dr
+        void* db
+        void* dinitial_h
+        void* dinitial_c
+        void* dp
+
+    int64_t slots_of(const RnnArguments&)
 
     ctypedef struct RnnNeeds:
         int64_t packed_floats, workspace_floats
@@ -54,6 +72,8 @@ ctypedef void (*RunFunction)(const RnnArguments*) noexcept nogil
 ctypedef void (*NeedsFunction)(const RnnArguments*, RnnNeeds*) noexcept nogil
 ctypedef int (*FiniteFunction)(const RnnArguments*) noexcept nogil
 ctypedef void (*PackFunction)(const RnnArguments*, float*) noexcept nogil
+ctypedef void (*GradientFunction)(const RnnGradientArguments*) noexcept nogil
+ctypedef size_t (*GradientWorkspaceFunction)(const RnnGradientArguments*) noexcept nogil
 
 cdef extern from "rnn.h" nogil:
     NeedsFunction rnn_needs_f32(int isa)
@@ -61,6 +81,9 @@ cdef extern from "rnn.h" nogil:
     PackFunction rnn_pack_f32(int isa)
     RunFunction rnn_packed_f32(int isa)
     RunFunction rnn_general_f64(int isa)
+    GradientWorkspaceFunction rnn_gradient_f32_workspace(int isa)
+    GradientFunction rnn_gradient_f32(int isa)
+    GradientFunction rnn_gradient_general_f64(int isa)
     float* rnn_allocate_weights(int64_t floats)
 
     ctypedef struct NativeStep:
@@ -91,16 +114,35 @@ cdef void* optional(tuple arrays, Py_ssize_t position) except? NULL:
     return NULL if array is None else address(array)
 
 
+cdef void describe(RnnArguments* a, str kind, geometry):
+    """The sizes and options of a layer."""
+    a.steps, a.batch, a.inputs, a.hidden = geometry.steps, geometry.batch, geometry.inputs, geometry.hidden
+    a.directions = geometry.directions
+    a.kind = KINDS[kind]
+    for direction in range(a.directions):
+        a.reverse[direction] = geometry.reverse[direction]
+        for place, function in enumerate(geometry.activations[direction]):
+            a.functions[direction][place].code = function.code
+            a.functions[direction][place].alpha = function.alpha
+            a.functions[direction][place].beta = function.beta
+    a.clip = geometry.clip
+    a.linear_before_reset = geometry.linear_before_reset
+    a.input_forget = geometry.input_forget
+    a.downwards = 0
+    a.sums = NULL
+
+
 cdef class Layer:
     """A prepared rnn, lstm or gru of layout 0.
 
     isa: an instruction set's number. kind: a name in KINDS. geometry: ops.rnn's RecurrentGeometry. dtype: float32, or
     float64 for the general kernel. parameters: the arrays w, r, b or None, p or None, C-contiguous and of that dtype.
+    training: whether the sums are an output too.
     """
 
     cdef RnnArguments arguments
     cdef RunFunction function
-    cdef object y_shape, state_shape, dtype, parameters
+    cdef object y_shape, state_shape, sums_shape, dtype, parameters
     cdef float* packed
     cdef size_t workspace
     cdef void* idle_workspace  # that no call is using, or NULL
@@ -109,7 +151,7 @@ cdef class Layer:
     cdef RnnStep context
     cdef NativeStep step
 
-    def __init__(self, int isa, str kind, geometry, dtype, parameters):
+    def __init__(self, int isa, str kind, geometry, dtype, parameters, bint training):
         cdef RnnNeeds needs
         cdef RnnArguments* a = &self.arguments
         self.lstm = kind == "lstm"
@@ -118,19 +160,8 @@ cdef class Layer:
         self.parameters = parameters  # the general kernel reads them in each call
         self.y_shape = (geometry.steps, geometry.directions, geometry.batch, geometry.hidden)
         self.state_shape = self.y_shape[1:]
-        a.steps, a.batch, a.inputs, a.hidden = geometry.steps, geometry.batch, geometry.inputs, geometry.hidden
-        a.directions = geometry.directions
-        a.kind = KINDS[kind]
-        for direction in range(a.directions):
-            a.reverse[direction] = geometry.reverse[direction]
-            for place, function in enumerate(geometry.activations[direction]):
-                a.functions[direction][place].code = function.code
-                a.functions[direction][place].alpha = function.alpha
-                a.functions[direction][place].beta = function.beta
-        a.clip = geometry.clip
-        a.linear_before_reset = geometry.linear_before_reset
-        a.input_forget = geometry.input_forget
-        a.downwards = 0
+        describe(a, kind, geometry)
+        self.sums_shape = (*self.y_shape[:3], slots_of(a[0]) * geometry.hidden) if training else None
         w, r, b, p = parameters
         a.w, a.r = address(w), address(r)
         a.b = optional((b,), 0)
@@ -163,6 +194,7 @@ cdef class Layer:
         y = new_array(self.y_shape, self.dtype)
         y_h = new_array(self.state_shape, self.dtype)
         y_c = new_array(self.state_shape, self.dtype) if self.lstm else None
+        sums = None if self.sums_shape is None else new_array(self.sums_shape, self.dtype)
         if a.batch:
             a.x = address(given[0])
             a.lengths = <const int32_t*>optional(given, 4)
@@ -171,6 +203,7 @@ cdef class Layer:
             if self.lstm:
                 a.initial_c = optional(given, 6)
                 a.y_c = address(y_c)
+            a.sums = optional((sums,), 0)
             a.threads = num_threads() if self.threads > 1 else 1
             # the next call begins with the weights that this one's last step leaves in the cache
             self.arguments.downwards ^= a.steps & 1
@@ -185,7 +218,8 @@ cdef class Layer:
                     self.function(&a)
             workspace, self.idle_workspace = self.idle_workspace, workspace
             free(workspace)  # another call's, where two ran at once
-        return (y, y_h, y_c) if self.lstm else (y, y_h)
+        outputs = (y, y_h, y_c) if self.lstm else (y, y_h)
+        return outputs if sums is None else (*outputs, sums)
 
     def native_step(self):
         """A capsule of what native_step.h describes; this object has to outlive it."""
@@ -193,3 +227,50 @@ cdef class Layer:
         self.context.most_threads = self.threads
         self.step.run, self.step.context, self.step.workspace = run_rnn_step, &self.context, self.workspace
         return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
+
+
+cdef class Gradient:
+    """The gradients of an rnn, lstm or gru of layout 0 (ops/rnn_gradient.py).
+
+    isa, kind, geometry, dtype: as of a Layer. wanted: the positions of the inputs whose gradients are asked for, with their
+    shapes. All inputs come with each call.
+    """
+
+    cdef RnnGradientArguments arguments
+    cdef GradientFunction function
+    cdef object dtype
+    cdef tuple wanted
+    cdef size_t workspace
+
+    def __init__(self, int isa, str kind, geometry, dtype, wanted, bint lengths):
+        cdef RnnArguments* a = &self.arguments.layer
+        describe(a, kind, geometry)
+        self.dtype, self.wanted = dtype, tuple(wanted)
+        if dtype.name == "float64":
+            self.function = rnn_gradient_general_f64(isa)
+            self.workspace = (a.steps + 12) * 8 * <size_t>a.hidden
+            return
+        self.function = rnn_gradient_f32(isa)
+        a.lengths = <const int32_t*>a if lengths else NULL  # whether there are some decides what is needed
+        self.workspace = rnn_gradient_f32_workspace(isa)(&self.arguments)
+
+    def run(self, inputs):
+        cdef RnnGradientArguments g = self.arguments
+        cdef RnnArguments* a = &g.layer
+        cdef tuple given = tuple(inputs)
+        cdef dict made = {position: new_array(shape, self.dtype) for position, shape in self.wanted}
+        a.x, a.w, a.r = optional(given, 0), optional(given, 1), optional(given, 2)
+        a.lengths = <const int32_t*>optional(given, 4)
+        a.initial_h, a.initial_c, a.p = optional(given, 5), optional(given, 6), optional(given, 7)
+        g.y, g.sums = optional(given, 8), optional(given, 9)
+        g.dy, g.dy_h, g.dy_c = optional(given, 10), optional(given, 11), optional(given, 12)
+        g.dx, g.dw, g.dr = optional((made.get(0),), 0), optional((made.get(1),), 0), optional((made.get(2),), 0)
+        g.db, g.dp = optional((made.get(3),), 0), optional((made.get(7),), 0)
+        g.dinitial_h, g.dinitial_c = optional((made.get(5),), 0), optional((made.get(6),), 0)
+        a.threads = num_threads()
+        if posix_memalign(&a.workspace, 64, self.workspace):
+            raise MemoryError(f"{self.workspace} bytes for a recurrent layer's gradients")
+        with nogil:
+            self.function(&g)
+        free(a.workspace)
+        return tuple(made.values())

@@ -21,13 +21,16 @@ def _prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
         np.ascontiguousarray(parameters[position], dtype) if position in parameters else None
         for position in (semantics.W, semantics.R, semantics.B, semantics.P)
     ]
-    run: Run = _rnn.Layer(instruction_set.index(), problem.op, semantics.geometry(problem), dtype, weights).run
+    kind = semantics.layer(problem.op)
+    geometry = semantics.geometry(problem)
+    run: Run = _rnn.Layer(instruction_set.index(), kind, geometry, dtype, weights, problem.op != kind).run
     return run
 
 
 KERNELS: list[Kernel] = [
     kernel
-    for op in semantics.GATES
+    for layer in semantics.GATES
+    for op in (layer, layer + semantics.TRAINING)
     for kernel in (
         Kernel(f"{op}_packed_tnc_f32_simd", op, only_dtypes("float32"), _prepare, 2,
                summary="weights packed by blocks of units, input products of many steps at once"),

@@ -19,6 +19,8 @@ struct RnnFunction {
   int32_t code;
 };
 
+static inline int64_t gates_of(int kind) { return kind == RNN_LSTM ? 4 : kind == RNN_GRU ? 3 : 1; }
+
 struct RnnArguments {
   int64_t steps, batch, inputs, hidden;
   int32_t directions, kind, threads;
@@ -36,7 +38,16 @@ struct RnnArguments {
   const int32_t* lengths;                  // or null
   const void *initial_h, *initial_c;       // or null
   void *y, *y_h, *y_c;                     // y_c of lstm
+  void* sums;                              // of a training form, or null
   void* workspace;
+};
+
+// The gradients of a layer: ops/rnn_gradient.py. w, r and p are plain, packed is unused, y is what the forward pass gave.
+struct RnnGradientArguments {
+  RnnArguments layer;
+  const void *y, *sums;
+  const void *dy, *dy_h, *dy_c;                             // or null
+  void *dx, *dw, *dr, *db, *dinitial_h, *dinitial_c, *dp;  // null: not wanted
 };
 
 struct RnnNeeds {
@@ -44,11 +55,17 @@ struct RnnNeeds {
   int32_t threads;  // as many as the work is worth
 };
 
+// Sums of a unit in a training form's output.
+static inline int64_t slots_of(const RnnArguments& a) { return gates_of(a.kind) + (a.kind == RNN_GRU && a.linear_before_reset); }
+
 QF_DECLARE(void, rnn_needs_f32, (const RnnArguments*, RnnNeeds*))
 QF_DECLARE(int, rnn_finite_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_pack_f32, (const RnnArguments*, float*))
 QF_DECLARE(void, rnn_packed_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_general_f64, (const RnnArguments*))
+QF_DECLARE(size_t, rnn_gradient_f32_workspace, (const RnnGradientArguments*))
+QF_DECLARE(void, rnn_gradient_f32, (const RnnGradientArguments*))
+QF_DECLARE(void, rnn_gradient_general_f64, (const RnnGradientArguments*))
 
 // A prepared layer as a step of a sequence: what it points to belongs to _rnn.Layer.
 struct RnnStep {

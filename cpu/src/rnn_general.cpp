@@ -1,39 +1,9 @@
 // rnn, lstm and gru in float64 by their definition: plain loops over one sequence and one step at a time.
 //
 // Accepts every option. Workspace: 9 * hidden doubles.
-#include <math.h>
-
-#include "rnn.h"
-#include "simd.h"
+#include "rnn_double.h"
 
 namespace {
-
-double sigmoid_of(double x) {
-  const double e = exp(-fabs(x));
-  return x >= 0 ? 1 / (1 + e) : e / (1 + e);
-}
-
-double clipped(double x, double bound) { return x < -bound ? -bound : x > bound ? bound : x; }
-
-double apply(const RnnFunction& f, double x) {
-  switch (f.code) {
-    case QF_RELU: return x < 0 ? 0 : x;
-    case QF_LEAKY_RELU: return x < 0 ? f.alpha * x : x;
-    case QF_SIGMOID: return sigmoid_of(x);
-    case QF_TANH_FUNCTION: return tanh(x);
-    case QF_HARD_SIGMOID: {
-      const double y = f.alpha * x + f.beta;
-      return y < 0 ? 0 : y > 1 ? 1 : y;
-    }
-    case QF_ELU: return x < 0 ? f.alpha * expm1(x) : x;
-    case QF_SOFTSIGN: return x / (1 + fabs(x));
-    case QF_SOFTPLUS: return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
-    case QF_AFFINE: return f.alpha * x + f.beta;
-    case QF_THRESHOLDED_RELU: return x <= f.alpha ? 0 : x;
-    case QF_SCALED_TANH: return f.alpha * tanh(f.beta * x);
-    default: return x;
-  }
-}
 
 double dot(const double* a, const double* b, int64_t count) {
   double sum = 0;
@@ -43,7 +13,7 @@ double dot(const double* a, const double* b, int64_t count) {
 
 // One sequence in one direction.
 void sequence(const RnnArguments& a, int64_t direction, int64_t n, double* scratch) {
-  const int64_t hidden = a.hidden, gates = a.kind == RNN_LSTM ? 4 : a.kind == RNN_GRU ? 3 : 1, rows = gates * hidden;
+  const int64_t hidden = a.hidden, gates = gates_of(a.kind), rows = gates * hidden, kept = slots_of(a) * hidden;
   const double* x = static_cast<const double*>(a.x);
   const double* w = static_cast<const double*>(a.w) + direction * rows * a.inputs;
   const double* r = static_cast<const double*>(a.r) + direction * rows * hidden;
@@ -61,11 +31,20 @@ void sequence(const RnnArguments& a, int64_t direction, int64_t n, double* scrat
   double* y = static_cast<double*>(a.y);
   for (int64_t t = 0; t < a.steps; t++)
     memset(y + ((t * a.directions + direction) * a.batch + n) * hidden, 0, sizeof(double) * hidden);
+  double* sums = static_cast<double*>(a.sums);
+  const auto kept_at = [&](int64_t t) { return sums + ((t * a.directions + direction) * a.batch + n) * kept; };
+  for (int64_t t = length; sums && t < a.steps; t++) memset(kept_at(t), 0, sizeof(double) * kept);
   for (int64_t s = 0; s < length; s++) {
     const int64_t t = a.reverse[direction] ? length - 1 - s : s;
     for (int64_t j = 0; j < rows; j++) {
       inputs[j] = dot(w + j * a.inputs, x + (t * a.batch + n) * a.inputs, a.inputs) + (b ? b[j] : 0);
       recurrent[j] = dot(r + j * hidden, h, hidden) + (b ? b[rows + j] : 0);
+    }
+    double* keep = sums ? kept_at(t) : nullptr;
+    for (int64_t j = 0; keep && j < (gates == 3 ? 2 : gates) * hidden; j++) keep[j] = inputs[j] + recurrent[j];
+    if (keep && a.kind == RNN_GRU && a.linear_before_reset) {
+      memcpy(keep + 2 * hidden, inputs + 2 * hidden, sizeof(double) * hidden);
+      memcpy(keep + 3 * hidden, recurrent + 2 * hidden, sizeof(double) * hidden);
     }
     if (a.kind == RNN_PLAIN) {
       for (int64_t j = 0; j < hidden; j++) h[j] = apply(*f, clipped(inputs[j] + recurrent[j], a.clip));
@@ -91,6 +70,7 @@ void sequence(const RnnArguments& a, int64_t direction, int64_t n, double* scrat
       if (!a.linear_before_reset)
         for (int64_t j = 0; j < hidden; j++)
           candidate[j] += dot(r + (2 * hidden + j) * hidden, reset, hidden) + (b ? b[rows + 2 * hidden + j] : 0);
+      if (keep && !a.linear_before_reset) memcpy(keep + 2 * hidden, candidate, sizeof(double) * hidden);
       for (int64_t j = 0; j < hidden; j++) h[j] = (1 - z[j]) * apply(*g, clipped(candidate[j], a.clip)) + z[j] * h[j];
     }
     memcpy(y + ((t * a.directions + direction) * a.batch + n) * hidden, h, sizeof(double) * hidden);

@@ -23,27 +23,15 @@
 #include <omp.h>
 
 #include "rnn.h"
-#include "simd.h"
+#include "rnn_product.h"
 
 namespace {
 
 constexpr int64_t CHUNK_ROWS = 64;      // rows whose input products are taken at once
-constexpr int64_t PANEL_FLOATS = 4096;  // of a panel's part that stays in the first cache: half of it
-constexpr int STREAMS = 4;              // of weights where they are read once
-constexpr int TURN_BYTES = 256;         // that are read of one stream before the next
 constexpr int64_t CELLS = 16;           // that are taken one after the other at least, so that their latencies overlap
 constexpr int64_t ROW_GAP = 16;         // floats between states: rows a power of two apart share few sets of a cache
 constexpr int64_t WORTH_THREADS = 1 << 18;  // multiply-accumulates between two barriers that pay for them
 constexpr int64_t WORTH_TWO = 1 << 18;      // multiply-accumulates of a direction that pay for a thread of its own
-
-// Rows of a register block: with G columns, that many accumulators, a row's broadcast values and a weight (or the other
-// way round) fit into the registers.
-template <int G>
-constexpr int group_rows() {
-  int rows = 8;
-  while (rows * G + (rows < G ? rows : G) + 1 > REGISTERS) rows--;
-  return rows;
-}
 
 // How units make blocks of vectors, and where things are in the packed weights of one direction, in floats. A block's
 // sums have slots for its columns; gru has one more, since its candidate's two products stay apart.
@@ -53,7 +41,7 @@ struct Layout {
 
 QF_INLINE Layout layout_of(const RnnArguments& a) {
   Layout l;
-  l.gates = a.kind == RNN_LSTM ? 4 : a.kind == RNN_GRU ? 3 : 1;
+  l.gates = gates_of(a.kind);
   const int64_t all = divide_up(a.hidden, LANES);
   l.blocks = l.gates == 1 ? divide_up(all, 4) : all;
   l.vectors = divide_up(all, l.blocks);
@@ -87,79 +75,6 @@ QF_INLINE Workspace workspace_of(const RnnArguments& a, const Layout& l) {
   w.size = w.sums + w.chunk_steps * a.batch * l.blocks * l.slots * LANES;
   return w;
 }
-
-// out[row][column] = from[row][column] + sum over k of x[row][k] panel[k][column], P rows at once. The last column's
-// place in `from` and `out` is the slot `last`. U sets of accumulators hide the latency of the sums. The k are read as
-// S streams, TURN of each in turn.
-template <int G, int P, int S>
-__attribute__((noinline)) void product(const float* x, int64_t x_row, int64_t count, const float* panel,
-                                       const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
-  constexpr int U = G * P >= 8 ? 1 : 8 / (G * P);
-  constexpr int TURN = S == 1 ? U : G * LANES * 4 >= TURN_BYTES ? 1 : TURN_BYTES / (G * LANES * 4);
-  vfloat sums[U][P][G];
-  QF_UNROLL for (int u = 0; u < U; u++)
-    QF_UNROLL for (int p = 0; p < P; p++)
-      QF_UNROLL for (int g = 0; g < G; g++)
-        sums[u][p][g] = u ? (vfloat){} : load(from + p * from_row + (g == G - 1 ? last : g) * LANES);
-  const auto add = [&](vfloat(&sum)[P][G], int64_t k) __attribute__((always_inline)) {
-    vfloat weights[G];
-    QF_UNROLL for (int g = 0; g < G; g++) weights[g] = load(panel + (k * G + g) * LANES);
-    QF_UNROLL for (int p = 0; p < P; p++)
-      QF_UNROLL for (int g = 0; g < G; g++) sum[p][g] += x[p * x_row + k] * weights[g];
-  };
-  const int64_t segment = count / (S * TURN) * TURN;
-  for (int64_t k = 0; k < segment; k += TURN)
-    QF_UNROLL for (int s = 0; s < S; s++)
-      QF_UNROLL for (int i = 0; i < TURN; i++) add(sums[i % U], s * segment + k + i);
-  for (int64_t k = S * segment; k < count; k++) add(sums[0], k);
-  QF_UNROLL for (int u = 1; u < U; u++)
-    QF_UNROLL for (int p = 0; p < P; p++)
-      QF_UNROLL for (int g = 0; g < G; g++) sums[0][p][g] += sums[u][p][g];
-  QF_UNROLL for (int p = 0; p < P; p++)
-    QF_UNROLL for (int g = 0; g < G; g++) store(out + p * out_row + (g == G - 1 ? last : g) * LANES, sums[0][p][g]);
-}
-
-template <int G, int S, int P = group_rows<G>()>
-void rows_product(int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel, const float* from,
-                  int64_t from_row, float* out, int64_t out_row, int last) {
-  for (; rows >= P; rows -= P, x += P * x_row, from += P * from_row, out += P * out_row)
-    product<G, P, S>(x, x_row, count, panel, from, from_row, out, out_row, last);
-  if constexpr (P > 1) {
-    if (rows) rows_product<G, S, P - 1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
-  }
-}
-
-// The product for any number of rows. One group reads the panel once, in streams; for several it is taken a part at a
-// time that stays in the first cache from group to group.
-template <int G>
-void products(int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel, const float* from,
-              int64_t from_row, float* out, int64_t out_row, int last) {
-  constexpr int64_t PART = PANEL_FLOATS / (G * LANES);
-  if (rows <= group_rows<G>()) {
-    rows_product<G, STREAMS>(rows, x, x_row, count, panel, from, from_row, out, out_row, last);
-    return;
-  }
-  for (int64_t k = 0; k < count; k += PART, from = out, from_row = out_row)
-    rows_product<G, 1>(rows, x + k, x_row, smaller(PART, count - k), panel + k * G * LANES, from, from_row, out,
-                       out_row, last);
-}
-
-void products_of(int columns, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
-                 const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
-  switch (columns) {
-    case 1: products<1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
-    case 2: products<2>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
-    case 3: products<3>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
-    default: products<4>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
-  }
-}
-
-struct Function {
-  int code;
-  float alpha, beta;
-};
-
-__attribute__((noinline)) vfloat apply_any(const Function& f, vfloat x) { return activate(f.code, f.alpha, f.beta, x); }
 
 // One direction of one call.
 struct Direction {
@@ -263,6 +178,23 @@ struct Layer {
       for (int64_t row = 0; row < rows; row++) store(sums + row * row_sums() + 3 * LANES, load(bias + 3 * LANES));
   }
 
+  // `slots` of the sums of a step from slot `first` on, into a training form's output; 0 of sequences that have ended.
+  void keep(const Direction& d, int64_t block, int64_t t, const float* sums, int first, int slots) const {
+    const int64_t width = slots_of(a) * a.hidden;
+    for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
+      float* to = static_cast<float*>(a.sums) + ((t * a.directions + d.index) * a.batch + n) * width;
+      for (int slot = first; slot < first + slots; slot++) {
+        // rnn's columns are vectors of units, the others' are gates of one vector
+        const int64_t vector = l.gates == 1 ? block * l.vectors + slot : block, gate = l.gates == 1 ? 0 : slot;
+        const vfloat sum = active(t, n) ? load(sums + slot * LANES) : (vfloat){};
+        const int lanes = lanes_of(vector);
+        float* at = to + gate * a.hidden + vector * LANES;
+        if (lanes == LANES) store(at, sum);
+        else store_first(at, sum, lanes);
+      }
+    }
+  }
+
   // A vector of a row's new state, into the state, and into y.
   QF_INLINE void put(const Direction& d, int64_t t, int64_t n, int64_t vector, vfloat h, bool ended, float* next) const {
     store(next + n * w.row + vector * LANES, h);
@@ -294,6 +226,7 @@ struct Layer {
         if (!still)
           products_of(columns, a.batch, now, w.row, a.hidden, d.r + block * a.hidden * columns * LANES, sums,
                       row_sums(), sums, row_sums(), last);
+        if (a.sums) keep(d, block, t, sums, 0, two_passes ? 2 : l.gates == 1 ? (int)l.vectors : (int)slots_of(a));
       }
       const auto each_cell = [&](auto cell) __attribute__((always_inline)) {
         for (int64_t j = i; j < stop; j++) {
@@ -344,6 +277,7 @@ struct Layer {
       if (!still)
         products<1>(a.batch, d.resets, w.row, a.hidden, d.candidate + block * a.hidden * LANES, sums, row_sums(), sums,
                     row_sums(), 2);
+      if (a.sums) keep(d, block, t, sums, 2, 1);
       for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
         const vfloat h = load(now + n * w.row + block * LANES);
         const bool ended = !active(t, n);
@@ -396,20 +330,6 @@ struct Layer {
   }
 };
 
-bool is_standard(const RnnArguments& a) {
-  const bool gated = a.kind != RNN_PLAIN;
-  if (a.p || a.input_forget || a.clip < (double)__builtin_inff()) return false;
-  for (int i = 0; i < a.directions; i++) {
-    const RnnFunction* f = a.functions[i];
-    if (f[0].code != (gated ? QF_SIGMOID : QF_TANH_FUNCTION)) return false;
-    if (gated && f[1].code != QF_TANH_FUNCTION) return false;
-    if (a.kind == RNN_LSTM && f[2].code != QF_TANH_FUNCTION) return false;
-  }
-  return true;
-}
-
-Function narrowed(const RnnFunction& f) { return {f.code, (float)f.alpha, (float)f.beta}; }
-
 Direction direction_of(const RnnArguments& a, const Layout& l, const Workspace& w, int index) {
   const float* packed = a.packed + index * l.size;
   float* memory = static_cast<float*>(a.workspace) + index * w.size;
@@ -455,6 +375,9 @@ void layer(const RnnArguments& a) {
   const int64_t written = longest * a.directions * a.batch * a.hidden;
   memset(static_cast<float*>(a.y) + written, 0,
          sizeof(float) * ((a.steps - longest) * a.directions * a.batch * a.hidden));
+  if (a.sums)
+    memset(static_cast<float*>(a.sums) + written * slots_of(a), 0,
+           sizeof(float) * ((a.steps - longest) * a.directions * a.batch * a.hidden * slots_of(a)));
   const int team = team_of(a, l);
   if (team == 1) {
     layer.template run<STANDARD>(directions, a.directions, 0, l.blocks, [] {});
@@ -482,11 +405,24 @@ void layer(const RnnArguments& a) {
 
 // to[block][k][gate][unit of the block] = from[gate][unit][k], units beyond the hidden size 0.
 void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, float* to) {
-  for (int64_t first = 0; first < hidden; first += units)
-    for (int64_t k = 0; k < count; k++)
-      for (int64_t gate = 0; gate < gates; gate++)
-        for (int64_t unit = first; unit < first + units; unit++)
-          *to++ = unit < hidden ? from[(gate * hidden + unit) * count + k] : 0.0f;
+  const int64_t step = gates * units;  // from one k to the next
+  for (int64_t first = 0; first < hidden; first += units, to += count * step)
+    for (int64_t gate = 0; gate < gates; gate++)
+      for (int64_t unit = first; unit < first + units; unit += LANES) {
+        const float* rows = from + (gate * hidden + unit) * count;
+        float* column = to + gate * units + unit - first;
+        const int64_t there = hidden - unit;
+        int64_t k = 0;
+        if (there >= LANES)
+          for (; k + LANES <= count; k += LANES) {
+            vfloat square[LANES];
+            QF_UNROLL for (int i = 0; i < LANES; i++) square[i] = load(rows + i * count + k);
+            transpose(square);
+            QF_UNROLL for (int i = 0; i < LANES; i++) store(column + (k + i) * step, square[i]);
+          }
+        for (; k < count; k++)
+          for (int64_t lane = 0; lane < LANES; lane++) column[k * step + lane] = lane < there ? rows[lane * count + k] : 0.0f;
+      }
 }
 
 }  // namespace

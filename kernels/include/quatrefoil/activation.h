@@ -76,4 +76,26 @@ QF_FUNCTION float qf_activation(int code, float alpha, float beta, float x) {
   }
 }
 
+/* The derivative of qf_activation at x: SLOPES of the same table. At a kink it is that of the flat or shallow side. */
+QF_FUNCTION float qf_slope(int code, float alpha, float beta, float x) {
+  float y;
+  switch (code) {
+    case QF_RELU: return x > 0.0f ? 1.0f : 0.0f;
+    case QF_LEAKY_RELU: return x > 0.0f ? 1.0f : alpha;
+    case QF_CLIP: return x > alpha && x < beta ? 1.0f : 0.0f;
+    case QF_SIGMOID: y = qf_sigmoid(x); return y * (1.0f - y);
+    case QF_TANH_FUNCTION: y = QF_TANH(x); return 1.0f - y * y;
+    case QF_HARD_SIGMOID: y = alpha * x + beta; return y > 0.0f && y < 1.0f ? alpha : 0.0f;
+    case QF_HARD_SWISH: return qf_clip(x / 6.0f + 0.5f, 0.0f, 1.0f) + (x > -3.0f && x < 3.0f ? x / 6.0f : 0.0f);
+    case QF_ELU: return x > 0.0f ? 1.0f : alpha * QF_EXP(x);
+    case QF_SOFTSIGN: y = 1.0f + QF_FABS(x); return 1.0f / (y * y);
+    case QF_SOFTPLUS: return qf_sigmoid(x);
+    case QF_AFFINE: return alpha;
+    case QF_THRESHOLDED_RELU: return x > alpha ? 1.0f : 0.0f;
+    case QF_SCALED_TANH: y = QF_TANH(beta * x); return alpha * beta * (1.0f - y * y);
+    case QF_SWISH: y = qf_sigmoid(alpha * x); return y + alpha * x * y * (1.0f - y);
+    default: return 1.0f;
+  }
+}
+
 #endif
