@@ -4,8 +4,6 @@
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free
-from posix.stdlib cimport posix_memalign
 
 from quatrefoil.settings import num_threads
 
@@ -17,6 +15,10 @@ cdef extern from "arrays.h":
 
 import_numpy()
 import_output_memory()
+
+cdef extern from "rnn_memory.h" nogil:
+    void* rnn_take(size_t bytes)
+    void rnn_give(void* memory, size_t bytes)
 
 cdef extern from "rnn.h" nogil:
     int RNN_PLAIN, RNN_LSTM, RNN_GRU
@@ -84,7 +86,6 @@ cdef extern from "rnn.h" nogil:
     GradientWorkspaceFunction rnn_gradient_f32_workspace(int isa)
     GradientFunction rnn_gradient_f32(int isa)
     GradientFunction rnn_gradient_general_f64(int isa)
-    float* rnn_allocate_weights(int64_t floats)
 
     ctypedef struct NativeStep:
         void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
@@ -144,7 +145,7 @@ cdef class Layer:
     cdef RunFunction function
     cdef object y_shape, state_shape, sums_shape, dtype, parameters
     cdef float* packed
-    cdef size_t workspace
+    cdef size_t packed_bytes, workspace
     cdef void* idle_workspace  # that no call is using, or NULL
     cdef int threads
     cdef bint lstm, brief
@@ -175,17 +176,20 @@ cdef class Layer:
         rnn_needs_f32(isa)(a, &needs)
         self.workspace = <size_t>needs.workspace_floats * 4
         self.threads = needs.threads
-        self.packed = rnn_allocate_weights(needs.packed_floats)
+        self.packed_bytes = <size_t>needs.packed_floats * 4
+        self.packed = <float*>rnn_take(self.packed_bytes)
         if self.packed == NULL:
-            raise MemoryError(f"{needs.packed_floats * 4} bytes for a recurrent layer's packed weights")
+            raise MemoryError(f"{self.packed_bytes} bytes for a recurrent layer's packed weights")
         with nogil:
             a.finite = rnn_finite_f32(isa)(a)
             rnn_pack_f32(isa)(a, self.packed)
         a.packed = self.packed
 
     def __dealloc__(self):
-        free(self.packed)
-        free(self.idle_workspace)
+        if self.packed != NULL:
+            rnn_give(self.packed, self.packed_bytes)
+        if self.idle_workspace != NULL:
+            rnn_give(self.idle_workspace, self.workspace)
 
     def run(self, inputs):
         cdef RnnArguments a = self.arguments
@@ -208,7 +212,9 @@ cdef class Layer:
             # the next call begins with the weights that this one's last step leaves in the cache
             self.arguments.downwards ^= a.steps & 1
             self.idle_workspace = NULL
-            if workspace == NULL and posix_memalign(&workspace, 64, self.workspace):
+            if workspace == NULL:
+                workspace = rnn_take(self.workspace)
+            if workspace == NULL:
                 raise MemoryError(f"{self.workspace} bytes for a recurrent layer's sums")
             a.workspace = workspace
             if self.brief:
@@ -217,7 +223,8 @@ cdef class Layer:
                 with nogil:
                     self.function(&a)
             workspace, self.idle_workspace = self.idle_workspace, workspace
-            free(workspace)  # another call's, where two ran at once
+            if workspace != NULL:
+                rnn_give(workspace, self.workspace)  # another call's, where two ran at once
         outputs = (y, y_h, y_c) if self.lstm else (y, y_h)
         return outputs if sums is None else (*outputs, sums)
 
@@ -268,9 +275,10 @@ cdef class Gradient:
         g.db, g.dp = optional((made.get(3),), 0), optional((made.get(7),), 0)
         g.dinitial_h, g.dinitial_c = optional((made.get(5),), 0), optional((made.get(6),), 0)
         a.threads = num_threads()
-        if posix_memalign(&a.workspace, 64, self.workspace):
+        a.workspace = rnn_take(self.workspace)
+        if a.workspace == NULL:
             raise MemoryError(f"{self.workspace} bytes for a recurrent layer's gradients")
         with nogil:
             self.function(&g)
-        free(a.workspace)
+        rnn_give(a.workspace, self.workspace)
         return tuple(made.values())

@@ -4,9 +4,6 @@
 // gates of one direction behind each other in ONNX's order (lstm i, o, f, c; gru z, r, h).
 #pragma once
 
-#include <stdlib.h>
-#include <sys/mman.h>
-
 #include <cstdint>
 
 #include "instruction_sets.h"
@@ -87,19 +84,4 @@ static inline void run_rnn_step(const void* context, const void* const* inputs, 
   arguments.threads = threads < step.most_threads ? threads : step.most_threads;
   arguments.workspace = workspace;
   step.run(&arguments);
-}
-
-// Memory for packed weights, aligned to a cache line; to be freed with free(). Large ones ask for large pages, since
-// each step walks through all of them and would miss the translation buffer all along.
-static inline float* rnn_allocate_weights(int64_t floats) {
-  constexpr size_t LARGE_PAGE = size_t(1) << 21;
-  size_t bytes = (size_t)floats * sizeof(float);
-  const bool large = bytes >= LARGE_PAGE / 2;
-  if (large) bytes = (bytes + LARGE_PAGE - 1) / LARGE_PAGE * LARGE_PAGE;
-  void* memory = nullptr;
-  if (posix_memalign(&memory, large ? LARGE_PAGE : 64, bytes ? bytes : 64)) return nullptr;
-#if defined(MADV_HUGEPAGE)
-  if (large) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: where it is not taken, nothing is lost
-#endif
-  return static_cast<float*>(memory);
 }

@@ -20,7 +20,7 @@
 namespace {
 
 constexpr int64_t PART = PANEL_FLOATS / (4 * LANES);  // of the depth that is packed at a time
-constexpr int64_t CHUNK = 48;                         // rows that stay in the first cache while all panels pass by
+constexpr int64_t CHUNK = 24;                         // rows that stay in the first cache while all panels pass by
 constexpr int64_t WORTH_THREADS = 1 << 18;            // multiply-accumulates of a step, as in the packed kernel
 
 QF_INLINE int64_t padded(int64_t columns) { return divide_up(columns, LANES) * LANES; }
@@ -47,12 +47,32 @@ void rows_of(int64_t rows, const float* a, int64_t a_row, int64_t depth, const f
   rows_product<G, 1>(rows, a, a_row, depth, panel, from, from_row, out, out_row, G - 1);
 }
 
+// c = a b, or with `add` c + a b, for a single row, which reads b once, as it lies.
+void multiply_row(int64_t columns, int64_t depth, const float* a, const float* b, float* c, bool add) {
+  constexpr int TOGETHER = 8;  // rows of b, so that c is written as often less
+  if (!add) memset(c, 0, sizeof(float) * columns);
+  int64_t k = 0;
+  for (; k + TOGETHER <= depth; k += TOGETHER, b += TOGETHER * columns)
+    for (int64_t j = 0; j < columns; j += LANES) {
+      const int lanes = clamped(columns - j, LANES);
+      vfloat sum = get(c + j, lanes), other = {};
+      QF_UNROLL for (int i = 0; i < TOGETHER; i += 2) {
+        sum += a[k + i] * get(b + i * columns + j, lanes);
+        other += a[k + i + 1] * get(b + (i + 1) * columns + j, lanes);
+      }
+      put(c + j, sum + other, lanes);
+    }
+  for (; k < depth; k++, b += columns)
+    for (int64_t j = 0; j < columns; j++) c[j] += a[k] * b[j];
+}
+
 // c (rows, columns) = a b, or with `add` c + a b, where a (rows, depth) has rows `a_row` apart, and b (depth, columns) and c
 // are dense but for c's `c_row`. panels: PART * padded(columns) floats.
 void multiply(int threads, int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row, const float* b,
               float* c, int64_t c_row, bool add, float* panels) {
   if (!depth && !add)
     for (int64_t r = 0; r < rows; r++) memset(c + r * c_row, 0, sizeof(float) * columns);
+  if (rows == 1 && depth > 1) return multiply_row(columns, depth, a, b, c, add);
   static const float zeros[4 * LANES] = {};
   const int64_t width = padded(columns);
   for (int64_t k = 0; k < depth; k += PART) {

@@ -403,26 +403,25 @@ void layer(const RnnArguments& a) {
   }
 }
 
-// to[block][k][gate][unit of the block] = from[gate][unit][k], units beyond the hidden size 0.
+// to[block][k][gate][unit of the block] = from[gate][unit][k], units beyond the hidden size 0. LANES of k at a time, so that
+// what is written lies together.
 void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, float* to) {
   const int64_t step = gates * units;  // from one k to the next
   for (int64_t first = 0; first < hidden; first += units, to += count * step)
-    for (int64_t gate = 0; gate < gates; gate++)
-      for (int64_t unit = first; unit < first + units; unit += LANES) {
-        const float* rows = from + (gate * hidden + unit) * count;
-        float* column = to + gate * units + unit - first;
-        const int64_t there = hidden - unit;
-        int64_t k = 0;
-        if (there >= LANES)
-          for (; k + LANES <= count; k += LANES) {
-            vfloat square[LANES];
-            QF_UNROLL for (int i = 0; i < LANES; i++) square[i] = load(rows + i * count + k);
-            transpose(square);
-            QF_UNROLL for (int i = 0; i < LANES; i++) store(column + (k + i) * step, square[i]);
-          }
-        for (; k < count; k++)
-          for (int64_t lane = 0; lane < LANES; lane++) column[k * step + lane] = lane < there ? rows[lane * count + k] : 0.0f;
-      }
+    for (int64_t k = 0; k < count; k += LANES)
+      for (int64_t gate = 0; gate < gates; gate++)
+        for (int64_t unit = first; unit < first + units; unit += LANES) {
+          const float* rows = from + (gate * hidden + unit) * count + k;
+          const int64_t there = hidden - unit, some = smaller(LANES, count - k);
+          vfloat square[LANES];
+          if (there >= LANES && some == LANES)
+            QF_UNROLL for (int i = 0; i < LANES; i++) square[i] = load(rows + i * count);
+          else
+            for (int i = 0; i < LANES; i++) square[i] = i < there ? load_first(rows + i * count, (int)some) : (vfloat){};
+          transpose(square);
+          float* column = to + k * step + gate * units + unit - first;
+          for (int64_t i = 0; i < some; i++) store(column + i * step, square[i]);
+        }
 }
 
 }  // namespace
@@ -440,8 +439,14 @@ extern "C" void QF_EXPORT(rnn_needs_f32)(const RnnArguments* a, RnnNeeds* needs)
 extern "C" int QF_EXPORT(rnn_finite_f32)(const RnnArguments* a) {
   const float* r = static_cast<const float*>(a->r);
   const int64_t count = a->directions * layout_of(*a).gates * a->hidden * a->hidden;
+  vfloat sums[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * LANES <= count; i += 4 * LANES)
+    QF_UNROLL for (int j = 0; j < 4; j++) sums[j] += load(r + i + j * LANES) * 0.0f;
+  const vfloat all = sums[0] + sums[1] + sums[2] + sums[3];
   float sum = 0.0f;
-  for (int64_t i = 0; i < count; i++) sum += r[i] * 0.0f;
+  for (int lane = 0; lane < LANES; lane++) sum += all[lane];
+  for (; i < count; i++) sum += r[i] * 0.0f;
   return sum == 0.0f;
 }
 
