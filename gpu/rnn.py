@@ -40,7 +40,8 @@ def kernels(device: Device) -> list[Kernel]:
     summary = "all inputs in one product, then a launch a step"
     return [
         Kernel(f"{op}_steps_tnc_f32_cuda", op, _accepts, partial(_prepare, device), summary=summary)
-        for op in ("rnn", "lstm", "gru")
+        for layer in ("rnn", "lstm", "gru")
+        for op in (layer, layer + semantics.TRAINING)
     ]
 
 
@@ -116,7 +117,8 @@ def pack(g: RecurrentGeometry, w: np.ndarray, r: np.ndarray, b: np.ndarray | Non
     return Matrices(inputs, total, recurrent, candidate_bias)
 
 
-def _struct(g: RecurrentGeometry, row: int) -> np.ndarray:
+def recurrence(g: RecurrentGeometry, row: int) -> np.ndarray:
+    """struct Recurrence. row: columns of the input product of all directions."""
     reverse = (*(int(backwards) for backwards in g.reverse), 0)[:2]
     padded = blocks(g.hidden, 4) * 4
     return np.array((g.steps, g.batch, g.hidden, padded, row, reverse, int(g.input_forget), g.clip), RECURRENCE)
@@ -130,6 +132,8 @@ class Buffers:
     lengths: Array | None
     cells: Array | None
     y: Array
+    kept: Array | None
+    """The sums, of a training form."""
 
 
 Step = Callable[[np.int32, Buffers, Array, Array], None]
@@ -138,15 +142,17 @@ Step = Callable[[np.int32, Buffers, Array, Array], None]
 
 def _step(device: Device, problem: Problem, g: RecurrentGeometry, matrices: Matrices, peepholes: Array | None) -> Step:
     constants = {"BATCH_TILE": batch_tile(g.batch)}
-    struct, weights = _struct(g, matrices.inputs.shape[1]), [device.put(matrix) for matrix in matrices.recurrent]
+    struct, weights = recurrence(g, matrices.inputs.shape[1]), [device.put(matrix) for matrix in matrices.recurrent]
     functions = device.put(
         np.array([[(f.code, f.alpha, f.beta) for f in row] for row in g.activations], FUNCTION).view(np.int32)
     )
     strides = [np.int32(matrix.shape[2]) for matrix in matrices.recurrent]
 
+    layer = semantics.layer(problem.op)
+
     def load(name: str, stride: np.int32) -> Launch:
         grid = (int(stride) // LANES, blocks(g.batch, constants["BATCH_TILE"]), g.directions)
-        return partial(device.load(f"{problem.op}.cu", name, constants), grid, (BLOCK,), struct)
+        return partial(device.load(f"{layer}.cu", name, constants), grid, (BLOCK,), struct)
 
     if len(weights) == 2:
         gates, candidate = load("gru_gates", strides[0]), load("gru_candidate", strides[1])
@@ -154,25 +160,24 @@ def _step(device: Device, problem: Problem, g: RecurrentGeometry, matrices: Matr
 
         def step_twice(index: np.int32, to: Buffers, h: Array, new_h: Array) -> None:
             updates, reset_h = device.empty(problem.outputs[1]), device.empty(problem.outputs[1])
-            gates(index, strides[0], columns, to.sums, weights[0], functions, to.lengths, h, updates, reset_h)
-            candidate(
-                index, strides[1], columns, to.sums, weights[1], functions, to.lengths, updates, reset_h, h, new_h, to.y
-            )
+            gates(index, strides[0], columns, to.sums, weights[0], functions, to.lengths, h, updates, reset_h, to.kept)
+            recurrent = (updates, reset_h, h, new_h, to.y, to.kept)
+            candidate(index, strides[1], columns, to.sums, weights[1], functions, to.lengths, *recurrent)
 
         return step_twice
 
-    kernel, [stride], [matrix] = load(f"{problem.op}_step", strides[0]), strides, weights
+    kernel, [stride], [matrix] = load(f"{layer}_step", strides[0]), strides, weights
     candidate_bias = device.put(matrices.candidate_bias)
 
     def step_once(index: np.int32, to: Buffers, h: Array, new_h: Array) -> None:
-        extra = {"rnn": (), "lstm": (peepholes, to.cells), "gru": (candidate_bias,)}[problem.op]
-        kernel(index, stride, to.sums, matrix, functions, to.lengths, *extra, h, new_h, to.y)
+        extra = {"rnn": (), "lstm": (peepholes, to.cells), "gru": (candidate_bias,)}[layer]
+        kernel(index, stride, to.sums, matrix, functions, to.lengths, *extra, h, new_h, to.y, to.kept)
 
     return step_once
 
 
 def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    g = semantics.geometry(problem)
+    g, layer = semantics.geometry(problem), semantics.layer(problem.op)
     given = {i: device.get(parameters[i]) for i in (semantics.W, semantics.R, semantics.B) if i in parameters}
     matrices = pack(g, given[semantics.W], given[semantics.R], given.get(semantics.B))
     step = _step(device, problem, g, matrices, parameters.get(semantics.P))
@@ -186,15 +191,17 @@ def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         initial_h, initial_c = optional(inputs, semantics.INITIAL_H), optional(inputs, semantics.INITIAL_C)
         h = (zero_state if initial_h is None else initial_h).copy()
-        cells = (zero_state if initial_c is None else initial_c).copy() if problem.op == "lstm" else None
+        cells = (zero_state if initial_c is None else initial_c).copy() if layer == "lstm" else None
         y = device.empty(problem.outputs[0])
+        kept = None if layer == problem.op else device.empty(problem.outputs[-1])
         if rows:
             sums, new_h = device.empty(Tensor("float32", (rows, width))), device.empty(problem.outputs[1])
             product(product_grid, (SMALL_TILE.threads,), inputs[semantics.X], weights, bias, sums, *sizes)
-            buffers = Buffers(sums, optional(inputs, semantics.LENGTHS), cells, y)
+            buffers = Buffers(sums, optional(inputs, semantics.LENGTHS), cells, y, kept)
             for index in range(g.steps):
                 step(np.int32(index), buffers, h, new_h)
                 h, new_h = new_h, h
-        return (y, h) if cells is None else (y, h, cells)
+        outputs = (y, h) if cells is None else (y, h, cells)
+        return outputs if kept is None else (*outputs, kept)
 
     return run

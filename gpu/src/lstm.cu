@@ -5,7 +5,8 @@
 extern "C" __global__ void __launch_bounds__(BLOCK, 2)
 lstm_step(const Recurrence g, int step, int stride, const float* __restrict__ inputs, const float* __restrict__ weights,
           const Function* __restrict__ functions, const int* __restrict__ lengths, const float* __restrict__ peepholes,
-          float* c, const float* __restrict__ h, float* __restrict__ new_h, float* __restrict__ y) {
+          float* c, const float* __restrict__ h, float* __restrict__ new_h, float* __restrict__ y,
+          float* __restrict__ kept) {
   __shared__ __align__(16) RecurrentShared shared;
   const int direction = blockIdx.z;
   recurrent_product(shared, g, h + static_cast<long long>(direction) * g.batch * g.hidden,
@@ -16,9 +17,10 @@ lstm_step(const Recurrence g, int step, int stride, const float* __restrict__ in
     const Place p = place_of<4>(g, lengths, step, direction * stride, item);
     if (!p.exists) continue;
     float value = 0.0f;
+    const float* sums = &shared.sums[p.b][p.lane];
+    const float* from = inputs + p.input; /* read while running */
+    for (int gate = 0; kept && gate < 4; gate++) keep_sum<4>(g, p, gate, p.running ? from[gate] + sums[gate] : 0.0f, kept);
     if (p.running) {
-      const float* sums = &shared.sums[p.b][p.lane];
-      const float* from = inputs + p.input;
       const float* peephole = peepholes ? peepholes + 3 * direction * g.hidden + p.unit : nullptr; /* i, o, f */
       const float old_cell = c[p.state];
       float in = from[0] + sums[0], out = from[1] + sums[1], forget = from[2] + sums[2];

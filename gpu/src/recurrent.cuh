@@ -129,3 +129,10 @@ QF_FUNCTION void write_state(const Place& p, float value, const float* __restric
   new_state[p.state] = p.running ? value : old_state[p.state];
   y[p.output] = p.running ? value : 0.0f;
 }
+
+/* Of a training form, the sum that a gate's function takes, in slot ``slot`` of a unit's SLOTS; 0 of a finished sequence.
+ * ``kept`` is (steps, directions, batch, SLOTS * hidden), or null. */
+template <int SLOTS>
+QF_FUNCTION void keep_sum(const Recurrence& g, const Place& p, int slot, float sum, float* __restrict__ kept) {
+  if (kept) kept[(p.output - p.unit) * SLOTS + static_cast<long long>(slot) * g.hidden + p.unit] = p.running ? sum : 0.0f;
+}
