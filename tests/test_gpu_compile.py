@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quatrefoil import ops
-from quatrefoil.gpu import compiler, conv, conv_gradient, conv_integer, fixed, rnn
+from quatrefoil.gpu import compiler, conv, conv_gradient, conv_integer, fixed, rnn, rnn_gradient
 from quatrefoil.ops import rnn as rnn_semantics
 from quatrefoil.problem import Tensor
 
@@ -47,9 +47,8 @@ class RecordingDevice:
 def builds() -> dict[Build, set[str]]:
     """Every source and set of constants that the conformance cases load, with the kernels taken from it."""
     device = RecordingDevice()
-    for kernel in (
-        kernel for family in (conv, conv_integer, rnn, fixed, conv_gradient) for kernel in family.kernels(device)
-    ):
+    families = (conv, conv_integer, rnn, rnn_gradient, fixed, conv_gradient)
+    for kernel in (kernel for family in families for kernel in family.kernels(device)):
         spec = ops.SPECS[kernel.op]
         for case in spec.cases():
             problem = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)

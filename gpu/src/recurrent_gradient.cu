@@ -41,8 +41,11 @@ QF_FUNCTION float slope_of(const Function& f, float sum, float clip) {
   return qf_slope(f.code, f.alpha, f.beta, sum);
 }
 
+/* Whether this block's direction runs backwards. (An index that is not known would put g into local memory.) */
+QF_FUNCTION bool runs_backwards(const Recurrence& g) { return blockIdx.y ? g.reverse[1] : g.reverse[0]; }
+
 /* The step that is taken s-th from the end of a direction. */
-QF_FUNCTION int step_back(const Recurrence& g, int s) { return g.reverse[blockIdx.y] ? s : g.steps - 1 - s; }
+QF_FUNCTION int step_back(const Recurrence& g, int s) { return runs_backwards(g) ? s : g.steps - 1 - s; }
 
 /* Every row's state before its step. */
 extern "C" __global__ void __launch_bounds__(BLOCK)
@@ -51,7 +54,7 @@ gradient_states(const Recurrence g, const int* __restrict__ lengths, const float
   for (int t = 0; t < g.steps; t++) {
     const Unit u = unit_of(g, lengths, t);
     if (!u.exists) return;
-    const int from = g.reverse[u.d] ? t + 1 : t - 1, length = lengths ? lengths[u.n] : g.steps;
+    const int from = runs_backwards(g) ? t + 1 : t - 1, length = lengths ? lengths[u.n] : g.steps;
     float value = 0.0f;
     if (u.running) {
       if (from >= 0 && from < length)
