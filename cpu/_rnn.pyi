@@ -12,5 +12,18 @@ class Layer:
         geometry: RecurrentGeometry,
         dtype: np.dtype,
         parameters: Sequence[np.ndarray | None],
+        training: bool,
+    ) -> None: ...
+    def run(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...
+
+class Gradient:
+    def __init__(
+        self,
+        isa: int,
+        kind: str,
+        geometry: RecurrentGeometry,
+        dtype: np.dtype,
+        wanted: Sequence[tuple[int, tuple[int, ...]]],
+        lengths: bool,
     ) -> None: ...
     def run(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...

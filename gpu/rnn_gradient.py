@@ -27,7 +27,13 @@ def kernels(device: Device) -> tuple[Kernel, ...]:
     """The declarations, to be run on ``device``."""
     summary = "two launches a step backwards, then a product for each gradient"
     return tuple(
-        Kernel(f"{op}_gradient_steps_tnc_f32_cuda", op + semantics.GRADIENT, _accepts, partial(_prepare, device), summary=summary)
+        Kernel(
+            f"{op}_gradient_steps_tnc_f32_cuda",
+            op + semantics.GRADIENT,
+            _accepts,
+            partial(_prepare, device),
+            summary=summary,
+        )
         for op in rnn.GATES
     )
 
@@ -68,7 +74,11 @@ def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) 
     def by_unit(name: str) -> Launch:
         return partial(load(name), unit_grid, (BLOCK,), struct)
 
-    states_before, gates_of, through = by_unit("gradient_states"), by_unit(f"{op}_gradient_gates"), by_unit("gradient_through")
+    states_before, gates_of, through = (
+        by_unit("gradient_states"),
+        by_unit(f"{op}_gradient_gates"),
+        by_unit("gradient_through"),
+    )
     make_cells = by_unit("gradient_cells") if op == "lstm" else None
     reset_of = by_unit("gru_gradient_reset") if twice else None
     multiply, bias_of, peepholes_of = load("gradient_product"), load("gradient_bias"), load("gradient_peepholes")
@@ -100,11 +110,12 @@ def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) 
         gates, before = scratch(width), scratch(g.hidden)
         states_before(lengths, y, optional(inputs, rnn.INITIAL_H), before)
         resets = scratch(g.hidden) if twice else None
-        cells = (scratch(g.hidden), scratch(g.hidden)) if op == "lstm" else ()
+        cells = None
         if make_cells is not None:
+            cells = scratch(g.hidden), scratch(g.hidden)
             make_cells(functions, lengths, sums, p, optional(inputs, rnn.INITIAL_C), *cells)
         for s in map(np.int32, range(g.steps)):
-            if op == "lstm":
+            if cells is not None:
                 gates_of(s, functions, lengths, sums, p, *cells, dy, dh, dc, gates)
             elif op == "gru":
                 gates_of(s, np.int32(g.slots), functions, lengths, sums, before, dy, dh, gates, resets, dc)
@@ -123,16 +134,22 @@ def _prepare(device: Device, problem: Problem, parameters: Mapping[int, Array]) 
             if rnn.W in made:
                 x = inputs[rnn.X].reshape(rows, g.inputs)  # type: ignore[union-attr]
                 product(flat, x, made[rnn.W][d], lengths, by_row=False)
-            for first, row, count in ((0, None, height), *segments):
-                if rnn.B in made:
-                    sizes = [np.int32(n) for n in (rows, width, first, count, 0 if row is None else height + row)]
+            if rnn.B in made:
+                for first, count, to in (
+                    (0, height, 0),
+                    *((first, count, height + row) for first, row, count in segments),
+                ):
+                    sizes = [np.int32(n) for n in (rows, width, first, count, to)]
                     bias_of((blocks(count, BLOCK),), (BLOCK,), *sizes, flat, made[rnn.B][d])
-                if rnn.R in made and row is not None:
+            if rnn.R in made:
+                for first, row, count in segments:
                     states = resets if resets is not None and row else before
                     product(flat, states[d], made[rnn.R][d, row:], lengths, by_row=False, first=first, count=count)
-            if rnn.P in made:
+            if rnn.P in made and cells is not None:
                 sizes = [np.int32(n) for n in (rows, g.hidden)]
-                peepholes_of((blocks(g.hidden, BLOCK),), (BLOCK,), *sizes, flat, cells[0][d], cells[1][d], made[rnn.P][d])
+                peepholes_of(
+                    (blocks(g.hidden, BLOCK),), (BLOCK,), *sizes, flat, cells[0][d], cells[1][d], made[rnn.P][d]
+                )
         made.update({place: state for place, state in ((rnn.INITIAL_H, dh), (rnn.INITIAL_C, dc)) if place in made})
         return tuple(made.values())
 

@@ -98,10 +98,10 @@ def test_a_barrier_that_not_all_reach_is_an_error(sources: Path, body: str, mess
 
 def test_a_wrong_launch_is_an_error() -> None:
     launch = EmulatedDevice().load("rnn.cu", "rnn_step", {"BATCH_TILE": 1})
-    with pytest.raises(KernelFault, match="takes 10 arguments, 1 are given"):
+    with pytest.raises(KernelFault, match="takes 11 arguments, 1 are given"):
         launch((1,), (256,), np.int32(0))
     with pytest.raises(KernelFault, match="argument 0 is 4 bytes"):
-        launch((1,), (256,), *[np.int32(0)] * 10)
+        launch((1,), (256,), *[np.int32(0)] * 11)
     with pytest.raises(KernelFault, match="give a contiguous array"):
         launch((1,), (256,), 3)
 

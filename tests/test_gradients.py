@@ -25,7 +25,13 @@ def differentiable(case: Case) -> bool:
     return small and smooth and gradients.is_float(problem.input(0))
 
 
-CASES = [case for op in gradients.RULES if not ops.SPECS[op].training for case in ops.SPECS[op].cases() if differentiable(case)]
+CASES = [
+    case
+    for op in gradients.RULES
+    if not ops.SPECS[op].training
+    for case in ops.SPECS[op].cases()
+    if differentiable(case)
+]
 
 
 def double(case: Case) -> list[np.ndarray | None]:

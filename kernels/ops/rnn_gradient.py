@@ -33,7 +33,7 @@ from typing import Any
 
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops import rnn
-from quatrefoil.ops.rnn import INITIAL_C, INITIAL_H, LENGTHS, RecurrentGeometry, B, P, R, W, X
+from quatrefoil.ops.rnn import INITIAL_C, INITIAL_H, B, P, R, RecurrentGeometry, W, X
 from quatrefoil.ops.spec import Attributes, Case, Fill, OperatorSpec, tensor_bytes
 from quatrefoil.problem import Problem, Tensor, Tolerance, Work
 

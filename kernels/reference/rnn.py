@@ -100,8 +100,9 @@ def _gru(g: ops.RecurrentGeometry, direction: int, x: np.ndarray, h: np.ndarray,
     z, reset = f(_clipped(g, z_sum)), f(_clipped(g, r_sum))
     if g.linear_before_reset:
         recurrent = matrices[2] @ h + b_h
-        candidate, sums = w_h + reset * recurrent, (z_sum, r_sum, w_h, recurrent)
+        candidate = w_h + reset * recurrent
+        sums = np.concatenate([z_sum, r_sum, w_h, recurrent])
     else:
         candidate = w_h + matrices[2] @ (reset * h) + b_h
-        sums = (z_sum, r_sum, candidate)
-    return (1 - z) * g_function(_clipped(g, candidate)) + z * h, np.concatenate(sums)
+        sums = np.concatenate([z_sum, r_sum, candidate])
+    return (1 - z) * g_function(_clipped(g, candidate)) + z * h, sums

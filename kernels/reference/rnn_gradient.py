@@ -46,7 +46,10 @@ def evaluate(problem: Problem, inputs: Sequence[np.ndarray | None]) -> tuple[np.
     assert dy is not None and p is not None and lengths is not None
     dx, dinitial_h, dinitial_c = np.zeros_like(x), np.zeros(states), np.zeros(states)
     rows = g.gates * g.hidden
-    total = [Sums(np.zeros_like(m), np.zeros_like(n), np.zeros(rows), np.zeros(rows), np.zeros(3 * g.hidden)) for m, n in zip(w, r)]
+    total = [
+        Sums(np.zeros_like(m), np.zeros_like(n), np.zeros(rows), np.zeros(rows), np.zeros(3 * g.hidden))
+        for m, n in zip(w, r)
+    ]
     step = {"rnn": _rnn, "lstm": _lstm, "gru": _gru}[kind]
     with np.errstate(invalid="ignore", over="ignore"):
         for d, backwards in enumerate(g.reverse):
@@ -60,7 +63,17 @@ def evaluate(problem: Problem, inputs: Sequence[np.ndarray | None]) -> tuple[np.
                 for place in range(len(order))[::-1]:
                     t = order[place]
                     dh, dc, direct = step(
-                        g, d, x[t, n], before[place], sums[t, d, n], cells[place], p[d], r[d], dh + dy[t, d, n], dc, total[d]
+                        g,
+                        d,
+                        x[t, n],
+                        before[place],
+                        sums[t, d, n],
+                        cells[place],
+                        p[d],
+                        r[d],
+                        dh + dy[t, d, n],
+                        dc,
+                        total[d],
                     )
                     dx[t, n] += w[d].T @ direct
                 dinitial_h[d, n], dinitial_c[d, n] = dh, dc
