@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ != "quatrefoil":
     raise ImportError(f"quatrefoil was imported as {__name__!r}: keep its folder off sys.path and `import quatrefoil`")
 
-from quatrefoil import gradients
+from quatrefoil import gradients, random
 from quatrefoil.dispatch import use_backend as backend
 from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.functional import (
@@ -154,6 +154,7 @@ __all__ = [
     "num_threads",
     "plan",
     "qlinear_conv",
+    "random",
     "rnn",
     "set_num_threads",
     "simulate",

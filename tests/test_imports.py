@@ -21,7 +21,7 @@ BACKEND_MAY = ("problem", "numerics", "ops", "registry", "sequences", "widening"
 # The layers, lowest first: a module may import what stands before it or beside it on its line.
 LAYERS = (
     ("quatrefoil.errors", "quatrefoil.settings"),
-    ("quatrefoil.problem", "quatrefoil.numerics"),
+    ("quatrefoil.problem", "quatrefoil.numerics", "quatrefoil.random"),
     ("quatrefoil.ops",),
     ("quatrefoil.reference", "quatrefoil.registry", "quatrefoil.arrays", "quatrefoil.foreign"),
     ("quatrefoil.backends", "quatrefoil.autotune", "quatrefoil.widening", "quatrefoil.sequences"),
