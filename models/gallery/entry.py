@@ -1,0 +1,217 @@
+"""What a model of the gallery says about itself, what a training run gives, and how that is kept and checked.
+
+An ``Entry`` trains with ``train(small, report)`` and writes its inference as ONNX with ``export(weights)``. A checkpoint is
+one .npz: the weights by name, and a header that names the model, so that another model's is refused. Files are written
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from quatrefoil import backends
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.gallery.training import OPSET
+from quatrefoil.models.model import load
+
+HEADER = "quatrefoil"
+FORMAT = 1
+AGREES = 1e-5
+"""Largest difference from the CPU's numbers, as a share of the largest of them."""
+
+Weights = dict[str, np.ndarray]
+Report = Callable[[str], None]
+"""Takes a line about how the training goes."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A figure to compare with, of the same data and split: whose it is, and where it comes from."""
+
+    name: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run gives.
+
+    figures   ours by name, such as "held-out accuracy"
+    beside    others' figures for the same data and split
+    curves    a list of numbers for each curve, such as the reconstruction error of every epoch
+    pictures  images (rows, columns, height, width) from 0 to 1 by caption
+    """
+
+    weights: Weights
+    figures: dict[str, float]
+    beside: tuple[Beside, ...] = ()
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the gallery.
+
+    name      as in ``quatrefoil gallery run NAME``
+    what      the model in a few words
+    data      the data that it is trained with
+    source    where the algorithm comes from
+    train     ``train(small, report)``: full size in minutes, or small in seconds
+    export    the inference as ONNX, from the weights of a training run
+    inputs    a few real inputs of the exported model, for a run of either size
+    """
+
+    name: str
+    what: str
+    data: str
+    source: str
+    train: Callable[[bool, Report], Trained]
+    export: Callable[[Weights], onnx.ModelProto]
+    inputs: Callable[[bool], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A backend's outputs beside the CPU's: the largest difference as a share of the largest value; None where the
+    backend cannot run here, and ``detail`` says why."""
+
+    backend: str
+    detail: str
+    difference: float | None
+
+    @property
+    def agrees(self) -> bool:
+        return self.difference is None or self.difference <= AGREES
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.backend}: not here ({self.detail})"
+        word = "agrees" if self.agrees else "DIFFERS"
+        return f"{self.backend}: {word}, at most {self.difference:.1e} of the largest value away from cpu ({self.detail})"
+
+
+def agreement(model: onnx.ModelProto, inputs: np.ndarray, names: Sequence[str] = ()) -> list[Agreement]:
+    """Run a model on the backends named (all when none is) and compare with the CPU's numbers."""
+    loaded = load(model)
+    [given] = loaded.inputs
+    feeds = {given.name: inputs}
+    wanted = loaded.run(feeds, backend="cpu")
+    found = []
+    for name in names or backends.names():
+        there = backends.get(name).probe()
+        if not there.ready:
+            found.append(Agreement(name, there.detail, None))
+            continue
+        got = loaded.run(feeds, backend=name)
+        difference = 0.0
+        for output, value in wanted.items():
+            away, largest = float(np.abs(got[output] - value).max()), float(np.abs(value).max())
+            # a NaN is no agreement, whatever it is compared with
+            difference = max(difference, away / largest if np.isfinite(away) and largest else float(away > 0) or away)
+        found.append(Agreement(name, backends.get(name).device(), difference))
+    return found
+
+
+def require_finite(name: str, loss: float, epoch: int) -> float:
+    """The loss. Raises QuatrefoilError where it is not finite."""
+    if not np.isfinite(loss):
+        raise QuatrefoilError(
+            f"{name}: the loss is {loss} in epoch {epoch}; training stops and the checkpoint before it stays as it was. "
+            "A smaller learning rate, or inputs without NaN and infinity, would do"
+        )
+    return float(loss)
+
+
+def write_whole(path: Path, contents: bytes) -> None:
+    """Write a file so that it holds either what it held before or all of the new contents."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True) if temporary else None
+        raise QuatrefoilError(f"{path} cannot be written: {error}") from None
+
+
+def save_checkpoint(path: Path, name: str, weights: Mapping[str, np.ndarray], figures: Mapping[str, float]) -> None:
+    """Weights and figures of a model as one .npz, atomically. Raises QuatrefoilError for weights that are not finite."""
+    for key, array in weights.items():
+        if not np.isfinite(array).all():
+            raise QuatrefoilError(f"{name}: {key} holds numbers that are not finite; no checkpoint is written")
+    header = json.dumps({"model": name, "format": FORMAT, "figures": dict(figures)})
+    buffer = BytesIO()
+    arrays: dict[str, np.ndarray] = {HEADER: np.frombuffer(header.encode(), np.uint8), **weights}
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_whole(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, name: str) -> Weights:
+    """The weights of a model's checkpoint. Raises QuatrefoilError for a file that is missing, damaged or another model's."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        header = json.loads(arrays.pop(HEADER).tobytes())
+    except FileNotFoundError:
+        raise QuatrefoilError(f"{path} is not there; `quatrefoil gallery train {name}` makes it") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise QuatrefoilError(f"{path} is no whole checkpoint of the gallery: {error}") from None
+    if header.get("model") != name:
+        raise QuatrefoilError(f"{path} is a checkpoint of {header.get('model')!r}, not of {name!r}; train {name!r} first")
+    if header.get("format") != FORMAT:
+        raise QuatrefoilError(f"{path} is of format {header.get('format')}, this is {FORMAT}; train {name!r} again")
+    return arrays
+
+
+class Graph:
+    """An ONNX graph of one input, written node by node."""
+
+    def __init__(self, name: str, input_name: str, shape: Sequence[int | str], documentation: str) -> None:
+        self._name, self._documentation = name, documentation
+        self._input = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, list(shape))
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: list[onnx.TensorProto] = []
+        self._known: set[str] = set()
+
+    def weight(self, name: str, array: np.ndarray) -> str:
+        if name not in self._known:
+            self._known.add(name)
+            self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def add(self, op: str, *inputs: str, name: str, outputs: Sequence[str] = (), **attributes: object) -> str:
+        """A node whose one output has its name, or whose outputs are named."""
+        self._nodes.append(helper.make_node(op, list(inputs), list(outputs or [name]), name, **attributes))
+        return name
+
+    def model(self, **outputs: Sequence[int | str]) -> onnx.ModelProto:
+        """The checked model; outputs: each name with its shape."""
+        graph = helper.make_graph(
+            self._nodes,
+            self._name,
+            [self._input],
+            [helper.make_tensor_value_info(key, TensorProto.FLOAT, list(shape)) for key, shape in outputs.items()],
+            self._weights,
+            doc_string=self._documentation,
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opset, ir_version=10, producer_name="quatrefoil")
+        onnx.checker.check_model(model, full_check=True)
+        return model
