@@ -1,4 +1,4 @@
-"""The command line: ``quatrefoil run | bench | explain | export | simulate | sweep | doctor | demo``, a file for each.
+"""The command line: ``quatrefoil run | bench | explain | export | simulate | sweep | doctor | demo | gallery``, a file for each.
 
 Exit codes: 0 all is well; 1 something was checked and failed; 2 the command cannot be done as given.
 """

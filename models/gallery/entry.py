@@ -11,10 +11,11 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.gallery.training import OPSET
 from quatrefoil.models.model import load
 
-HEADER = "quatrefoil"
+HEADER, WEIGHT, PICTURE = "quatrefoil", "weights/", "pictures/"
 FORMAT = 1
 AGREES = 1e-5
 """Largest difference from the CPU's numbers, as a share of the largest of them."""
@@ -100,7 +101,9 @@ class Agreement:
         if self.difference is None:
             return f"{self.backend}: not here ({self.detail})"
         word = "agrees" if self.agrees else "DIFFERS"
-        return f"{self.backend}: {word}, at most {self.difference:.1e} of the largest value away from cpu ({self.detail})"
+        return (
+            f"{self.backend}: {word}, at most {self.difference:.1e} of the largest value away from cpu ({self.detail})"
+        )
 
 
 def agreement(model: onnx.ModelProto, inputs: np.ndarray, names: Sequence[str] = ()) -> list[Agreement]:
@@ -116,13 +119,17 @@ def agreement(model: onnx.ModelProto, inputs: np.ndarray, names: Sequence[str] =
             found.append(Agreement(name, there.detail, None))
             continue
         got = loaded.run(feeds, backend=name)
-        difference = 0.0
-        for output, value in wanted.items():
-            away, largest = float(np.abs(got[output] - value).max()), float(np.abs(value).max())
-            # a NaN is no agreement, whatever it is compared with
-            difference = max(difference, away / largest if np.isfinite(away) and largest else float(away > 0) or away)
+        difference = max(_share(got[output], value) for output, value in wanted.items())
         found.append(Agreement(name, backends.get(name).device(), difference))
     return found
+
+
+def _share(got: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference as a share of the largest wanted value; infinite where anything is not finite."""
+    away, largest = float(np.abs(got - wanted).max()), float(np.abs(wanted).max())
+    if not np.isfinite(away):
+        return float("inf")
+    return away / largest if largest else away
 
 
 def require_finite(name: str, loss: float, epoch: int) -> float:
@@ -147,24 +154,37 @@ def write_whole(path: Path, contents: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True) if temporary else None
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         raise QuatrefoilError(f"{path} cannot be written: {error}") from None
 
 
-def save_checkpoint(path: Path, name: str, weights: Mapping[str, np.ndarray], figures: Mapping[str, float]) -> None:
-    """Weights and figures of a model as one .npz, atomically. Raises QuatrefoilError for weights that are not finite."""
-    for key, array in weights.items():
+def save_checkpoint(path: Path, name: str, trained: Trained, small: bool, seconds: float) -> None:
+    """What a training run gave, as one .npz, atomically. Raises QuatrefoilError for weights that are not finite."""
+    for key, array in trained.weights.items():
         if not np.isfinite(array).all():
             raise QuatrefoilError(f"{name}: {key} holds numbers that are not finite; no checkpoint is written")
-    header = json.dumps({"model": name, "format": FORMAT, "figures": dict(figures)})
+    header = {
+        "model": name, "format": FORMAT, "small": small, "seconds": seconds, "figures": trained.figures,
+        "beside": [asdict(each) for each in trained.beside], "curves": trained.curves, "captions": list(trained.pictures),
+    }  # fmt: skip
+    arrays: dict[str, np.ndarray] = {HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
+    arrays |= {f"{WEIGHT}{key}": array for key, array in trained.weights.items()}
+    for number, picture in enumerate(trained.pictures.values()):
+        arrays[f"{PICTURE}{number}"] = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
     buffer = BytesIO()
-    arrays: dict[str, np.ndarray] = {HEADER: np.frombuffer(header.encode(), np.uint8), **weights}
-    np.savez(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_whole(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, name: str) -> Weights:
-    """The weights of a model's checkpoint. Raises QuatrefoilError for a file that is missing, damaged or another model's."""
+class Checkpoint(NamedTuple):
+    trained: Trained
+    small: bool
+    seconds: float
+
+
+def load_checkpoint(path: Path, name: str) -> Checkpoint:
+    """A model's checkpoint. Raises QuatrefoilError for a file that is missing, damaged, or another model's."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
@@ -174,10 +194,19 @@ def load_checkpoint(path: Path, name: str) -> Weights:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise QuatrefoilError(f"{path} is no whole checkpoint of the gallery: {error}") from None
     if header.get("model") != name:
-        raise QuatrefoilError(f"{path} is a checkpoint of {header.get('model')!r}, not of {name!r}; train {name!r} first")
+        raise QuatrefoilError(
+            f"{path} is a checkpoint of {header.get('model')!r}, not of {name!r}; train {name!r} first"
+        )
     if header.get("format") != FORMAT:
         raise QuatrefoilError(f"{path} is of format {header.get('format')}, this is {FORMAT}; train {name!r} again")
-    return arrays
+    trained = Trained(
+        {key.removeprefix(WEIGHT): array for key, array in arrays.items() if key.startswith(WEIGHT)},
+        header["figures"],
+        tuple(Beside(**each) for each in header["beside"]),
+        header["curves"],
+        {caption: arrays[f"{PICTURE}{n}"].astype(np.float32) / 255 for n, caption in enumerate(header["captions"])},
+    )
+    return Checkpoint(trained, header["small"], header["seconds"])
 
 
 class Graph:
@@ -196,7 +225,7 @@ class Graph:
             self._weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def add(self, op: str, *inputs: str, name: str, outputs: Sequence[str] = (), **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, name: str, outputs: Sequence[str] = (), **attributes: Any) -> str:
         """A node whose one output has its name, or whose outputs are named."""
         self._nodes.append(helper.make_node(op, list(inputs), list(outputs or [name]), name, **attributes))
         return name

@@ -10,7 +10,9 @@ import numpy as np
 import quatrefoil as qf
 
 
-def dense(weight: np.ndarray, x: np.ndarray, bias: np.ndarray | None = None, activation: str | None = None) -> np.ndarray:
+def dense(
+    weight: np.ndarray, x: np.ndarray, bias: np.ndarray | None = None, activation: str | None = None
+) -> np.ndarray:
     """activation(weight x + bias): weight (M, C), x (C, count), bias (M) to (M, count)."""
     return qf.conv1d(x[np.newaxis], weight[:, :, np.newaxis], bias, activation=activation)[0]
 

@@ -187,7 +187,9 @@ def beside(recipe: Recipe, split: Split) -> tuple[Beside, ...]:
     theirs = accuracy(logistic(found, split.train_digits).scores(best.transform(held_out)), split.held_out_digits)
     pixels = accuracy(logistic(rows, split.train_digits).scores(held_out), split.held_out_digits)
     return (
-        Beside("scikit-learn's BernoulliRBM + logistic regression", theirs, f"same units, epochs and split, rate {rate}"),
+        Beside(
+            "scikit-learn's BernoulliRBM + logistic regression", theirs, f"same units, epochs and split, rate {rate}"
+        ),
         Beside("logistic regression of the pixels", pixels, "same split"),
     )
 
@@ -196,7 +198,9 @@ def export(weights: Weights) -> onnx.ModelProto:
     """pixels (batch, visible) to scores (batch, 10) and the mean of the visible units given the hidden ones' means."""
     gaussian = bool((weights["deviation"] != 1).any())
     visible = weights["W"].shape[1]
-    graph = Graph("rbm", "pixels", ["batch", visible], "Restricted Boltzmann machine: features, scores and a reconstruction")
+    graph = Graph(
+        "rbm", "pixels", ["batch", visible], "Restricted Boltzmann machine: features, scores and a reconstruction"
+    )
     graph.add("Sub", "pixels", graph.weight("mean", weights["mean"]), name="centred")
     graph.add("Div", "centred", graph.weight("deviation", weights["deviation"]), name="v")
     graph.add("Gemm", "v", graph.weight("W", weights["W"]), graph.weight("c", weights["c"]), name="to_hidden", transB=1)
@@ -223,17 +227,17 @@ def _entry(name: str, what: str, source: str, full: Recipe, small: Recipe) -> En
 ENTRIES = (
     _entry(
         "rbm", "restricted Boltzmann machine, CD-1", "Hinton 2002",
-        Recipe("rbm", data.mnist, 256, Training(30, 0.1)),
-        Recipe("rbm", data.digits, 64, Training(10, 0.1, batch=20)),
+        Recipe("rbm", data.mnist, 256, Training(20, 0.1)),
+        Recipe("rbm", data.digits, 64, Training(8, 0.1, batch=25)),
     ),
     _entry(
         "rbm_persistent", "restricted Boltzmann machine, persistent chains", "Tieleman 2008",
-        Recipe("rbm_persistent", data.mnist, 256, Training(30, 0.05, persistent=True)),
-        Recipe("rbm_persistent", data.digits, 64, Training(10, 0.05, persistent=True, batch=20)),
+        Recipe("rbm_persistent", data.mnist, 256, Training(20, 0.05, persistent=True)),
+        Recipe("rbm_persistent", data.digits, 64, Training(8, 0.05, persistent=True, batch=25)),
     ),
     _entry(
         "rbm_gaussian", "restricted Boltzmann machine, Gaussian visible units, CD-3", "Hinton and Salakhutdinov 2006",
-        Recipe("rbm_gaussian", data.mnist, 256, Training(30, 0.005, steps=3, momentum=0.9), gaussian=True),
-        Recipe("rbm_gaussian", data.digits, 64, Training(6, 0.002, steps=3, batch=20, momentum=0.9), gaussian=True),
+        Recipe("rbm_gaussian", data.mnist, 256, Training(20, 0.005, steps=3, momentum=0.9), gaussian=True),
+        Recipe("rbm_gaussian", data.digits, 64, Training(3, 0.002, steps=3, batch=25, momentum=0.9), gaussian=True),
     ),
 )  # fmt: skip

@@ -59,7 +59,9 @@ def ridge(
 
     features (count, features), targets (count, outputs); sample_weights (count) sum to anything.
     """
-    share = np.full(len(features), 1 / len(features)) if sample_weights is None else sample_weights / sample_weights.sum()
+    share = (
+        np.full(len(features), 1 / len(features)) if sample_weights is None else sample_weights / sample_weights.sum()
+    )
     x, y = features.astype(np.float64), targets.astype(np.float64)
     x_mean, y_mean = share @ x, share @ y
     x, y = x - x_mean, y - y_mean

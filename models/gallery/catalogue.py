@@ -1,0 +1,64 @@
+"""Every model of the gallery that is trained on our operators, by name, and what is done with one.
+
+A model is a file beside this one with ``ENTRIES``; its file's name stands here, and is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.gallery.entry import (
+    Agreement,
+    Checkpoint,
+    Entry,
+    Report,
+    agreement,
+    load_checkpoint,
+    save_checkpoint,
+    write_whole,
+)
+
+FILES = ("rbm", "conv_rbm", "dbn", "dbm", "echo_state", "ensembles")
+FOLDER = Path("gallery")
+"""Where checkpoints and ONNX files go unless somebody says."""
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every model by name."""
+    found = [entry for file in FILES for entry in import_module(f"quatrefoil.models.gallery.{file}").ENTRIES]
+    return {entry.name: entry for entry in found}
+
+
+def entry(name: str) -> Entry:
+    """Raises QuatrefoilError for a name that the gallery has not."""
+    known = entries()
+    if name not in known:
+        raise QuatrefoilError(f"the gallery has no model {name!r} to train; it has {', '.join(known)}")
+    return known[name]
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npz"
+
+
+def train(name: str, small: bool, folder: Path, report: Report) -> Checkpoint:
+    """Train a model and write its checkpoint and its ONNX file into a folder."""
+    model = entry(name)
+    began = time.perf_counter()
+    trained = model.train(small, report)
+    seconds = time.perf_counter() - began
+    save_checkpoint(checkpoint_path(folder, name), name, trained, small, seconds)
+    write_whole(folder / f"{name}.onnx", model.export(trained.weights).SerializeToString(deterministic=True))
+    return Checkpoint(trained, small, seconds)
+
+
+def run(name: str, folder: Path, backends: tuple[str, ...] = ()) -> tuple[Checkpoint, list[Agreement]]:
+    """A trained model of a folder on every backend (or those named), on real inputs, beside the CPU."""
+    model = entry(name)
+    kept = load_checkpoint(checkpoint_path(folder, name), name)
+    return kept, agreement(model.export(kept.trained.weights), model.inputs(kept.small), backends)
