@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn
+from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn, sparse
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.mapping import ANY, Mapping
 from quatrefoil.asic_sim.simulation import FormatError, Lowering, Setting, SimulationReport, native, timed
@@ -17,9 +17,15 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic"), *fixed.KERNELS)
+KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic"), *fixed.KERNELS, *sparse.KERNELS)
 
-LOWERINGS: dict[str, Lowering] = {**conv.LOWERINGS, **pool.LOWERINGS, **rnn.LOWERINGS, **fixed.LOWERINGS}
+LOWERINGS: dict[str, Lowering] = {
+    **conv.LOWERINGS,
+    **pool.LOWERINGS,
+    **rnn.LOWERINGS,
+    **fixed.LOWERINGS,
+    **sparse.LOWERINGS,
+}
 BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
 
 

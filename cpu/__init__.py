@@ -18,7 +18,7 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Availability, DirectRun, Kernel, Run
 from quatrefoil.widening import with_float16
 
-NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_fixed", "_sequence")
+NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_fixed", "_sequence", "_sparse")
 
 
 class CpuBackend:
@@ -67,10 +67,11 @@ class CpuBackend:
 
 @cache
 def _kernels() -> tuple[Kernel, ...]:
-    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient
+    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
-    return (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training), "simd"), *fixed.KERNELS)
+    floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
+    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS)
 
 
 @cache

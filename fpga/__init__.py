@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quatrefoil.fpga import conv, fixed, opencl, pool, rnn
+from quatrefoil.fpga import conv, fixed, opencl, pool, rnn, sparse
 from quatrefoil.registry import Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl"), *fixed.KERNELS)
+KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl"), *fixed.KERNELS, *sparse.KERNELS)
 
 
 class FpgaBackend:

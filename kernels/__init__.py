@@ -56,6 +56,7 @@ from quatrefoil.functional import (
     plan,
     qlinear_conv,
     rnn,
+    sparse_rnn,
     stacked,
 )
 from quatrefoil.numerics import Fixed
@@ -158,5 +159,6 @@ __all__ = [
     "rnn",
     "set_num_threads",
     "simulate",
+    "sparse_rnn",
     "stacked",
 ]

@@ -468,6 +468,26 @@ def rnn(
 
 
 @OperatorFunction
+def sparse_rnn(
+    x: Any,
+    values: Any,
+    columns: Any,
+    offsets: Any,
+    *,
+    initial_h: Any = None,
+    leak: float = 1.0,
+    activation: str | Activation = "Tanh",
+) -> Call:
+    """A recurrent layer of leaky units with a sparse matrix R: h' = (1 - leak) h + leak f(x + R h).
+
+    x (T, N, H) float32, already multiplied by input weights; R by compressed rows: values (Z) float32, columns (Z) int32,
+    offsets (H + 1) int32; initial_h (N, H). leak in (0, 1], activation an ONNX name with parameters.
+    Returns y (T, N, H). Raises OperatorError for arguments that do not fit, and for columns or offsets outside R.
+    """
+    return Call("sparse_rnn", (x, values, columns, offsets, initial_h), {"leak": leak, **_activation(activation)})
+
+
+@OperatorFunction
 def lstm(
     x: Any,
     w: Any,

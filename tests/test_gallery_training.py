@@ -14,7 +14,7 @@ import quatrefoil as qf
 from quatrefoil import backends
 from quatrefoil.cli.app import run as command_line
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.models.gallery import catalogue, data, ensembles, rbm, report
+from quatrefoil.models.gallery import catalogue, data, echo_state, ensembles, rbm, report
 from quatrefoil.models.gallery.entry import Beside, Trained, agreement, load_checkpoint, save_checkpoint
 from quatrefoil.random import Generator
 
@@ -214,3 +214,20 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "gallery train rbm" in capsys.readouterr().err
     assert command_line(["gallery", "train", "alexnet"]) == 2
     assert "it has rbm," in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["cpu", "fpga", "asic"])
+def test_the_reservoir_is_the_gru_that_is_exported(backend: str) -> None:
+    """The sparse kernel and the dense gated layer with its gates held are the same states, with a leak and without."""
+    if not backends.get(backend).probe().ready:
+        pytest.skip(f"{backend} cannot run here: {backends.get(backend).probe().detail}")
+    series = np.sin(np.arange(30)).astype(np.float32)
+    for leak in (0.4, 1.0):
+        made = echo_state.reservoir(40, 5, 0.9, leak, Generator(6))
+        assert np.abs(np.linalg.eigvals(made.matrix().astype(np.float64))).max() == pytest.approx(0.9, rel=1e-5)
+        y, _ = qf.gru(series[:, np.newaxis, np.newaxis], *echo_state.as_gru(made), backend=backend)
+        with qf.backend(backend):
+            found = echo_state.states(made, series)
+        np.testing.assert_allclose(found, y[:, 0, 0], rtol=0, atol=2e-6)
+    with pytest.raises(QuatrefoilError, match="leak has to lie in"):
+        echo_state.reservoir(40, 5, 0.9, 0.0, Generator(6))

@@ -21,7 +21,7 @@ class Fill:
 
     kinds: ``normal`` (mean 0, deviation 1), ``uniform``, ``integers`` (both ends included), ``special`` (normal with
     NaN and both infinities sprinkled in), ``value`` (the constant ``low``), ``lengths`` (integers, both ends met),
-    ``indices`` (distinct places, for unpooling).
+    ``indices`` (distinct places, for unpooling), ``offsets`` (rising from the first to the last of the interval).
     """
 
     kind: str = "normal"
@@ -102,6 +102,9 @@ def _filled(rng: np.random.Generator, tensor: Tensor, fill: Fill) -> np.ndarray:
             array.flat[-1] = fill.low
     elif fill.kind == "indices":
         array = np.sort(rng.permutation(int(fill.high))[: tensor.size]).reshape(shape)
+    elif fill.kind == "offsets":
+        array = np.sort(rng.integers(int(fill.low), int(fill.high) + 1, shape))
+        array[0], array[-1] = fill.low, fill.high
     else:
         array = rng.standard_normal(shape)
         if fill.kind == "special" and array.size:

@@ -119,6 +119,7 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "fixed_rnn": _FIXED_RECURRENT,
     "fixed_lstm": _FIXED_RECURRENT,
     "fixed_gru": {**_FIXED_RECURRENT, "linear_before_reset": INTEGER},
+    "sparse_rnn": {"leak": NUMBER, "activation": WORD},
 }
 """The attributes that each operator's text may carry."""
 

@@ -19,6 +19,7 @@ from quatrefoil.reference import pool as _pool
 from quatrefoil.reference import pool_gradient as _pool_gradient
 from quatrefoil.reference import rnn as _rnn
 from quatrefoil.reference import rnn_gradient as _rnn_gradient
+from quatrefoil.reference import sparse as _sparse
 
 Arrays = Sequence[np.ndarray | None]
 
@@ -27,6 +28,7 @@ _EVALUATE: dict[str, Callable[[Problem, Arrays], tuple[np.ndarray, ...]]] = {
     "pool": _pool.evaluate,
     "rnn": _rnn.evaluate,
     "fixed": _fixed.evaluate,
+    "sparse": _sparse.evaluate,
     "conv_gradient": _conv_gradient.evaluate,
     "pool_gradient": _pool_gradient.evaluate,
     "rnn_gradient": _rnn_gradient.evaluate,

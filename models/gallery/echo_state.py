@@ -5,9 +5,10 @@ Lukosevicius, Popovici and Siewert (2007). It predicts next year's sunspot numbe
 
     h(t) = (1 - leak) h(t - 1) + leak tanh(W x(t) + R h(t - 1));  x(t + 1) = readout [x(t), h(t)]
 
-R has a few values in each row and is scaled to a spectral radius. A leaky unit is a gated recurrent unit whose update gate
-is held at 1 - leak and whose reset gate is held at 1 by their biases, so the network is an ONNX GRU on every backend. Radius,
-leak and penalty are chosen on the last 40 years of training; no year after 1920 takes part.
+R has a few values in each row and is scaled to a spectral radius; its product is the kernel of ``qf.sparse_rnn``, which reads
+the stored values alone. ONNX has no such operator, but a leaky unit is a gated recurrent unit whose update gate is held at
+1 - leak and whose reset gate is held at 1 by their biases: the network leaves as an ONNX GRU. Radius, leak and penalty are
+chosen on the last 40 years of training; no year after 1920 takes part.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import quatrefoil as qf
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.gallery import SEED, data
 from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Weights
+from quatrefoil.models.gallery.products import dense
 from quatrefoil.models.gallery.readout import ridge
 from quatrefoil.random import Generator
 
@@ -44,11 +46,17 @@ class Reservoir:
     w: np.ndarray
     leak: float
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """R as qf.sparse_rnn takes it: values, columns and offsets."""
+        units, degree = self.columns.shape
+        offsets = np.arange(0, units * degree + 1, degree, dtype=np.int32)
+        return self.values.reshape(-1), self.columns.astype(np.int32).reshape(-1), offsets
+
     def matrix(self) -> np.ndarray:
         """R in full, (units, units)."""
-        dense = np.zeros((len(self.columns),) * 2, np.float32)
-        np.add.at(dense, (np.arange(len(self.columns))[:, np.newaxis], self.columns), self.values)
-        return dense
+        full = np.zeros((len(self.columns),) * 2, np.float32)
+        np.add.at(full, (np.arange(len(self.columns))[:, np.newaxis], self.columns), self.values)
+        return full
 
 
 def reservoir(units: int, degree: int, radius: float, leak: float, rng: Generator) -> Reservoir:
@@ -76,8 +84,8 @@ def as_gru(r: Reservoir) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def states(r: Reservoir, series: np.ndarray) -> np.ndarray:
     """The reservoir's states over a series (years), float32 (years, units)."""
-    y, _ = qf.gru(series.astype(np.float32)[:, np.newaxis, np.newaxis], *as_gru(r))
-    return y[:, 0, 0]
+    arriving = dense(r.w[:, np.newaxis], series.astype(np.float32)[np.newaxis]).T
+    return qf.sparse_rnn(np.ascontiguousarray(arriving)[:, np.newaxis], *r.rows(), leak=r.leak)[:, 0]
 
 
 def inputs_and_states(series: np.ndarray, h: np.ndarray) -> np.ndarray:
