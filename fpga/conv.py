@@ -17,10 +17,11 @@ import numpy as np
 
 from quatrefoil.fpga import opencl
 from quatrefoil.fpga.limits import LANES, OPENCL_TYPES, WEIGHT_WORDS, out_of_reach, unstreamable, unsuited
+from quatrefoil.fpga.streams import Stage, Stream, in_pixels, in_planes, pixels_type, window_defines, windows
 from quatrefoil.numerics import integer_range, requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.conv import ConvGeometry
-from quatrefoil.problem import Problem, Tensor
+from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Kernel, Reject, Run
 
 OUTPUT_KINDS = {
@@ -127,17 +128,75 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
 
 
 def stream(problem: Problem, constants: Constants) -> Run:
-    """The line-buffer kernel of any of the operators."""
-    g = semantics.geometry(problem)
-    if g.batch == 0:
+    """The line-buffer kernel of any of the operators: a stream of one stage."""
+    if problem.outputs[0].size == 0:
         return empty(problem)
+    alone = Stream([stage(problem, constants)])
+    outputs = [pixels_type(problem.outputs[0])]
+
+    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        x, residual = inputs[0], _residual(problem, inputs)
+        assert x is not None
+        (result,) = alone(in_pixels(x), [None if residual is None else in_pixels(residual)], outputs)
+        return (in_planes(result),)
+
+    return run
+
+
+def streamed(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
+    """The stage of conv, conv_integer or qlinear_conv."""
+    return stage(problem, _constants(problem, parameters))
+
+
+def stage(problem: Problem, constants: Constants) -> Stage:
+    """Any of the operators as a stage of a stream, its constants on the device."""
+    defines, packed = stage_defines(problem, constants)
+    weight, bias, multiplier = _uploaded(constants, packed)
+    kinds = {name: str(defines[name]) for name in ("X_T", "W_T", "Y_T")}
+    steps, outputs, pixels = windows(defines)
+    bias_type = {"OUTPUT_FLOAT": "float", "OUTPUT_FIXED": "long"}.get(_output_kind(defines), "int")
+    return Stage(
+        opencl.source("conv_line_buffer.h"),
+        defines,
+        kinds["X_T"],
+        int(defines["CHANNELS"]),
+        kinds["Y_T"],
+        int(defines["OUT_CHANNELS"]),
+        steps,
+        outputs,
+        f"__local {kinds['W_T']} weights_#[{packed.size}];\n"
+        f"  for (int i = 0; i < {packed.size}; i++) weights_#[i] = w_#[i];\n"
+        "  begin_#(&stage_#, weights_#, bias_#, multiplier_#, residual_#, x_zero_#, y_zero_#, code_#, alpha_#, beta_#);",
+        (
+            f"__global const {kinds['W_T']}* restrict w_#",
+            f"__global const {bias_type}* restrict bias_#",
+            "__global const float* restrict multiplier_#",
+            f"__global const {kinds['Y_T']}* restrict residual_#",
+            *(f"int {name}_#" for name in ("x_zero", "y_zero", "code")),
+            *(f"float {name}_#" for name in ("alpha", "beta")),
+        ),
+        (weight, bias, multiplier, None, *constants.scalars),
+        residual=3,
+        words=pixels * int(defines["CHANNELS"]),
+        weights=packed.size,
+    )
+
+
+def _output_kind(defines: Mapping[str, opencl.Define]) -> str:
+    return next(name for name in defines if name.startswith("OUTPUT_"))
+
+
+def stage_defines(problem: Problem, constants: Constants) -> tuple[dict[str, opencl.Define], np.ndarray]:
+    """What conv_line_buffer.h wants to be defined, and the weights as it wants them packed."""
+    g = semantics.geometry(problem)
     depthwise = _is_depthwise(g)
     group_out = g.out_channels if depthwise else g.out_per_group
     lanes = min(LANES, group_out)
     blocks_per_group = -(-group_out // lanes)
-    window = g.window
     defines = {
         **constants.defines,
+        "WEIGHT_SPACE": "__local",
+        "BIAS_SPACE": "__global",
         "CHANNELS": g.in_channels,
         "OUT_CHANNELS": g.out_channels,
         "GROUP_IN": g.in_per_group,
@@ -145,35 +204,12 @@ def stream(problem: Problem, constants: Constants) -> Run:
         "GROUP_BLOCKS": blocks_per_group,
         "BLOCKS": blocks_per_group * (1 if depthwise else g.groups),
         "LANES": lanes,
+        **window_defines(g.window),
     }
     if depthwise:
         defines["DEPTHWISE"] = 1
-    for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
-        defines |= {
-            extent: window.input[axis],
-            f"OUT_{letter}": window.output[axis],
-            f"KERNEL_{letter}": window.kernel[axis],
-            f"STRIDE_{letter}": window.strides[axis],
-            f"DILATION_{letter}": window.dilations[axis],
-            f"PAD_{letter}": window.pads[axis],
-        }
-    runtime = opencl.runtime()
-    program = runtime.program("conv_line_buffer", defines)
-    taps = constants.weight.reshape(*constants.weight.shape[:2], *window.kernel[1:])
-    weight, bias, multiplier = _uploaded(constants, pack_blocks(taps, g.groups, depthwise, lanes))
-    y = problem.outputs[0]
-    streamed = Tensor(y.dtype, (y.shape[0], *y.shape[2:], y.shape[1]))
-
-    def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
-        x, residual = inputs[0], _residual(problem, inputs)
-        assert x is not None
-        pixels = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-        added = None if residual is None else np.ascontiguousarray(np.moveaxis(residual, 1, -1))
-        arguments = (pixels, weight, bias, multiplier, added, np.int32(g.batch), *constants.scalars)
-        (result,) = program(arguments, (streamed,))
-        return (np.ascontiguousarray(np.moveaxis(result, -1, 1)),)
-
-    return run
+    taps = constants.weight.reshape(*constants.weight.shape[:2], *g.window.kernel[1:])
+    return defines, pack_blocks(taps, g.groups, depthwise, lanes)
 
 
 def accepts_direct(problem: Problem) -> Reject | None:

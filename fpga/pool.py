@@ -12,6 +12,7 @@ import numpy as np
 
 from quatrefoil.fpga import opencl
 from quatrefoil.fpga.limits import FAR, LANES, OPENCL_TYPES, out_of_reach, too_large, unstreamable, unsuited
+from quatrefoil.fpga.streams import Stage, Stream, window_defines, windows
 from quatrefoil.ops import pool as semantics
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Kernel, Reject, Run
@@ -78,35 +79,52 @@ def prepare_line_buffer(problem: Problem, parameters: Mapping[int, Array]) -> Ru
     return stream(problem, _defines(problem))
 
 
-def stream(problem: Problem, window_defines: Mapping[str, opencl.Define]) -> Run:
-    """The line-buffer kernel of any pool; window_defines: what pool_window.h wants."""
+def stream(problem: Problem, defines: Mapping[str, opencl.Define]) -> Run:
+    """The line-buffer kernel of any pool, a stream of one stage; defines: what pool_window.h wants."""
     g = semantics.geometry(problem)
-    if g.planes == 0:
+    if problem.outputs[0].size == 0:
         return empty(problem)
     window, lanes = g.window, _lanes(g.planes)
-    defines = {**window_defines, "LANES": lanes}
-    for axis, letter, extent in ((1, "H", "HEIGHT"), (2, "W", "WIDTH")):
-        defines |= {
-            extent: window.input[axis],
-            f"OUT_{letter}": window.output[axis],
-            f"KERNEL_{letter}": window.kernel[axis],
-            f"STRIDE_{letter}": window.strides[axis],
-            f"DILATION_{letter}": window.dilations[axis],
-            f"PAD_{letter}": window.pads[axis],
-            f"PAD_END_{letter}": min(g.pads_end[axis], FAR),
-        }
-    program = opencl.runtime().program("pool_line_buffer", defines)
+    alone = Stream([stage(problem, defines, lanes)])
     blocks = -(-g.planes // lanes)
     outputs = tuple(Tensor(y.dtype, (blocks, *window.output[1:], lanes)) for y in problem.outputs)
-    scalars = (np.int32(blocks), *_scalars(problem))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         x = inputs[0]
         assert x is not None
-        results = program((interleave(x.reshape(g.planes, *window.input[1:]), lanes), *scalars), outputs)
+        results = alone(interleave(x.reshape(g.planes, *window.input[1:]), lanes), [None], outputs)
         return tuple(separate(result, y.shape) for result, y in zip(results, problem.outputs))
 
     return run
+
+
+def streamed(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
+    """The stage of max_pool, average_pool or lp_pool, on pixels of all channels."""
+    return stage(problem, _defines(problem), problem.input(0).shape[1])
+
+
+def stage(problem: Problem, defines: Mapping[str, opencl.Define], channels: int) -> Stage:
+    """Any pool as a stage of a stream of pixels of this many channels; defines: what pool_window.h wants."""
+    g = semantics.geometry(problem)
+    pads_end = {f"PAD_END_{letter}": min(g.pads_end[axis], FAR) for axis, letter in ((1, "H"), (2, "W"))}
+    defines = {**defines, "CHANNELS": channels, **window_defines(g.window), **pads_end}
+    steps, outputs, pixels = windows(defines)
+    names = ("p", "count_pads", "column_major")
+    return Stage(
+        opencl.source("pool_line_buffer.h"),
+        defines,
+        str(defines["X_T"]),
+        channels,
+        str(defines["Y_T"]),
+        channels,
+        steps,
+        outputs,
+        f"begin_#(&stage_#, {', '.join(f'{name}_#' for name in names)});",
+        tuple(f"int {name}_#" for name in names),
+        _scalars(problem),
+        indices="WITH_INDICES" in defines,
+        words=pixels * channels,
+    )
 
 
 def accepts_direct(problem: Problem) -> Reject | None:

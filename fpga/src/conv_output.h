@@ -18,12 +18,6 @@
 #include "quatrefoil/activation.h"
 #endif
 
-#ifdef UNROLL_LOOPS
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
-
 #ifndef REUSE
 #define REUSE 1
 #endif

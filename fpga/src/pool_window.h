@@ -12,12 +12,6 @@
 #define MODE_AVERAGE 1
 #define MODE_LP 2
 
-#ifdef UNROLL_LOOPS
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL
-#endif
-
 #if MODE == MODE_MAX
 typedef struct {
   X_T value;
