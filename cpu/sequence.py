@@ -27,6 +27,7 @@ from quatrefoil.sequences import (
     Affine,
     Concat,
     Elementwise,
+    Joined,
     LocalResponse,
     Operation,
     Plan,
@@ -88,6 +89,10 @@ class CpuSequencer:
                 return all(t.numpy_dtype.itemsize == WORD and t.rank <= AXES for t in given)
             case _:
                 return all(t.dtype == "float32" and t.rank <= AXES for t in given)
+
+    def joined(self, plan: Plan) -> dict[str, Joined]:
+        """Operators of the house stay on their kernels; what is between them is the sequence's, however it is fused."""
+        return {}
 
     def prepare(self, plan: Plan) -> PreparedPlan:
         return PreparedPlan(plan)

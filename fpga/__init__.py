@@ -1,7 +1,8 @@
 """The FPGA backend: OpenCL C kernels in the style that FPGA compilers want, run on PoCL unless another device is named.
 
 Kernels are a single work-item whose loops are the hardware's pipelines; convolution and pooling stream pixels through
-line buffers built as shift registers wherever a window's rows fit on the chip. Behind these stand kernels of many
+line buffers built as shift registers wherever a window's rows fit on the chip, and in a model from operator to
+operator without memory in between (sequence.py). Behind these stand kernels of many
 work-items for devices that want them, which tuning takes where they are faster. Arrays live on the host
 (NumPy); what ``prepare`` packs stays on the device. pyopencl is loaded by the first probe.
 """
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quatrefoil.fpga import conv, fixed, opencl, pool, rnn, sparse
+from quatrefoil.fpga.sequence import FpgaSequencer
 from quatrefoil.registry import Availability, Kernel
 from quatrefoil.widening import with_float16
 
@@ -24,6 +26,7 @@ class FpgaBackend:
 
     name = "fpga"
     simulated = False
+    sequencer = FpgaSequencer()
 
     @property
     def timing_note(self) -> str:

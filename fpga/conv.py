@@ -17,7 +17,7 @@ import numpy as np
 
 from quatrefoil.fpga import opencl
 from quatrefoil.fpga.limits import LANES, OPENCL_TYPES, WEIGHT_WORDS, out_of_reach, unstreamable, unsuited
-from quatrefoil.fpga.streams import Stage, Stream, in_pixels, in_planes, pixels_type, window_defines, windows
+from quatrefoil.fpga.streams import Stage, Stream, in_pixels, in_planes, pixel_counts, pixels_type, window_defines
 from quatrefoil.numerics import integer_range, requantize_multiplier
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.conv import ConvGeometry
@@ -149,11 +149,9 @@ def streamed(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
 
 
 def stage(problem: Problem, constants: Constants) -> Stage:
-    """Any of the operators as a stage of a stream, its constants on the device."""
+    """Any of the operators as a stage of a stream."""
     defines, packed = stage_defines(problem, constants)
-    weight, bias, multiplier = _uploaded(constants, packed)
     kinds = {name: str(defines[name]) for name in ("X_T", "W_T", "Y_T")}
-    steps, outputs, pixels = windows(defines)
     bias_type = {"OUTPUT_FLOAT": "float", "OUTPUT_FIXED": "long"}.get(_output_kind(defines), "int")
     return Stage(
         opencl.source("conv_line_buffer.h"),
@@ -162,8 +160,7 @@ def stage(problem: Problem, constants: Constants) -> Stage:
         int(defines["CHANNELS"]),
         kinds["Y_T"],
         int(defines["OUT_CHANNELS"]),
-        steps,
-        outputs,
+        *pixel_counts(semantics.geometry(problem).window),
         f"__local {kinds['W_T']} weights_#[{packed.size}];\n"
         f"  for (int i = 0; i < {packed.size}; i++) weights_#[i] = w_#[i];\n"
         "  begin_#(&stage_#, weights_#, bias_#, multiplier_#, residual_#, x_zero_#, y_zero_#, code_#, alpha_#, beta_#);",
@@ -175,10 +172,8 @@ def stage(problem: Problem, constants: Constants) -> Stage:
             *(f"int {name}_#" for name in ("x_zero", "y_zero", "code")),
             *(f"float {name}_#" for name in ("alpha", "beta")),
         ),
-        (weight, bias, multiplier, None, *constants.scalars),
+        (packed, constants.bias, constants.multiplier, None, *constants.scalars),
         residual=3,
-        words=pixels * int(defines["CHANNELS"]),
-        weights=packed.size,
     )
 
 

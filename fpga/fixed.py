@@ -14,6 +14,7 @@ import numpy as np
 
 from quatrefoil.fpga import conv, opencl, pool, rnn
 from quatrefoil.fpga.limits import HIDDEN_LIMIT, OPENCL_TYPES, too_large
+from quatrefoil.fpga.streams import Stage
 from quatrefoil.numerics import TABLE_REACH, Fixed, table_bits
 from quatrefoil.ops import conv as conv_semantics
 from quatrefoil.ops import fixed as semantics
@@ -76,6 +77,16 @@ def _constants(problem: Problem, parameters: Mapping[int, Array]) -> conv.Consta
 
 def _conv(prepare: Callable[[Problem, conv.Constants], Run], problem: Problem, parameters: Mapping[int, Array]) -> Run:
     return prepare(problem, _constants(problem, parameters))
+
+
+def streamed_conv(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
+    """The stage of fixed_conv."""
+    return conv.stage(problem, _constants(problem, parameters))
+
+
+def streamed_pool(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
+    """The stage of fixed_max_pool or fixed_average_pool, on pixels of all channels."""
+    return pool.stage(problem, _window_defines(problem), problem.input(0).shape[1])
 
 
 def accepts_dense(problem: Problem) -> Reject | None:

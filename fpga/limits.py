@@ -60,6 +60,13 @@ def out_of_reach(window: Window) -> Reject | None:
     return None
 
 
+def line_buffer_words(window: Window, lanes: int) -> int:
+    """Values that a line buffer of pixels of ``lanes`` values holds."""
+    extent_h, extent_w = ((window.kernel[axis] - 1) * window.dilations[axis] + 1 for axis in (1, 2))
+    columns = (window.output[2] - 1) * window.strides[2] + extent_w
+    return ((extent_h - 1) * columns + extent_w) * lanes
+
+
 def unstreamable(window: Window, lanes: int) -> Reject | None:
     """Why a line buffer of pixels of ``lanes`` values cannot stream the plane."""
     if (window.input[0], window.output[0], window.kernel[0], window.pads[0]) != (1, 1, 1, 0):
@@ -68,7 +75,7 @@ def unstreamable(window: Window, lanes: int) -> Reject | None:
     rows, columns = (
         (window.output[axis] - 1) * window.strides[axis] + extent for axis, extent in ((1, extent_h), (2, extent_w))
     )
-    words = ((extent_h - 1) * columns + extent_w) * lanes
+    words = line_buffer_words(window, lanes)
     if words > LINE_BUFFER_WORDS:
         return Reject(
             f"the window's rows of {lanes} channels are {words} values; the line buffer holds {LINE_BUFFER_WORDS}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from quatrefoil.fpga import opencl
 from quatrefoil.fpga.limits import FAR, LANES, OPENCL_TYPES, out_of_reach, too_large, unstreamable, unsuited
-from quatrefoil.fpga.streams import Stage, Stream, window_defines, windows
+from quatrefoil.fpga.streams import Stage, Stream, pixel_counts, window_defines
 from quatrefoil.ops import pool as semantics
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Kernel, Reject, Run
@@ -108,7 +108,6 @@ def stage(problem: Problem, defines: Mapping[str, opencl.Define], channels: int)
     g = semantics.geometry(problem)
     pads_end = {f"PAD_END_{letter}": min(g.pads_end[axis], FAR) for axis, letter in ((1, "H"), (2, "W"))}
     defines = {**defines, "CHANNELS": channels, **window_defines(g.window), **pads_end}
-    steps, outputs, pixels = windows(defines)
     names = ("p", "count_pads", "column_major")
     return Stage(
         opencl.source("pool_line_buffer.h"),
@@ -117,13 +116,11 @@ def stage(problem: Problem, defines: Mapping[str, opencl.Define], channels: int)
         channels,
         str(defines["Y_T"]),
         channels,
-        steps,
-        outputs,
+        *pixel_counts(g.window),
         f"begin_#(&stage_#, {', '.join(f'{name}_#' for name in names)});",
         tuple(f"int {name}_#" for name in names),
         _scalars(problem),
         indices="WITH_INDICES" in defines,
-        words=pixels * channels,
     )
 
 

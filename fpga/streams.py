@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 
 import numpy as np
 
@@ -34,11 +33,10 @@ class Stage:
     defines     what the text wants to be defined
     x_type, channels, y_type, out_channels   of the pixels that it takes and gives, in OpenCL C
     steps, outputs   pixels of a padded plane, and of an output's plane
-    parameters  of the kernel, declared; arguments: what they get, on the device already
+    parameters  of the kernel, declared; arguments: what they get: arrays, scalars, None for a null pointer
     residual    the place among the arguments that a run fills; None where there is none
     setup       statements that end with ``begin_#(&stage_#, ...)``
     indices     it also gives the place of each value, a long
-    words       values in its line buffer; weights: on the chip beside them
     """
 
     source: str
@@ -54,8 +52,6 @@ class Stage:
     arguments: tuple[object, ...] = ()
     residual: int | None = None
     indices: bool = False
-    words: int = 0
-    weights: int = 0
 
 
 @lru_cache
@@ -215,8 +211,13 @@ class Stream:
     """Stages made ready for the device."""
 
     def __init__(self, stages: Sequence[Stage], name: str = "stream") -> None:
+        runtime = opencl.runtime()
+        self._program = runtime.build(name, text(stages, name), {})
         self._stages = stages
-        self._program = opencl.runtime().build(name, text(stages, name), {})
+        self._arguments = [
+            [runtime.upload(given) if isinstance(given, np.ndarray) else given for given in stage.arguments]
+            for stage in stages
+        ]
 
     def __call__(
         self, x: np.ndarray, residuals: Sequence[np.ndarray | None], outputs: Sequence[Tensor]
@@ -224,8 +225,8 @@ class Stream:
         """x: (batch, ..., channels), the residual of each stage likewise; gives the last stage's outputs likewise, of
         the types of ``outputs``."""
         arguments: list[object] = [x, np.int32(x.shape[0])]
-        for stage, residual in zip(self._stages, residuals):
-            given = list(stage.arguments)
+        for stage, constants, residual in zip(self._stages, self._arguments, residuals):
+            given = list(constants)
             if stage.residual is not None:
                 given[stage.residual] = residual
             arguments += given
@@ -261,11 +262,10 @@ def window_defines(window: Window) -> dict[str, opencl.Define]:
     return defines
 
 
-def windows(defines: Mapping[str, opencl.Define]) -> tuple[int, int, int]:
-    """steps, outputs and pixels in the line buffer, of the sizes that line_buffer.h wants."""
-    extents = {axis: (int(defines[f"KERNEL_{axis}"]) - 1) * int(defines[f"DILATION_{axis}"]) + 1 for axis in "HW"}
-    spans = {axis: (int(defines[f"OUT_{axis}"]) - 1) * int(defines[f"STRIDE_{axis}"]) + extents[axis] for axis in "HW"}
-    padded = {"H": int(defines["HEIGHT"]), "W": int(defines["WIDTH"])}
-    steps = prod(max(spans[axis], padded[axis] + int(defines[f"PAD_{axis}"])) for axis in "HW")
-    outputs = int(defines["OUT_H"]) * int(defines["OUT_W"])
-    return steps, outputs, (extents["H"] - 1) * spans["W"] + extents["W"]
+def pixel_counts(window: Window) -> tuple[int, int]:
+    """The pixels of a padded plane, as line_buffer.h walks through it, and of an output's plane."""
+    walked = 1
+    for axis in (1, 2):
+        last = (window.output[axis] - 1) * window.strides[axis] + (window.kernel[axis] - 1) * window.dilations[axis]
+        walked *= max(last + 1, window.pads[axis] + window.input[axis])
+    return walked, window.output_size

@@ -124,6 +124,18 @@ class Plan:
     outputs: Sequence[int]
 
 
+@dataclass(frozen=True)
+class Joined:
+    """How a node runs where it is neither on the kernel that dispatch chose nor a step of the sequencer's own: as a part
+    of what its neighbours became with it. backend: empty on the host. kernel: its id; why: in a sentence;
+    layout: how its arrays lie."""
+
+    backend: str
+    kernel: str
+    why: str
+    layout: str = ""
+
+
 class PreparedSequence(Protocol):
     """A plan made ready. May run in several threads at once; keeps nothing of the arrays it is given."""
 
@@ -142,6 +154,9 @@ class Sequencer(Protocol):
 
     def takes(self, step: Step, types: Mapping[int, Tensor]) -> bool:
         """Whether the step can stand in a sequence."""
+
+    def joined(self, plan: Plan) -> Mapping[str, Joined]:
+        """By their names, the nodes of a plan that run as a part of something larger. Prepares nothing."""
 
     def prepare(self, plan: Plan) -> PreparedSequence:
         """Plan memory, pack weights."""

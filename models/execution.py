@@ -142,9 +142,10 @@ class HouseOperation:
         return None
 
     def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
-        """A residual of another shape is added afterwards. Values that have to be checked are not looked at here."""
+        """A residual of another shape is added afterwards. Values that have to be checked are not looked at here; integers
+        of fixed point need no look, since what makes them in a graph casts them to their format."""
         recurrent = self.op in ops.FAMILIES["rnn"]
-        checked = self.spec.validate is not None and not recurrent
+        checked = self.spec.validate is not None and not recurrent and self.op not in ops.FAMILIES["fixed"]
         if self.repacks or checked or (recurrent and len(inputs) > rnn.LENGTHS and inputs[rnn.LENGTHS] is not None):
             raise NotInSequence
         given = [None if value is None else draft.types[value] for value in inputs]

@@ -390,13 +390,17 @@ def _profiles(
             NodeProfile(
                 name=name,
                 op=placement.node.title,
-                backend="host" if selection is None else backend,
-                kernel=placement.where if selection is None else selection.chosen.id,
+                backend=(placement.joined.backend or "host")
+                if placement.joined
+                else "host"
+                if selection is None
+                else backend,
+                kernel=placement.kernel,
                 why=placement.why,
                 seconds=None if reported else least.get(name, 0.0),
                 cycles=sum(cost.cycles for cost in reported) if reported else None,
                 microseconds=sum(cost.microseconds for cost in reported) if reported else None,
-                layout="" if selection is None else selection.chosen.layout,
+                layout=placement.layout,
                 problem="" if selection is None else selection.problem.text,
                 device=reported[0].design if reported else "" if selection is None else device,
                 span=None if reported else quickest.get(name),

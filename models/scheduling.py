@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.models.graph import MISFITS, ModelError, Node
 from quatrefoil.models.lowering import Draft, NotInSequence
 from quatrefoil.problem import Tensor
-from quatrefoil.sequences import Plan, PreparedSequence, Sequencer, View
+from quatrefoil.sequences import Joined, Plan, PreparedSequence, Sequencer, View
 
 KNOWN: Final = "known from the inputs' types"
 """What ``explain`` says of nodes that no run computes any more."""
@@ -37,25 +37,45 @@ UNWANTED: Final = 1
 @dataclass(frozen=True)
 class Placement:
     """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other, with
-    the types of its inputs and outputs (None for what is absent or no array)."""
+    the types of its inputs and outputs (None for what is absent or no array). joined: what it runs in with its
+    neighbours, in place of both."""
 
     node: Node
     selection: Selection | None = None
     where: str = ""
     inputs: tuple[Tensor | None, ...] = ()
     outputs: tuple[Tensor | None, ...] = ()
+    joined: Joined | None = None
 
     def __str__(self) -> str:
         outputs = ", ".join(name for name in self.node.outputs if name)
         line = f"{self.node.name} ({self.node.title}) -> {outputs}: "
+        if self.joined is not None:
+            return f"{line}{self.joined.backend or 'host'}, {self.joined.kernel}, {self.joined.why}"
         if self.selection is None:
             return f"{line}host, {self.where}"
-        kernel = self.selection.chosen.id if self.selection.runnable else "no kernel runs"
+        kernel = self.kernel if self.selection.runnable else "no kernel runs"
         return f"{line}{self.selection.backend}, {kernel}, {self.why}"
+
+    @property
+    def kernel(self) -> str:
+        """The id of the kernel that runs it; of what is no kernel's, what runs it."""
+        if self.joined is not None:
+            return self.joined.kernel
+        return self.where if self.selection is None else self.selection.chosen.id
+
+    @property
+    def layout(self) -> str:
+        """How the kernel's arrays lie; empty for what is no kernel of the house."""
+        if self.joined is not None:
+            return self.joined.layout
+        return "" if self.selection is None else self.selection.chosen.layout
 
     @property
     def why(self) -> str:
         """The reason for the kernel, or for there being none."""
+        if self.joined is not None:
+            return self.joined.why
         if self.selection is None:
             return self.where
         if not self.selection.availability.ready:
@@ -325,12 +345,14 @@ class Scheduler:
         )
         constants = {slot: draft.known[slot] for slot in read if slot in draft.known}
         types = {slot: draft.types[slot] for slot in (*read, *made)}
+        assert self._sequencer is not None
+        plan = Plan(steps, types, constants, inputs, outputs)
         if self._placements is not None:
+            for name, joined in self._sequencer.joined(plan).items():
+                self._placements[name] = replace(self._placements[name], joined=joined)
             for slot in outputs:
                 self._set(slot, np.zeros(types[slot].shape, types[slot].numpy_dtype))
             return
-        assert self._sequencer is not None
-        plan = Plan(steps, types, constants, inputs, outputs)
         operation = SequenceOperation(members, plan, self._sequencer.prepare(plan), draft.known)
         for slot, value in zip(outputs, operation.run([self._value(slot) for slot in inputs])):
             self._set(slot, value)

@@ -1,0 +1,223 @@
+"""Sequences on the FPGA: operators in a row whose line buffers pass pixels on become one launch (streams.py).
+
+A stream takes an operator in where dispatch chose its line-buffer kernel, nothing else reads what is between, and line
+buffers and weights of all stages fit on the chip together. An activation behind a float convolution becomes its own.
+What joins no neighbour runs on the kernel that dispatch chose, an activation on the host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quatrefoil import ops
+from quatrefoil.fpga import conv, fixed, pool
+from quatrefoil.fpga.limits import LINE_BUFFER_WORDS, WEIGHT_WORDS, line_buffer_words
+from quatrefoil.fpga.streams import Stage, Stream, in_pixels, in_planes, pixels_type
+from quatrefoil.ops import conv as conv_semantics
+from quatrefoil.ops import pool as pool_semantics
+from quatrefoil.ops.activations import IDENTITY, Activation
+from quatrefoil.problem import Problem, Tensor
+from quatrefoil.registry import Array
+from quatrefoil.sequences import Elementwise, Joined, Operation, Plan, Step
+
+STAGES: Mapping[str, Callable[[Problem, Mapping[int, Array]], Stage]] = {
+    **{
+        f"{op}_line_buffer_nhwc_{dtype}_opencl": conv.streamed
+        for op, dtype in (("conv", "f32"), ("qlinear_conv", "i8"))
+    },
+    **{f"{op}_line_buffer_nchwc_any_opencl": pool.streamed for op in pool_semantics.WINDOW_OPS},
+    "fixed_conv_line_buffer_nhwc_fixed_opencl": fixed.streamed_conv,
+    "fixed_max_pool_line_buffer_nchwc_fixed_opencl": fixed.streamed_pool,
+    "fixed_average_pool_line_buffer_nchwc_fixed_opencl": fixed.streamed_pool,
+}
+"""What makes a stage of an operator, by the id of the line-buffer kernel that dispatch has to have chosen."""
+
+CONVOLUTIONS = ("conv", "qlinear_conv", "fixed_conv")
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An operator of a stream: its problem with the activations behind it, and the steps that it stands for."""
+
+    problem: Problem
+    operation: Operation
+    steps: tuple[Step, ...]
+
+    @property
+    def residual(self) -> int | None:
+        """The number of the value that is added."""
+        inputs = self.steps[0].inputs
+        added = self.problem.op == "conv" and self.problem.has(conv_semantics.RESIDUAL)
+        return inputs[conv_semantics.RESIDUAL] if added else None
+
+    @property
+    def words(self) -> int:
+        """Values in its line buffer, which holds pixels of all channels."""
+        if self.problem.op in CONVOLUTIONS:
+            g = conv_semantics.geometry(self.problem)
+            return line_buffer_words(g.window, g.in_channels)
+        return line_buffer_words(pool_semantics.geometry(self.problem).window, self.problem.input(0).shape[1])
+
+    @property
+    def weights(self) -> int:
+        return self.problem.input(conv_semantics.W).size if self.problem.op in CONVOLUTIONS else 0
+
+    def stage(self) -> Stage:
+        return STAGES[self.operation.kernel.id](self.problem, self.operation.parameters)
+
+
+def _groups(plan: Plan) -> list[list[_Member] | Step]:
+    """The plan's steps in an order that can run: streams of operators, and activations that joined none."""
+    reads = Counter(value for step in plan.steps for value in step.inputs if value is not None)
+    reads.update(plan.outputs)
+    groups: list[list[_Member] | Step] = []
+    ends: dict[int, list[_Member]] = {}
+    """The streams that may go on, by their last values."""
+    for step in plan.steps:
+        x = step.inputs[0]
+        before = ends.get(x) if x is not None and reads[x] == 1 else None
+        grown = None if before is None else _joined(before, step)
+        if grown is not None and before is not None:
+            before.clear()  # it stands where its last step stands, and everything that it reads is there
+        elif isinstance(step.form, Operation):
+            grown = [_Member(step.form.problem, step.form, (step,))]
+        else:
+            groups.append(step)
+            continue
+        groups.append(grown)
+        if len(grown[-1].problem.outputs) == 1:
+            ends[step.outputs[0]] = grown
+    return [group for group in groups if group]
+
+
+def _joined(stream: Sequence[_Member], step: Step) -> list[_Member] | None:
+    """The stream with a step at its end; None where it cannot take it in."""
+    if isinstance(step.form, Operation):
+        grown = [*stream, _Member(step.form.problem, step.form, (step,))]
+        words, weights = (sum(map(count, grown)) for count in (lambda m: m.words, lambda m: m.weights))
+        return grown if words <= LINE_BUFFER_WORDS and weights <= WEIGHT_WORDS else None
+    *others, last = stream
+    problem = last.problem
+    if problem.op != "conv" or conv_semantics.fused_activation(problem) != IDENTITY:
+        return None
+    assert isinstance(step.form, Elementwise)
+    attributes = {**dict(problem.attributes), "activation": step.form.activation.text}
+    active = ops.canonical(problem.op, problem.inputs, attributes)
+    return [*others, _Member(active, last.operation, (*last.steps, step))]
+
+
+def _alone(group: list[_Member] | Step) -> bool:
+    return isinstance(group, Step) or sum(len(member.steps) for member in group) == 1
+
+
+def _stream_id(stream: Sequence[_Member]) -> str:
+    dtype = stream[0].operation.kernel.id.rsplit("_", 2)[1]
+    return f"{'+'.join(member.problem.op for member in stream)}_stream_nhwc_{dtype}_opencl"
+
+
+class FpgaSequencer:
+    name = "fpga sequence"
+
+    def takes(self, step: Step, types: Mapping[int, Tensor]) -> bool:
+        match step.form:
+            case Operation(kernel=kernel):
+                return kernel.id in STAGES
+            case Elementwise("copy", activation):
+                x = types[step.outputs[0]]
+                return activation != IDENTITY and x.dtype == "float32" and x.rank > 2
+            case _:
+                return False
+
+    def prepare(self, plan: Plan) -> PreparedStreams:
+        return PreparedStreams(plan)
+
+    def joined(self, plan: Plan) -> dict[str, Joined]:
+        found = {}
+        for group in _groups(plan):
+            if isinstance(group, Step):
+                found[group.node] = Joined("", "numpy", "no float convolution before it takes it in")
+            elif not _alone(group):
+                nodes = dict.fromkeys(step.node for member in group for step in member.steps)
+                why = f"one launch for {', '.join(nodes)}: each chose its line buffer, and nothing else reads between them"
+                found |= dict.fromkeys(nodes, Joined("fpga", _stream_id(group), why, "nhwc"))
+        return found
+
+
+Values = dict[int, Any]
+
+
+class PreparedStreams:
+    """A plan with its streams built and its kernels prepared."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._work = [(_prepared(group), _node(group)) for group in _groups(plan)]
+
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._run(inputs, {})
+
+    def timed(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
+        """A stream's time is its first node's."""
+        seconds: dict[str, float] = {}
+        return self._run(inputs, seconds), seconds
+
+    def _run(self, inputs: Sequence[np.ndarray], seconds: dict[str, float]) -> list[np.ndarray]:
+        values: Values = {**self._plan.constants, **dict(zip(self._plan.inputs, inputs))}
+        for run, node in self._work:
+            start = time.perf_counter()
+            run(values)
+            seconds[node] = seconds.get(node, 0.0) + time.perf_counter() - start
+        return [values[number] for number in self._plan.outputs]
+
+
+def _node(group: list[_Member] | Step) -> str:
+    return group.node if isinstance(group, Step) else group[0].steps[0].node
+
+
+def _prepared(group: list[_Member] | Step) -> Callable[[Values], None]:
+    """What computes a group's last values from those that it reads."""
+    if isinstance(group, Step):
+        return _activation(group)
+    step = group[-1].steps[-1]
+    if _alone(group):
+        [member] = group
+        kernel_run = member.operation.kernel.prepare(member.problem, member.operation.parameters)
+
+        def run(values: Values) -> None:
+            given = [None if number is None else values[number] for number in step.inputs]
+            values.update(zip(step.outputs, kernel_run(given)))
+
+        return run
+    outputs = group[-1].problem.outputs
+    if outputs[0].size == 0:
+        return lambda values: values.update(
+            (number, np.empty(y.shape, y.numpy_dtype)) for number, y in zip(step.outputs, outputs)
+        )
+    stream = Stream([member.stage() for member in group])
+    source, residuals = group[0].steps[0].inputs[0], [member.residual for member in group]
+    types = [pixels_type(y) for y in outputs]
+    assert source is not None
+
+    def run_stream(values: Values) -> None:
+        added = [None if number is None else in_pixels(values[number]) for number in residuals]
+        results = stream(in_pixels(values[source]), added, types)
+        values.update((number, in_planes(result)) for number, result in zip(step.outputs, results))
+
+    return run_stream
+
+
+def _activation(step: Step) -> Callable[[Values], None]:
+    form, [x, *_], [y] = step.form, step.inputs, step.outputs
+    assert isinstance(form, Elementwise) and x is not None
+    function: Activation = form.activation
+
+    def run(values: Values) -> None:
+        values[y] = function(values[x])
+
+    return run
