@@ -77,16 +77,16 @@ def _instance(stage: Stage, suffix: str) -> str:
     ])  # fmt: skip
 
 
-def text(stages: Sequence[Stage], name: str, planar: bool = False) -> str:
+def text(stages: Sequence[Stage], name: str, planar: bool = False, batch: int | None = None) -> str:
     """The program of a stream: kernel ``name`` (x, batch, parameters of each stage, y, indices), or in its other form
     kernels ``name``_0 and so on, each with its own stage's parameters, the first with x, the last with y.
 
-    planar: arrays in memory hold plane after plane; otherwise pixel after pixel."""
+    planar: arrays in memory hold plane after plane; otherwise pixel after pixel. batch: known, and no parameter. It wants
+    src/stream.h before it."""
     suffixes = [f"{name}_{number}" for number in range(len(stages))]
     parts = [_instance(stage, suffix) for stage, suffix in zip(stages, suffixes)]
-    parts.append(opencl.source("stream.h"))
-    parts += ["#if defined(QF_CHANNELS) || defined(QF_PIPES)", *_kernels(stages, name, suffixes, planar)]
-    parts += ["#else", *_one_kernel(stages, name, suffixes, planar), "#endif"]
+    parts += ["#if defined(QF_CHANNELS) || defined(QF_PIPES)", *_kernels(stages, suffixes, planar, batch)]
+    parts += ["#else", *_one_kernel(stages, name, suffixes, planar, batch), "#endif"]
     return "\n".join(parts) + "\n"
 
 
@@ -140,14 +140,14 @@ def _declared(stage: Stage, suffix: str) -> list[str]:
     return [parameter.replace("#", suffix) for parameter in stage.parameters]
 
 
-def _kernels(stages: Sequence[Stage], name: str, suffixes: Sequence[str], planar: bool) -> list[str]:
+def _kernels(stages: Sequence[Stage], suffixes: Sequence[str], planar: bool, batch: int | None) -> list[str]:
     """A kernel for each stage, and what runs between them."""
     parts = [f"QF_STREAM({stage.y_type}8, stream_{suffix})" for stage, suffix in zip(stages[:-1], suffixes)]
     for number, (stage, suffix) in enumerate(zip(stages, suffixes)):
         first, last = number == 0, number == len(stages) - 1
         parameters = [
             *([f"__global const {stage.x_type}* restrict x"] if first else []),
-            "int batch", *_declared(stage, suffix), *(_outputs(stage) if last else []),
+            *_given_batch(batch), *_declared(stage, suffix), *(_outputs(stage) if last else []),
         ]  # fmt: skip
         taken = (
             _load(stage, planar, "taken", "from") + " taken++;" if first else
@@ -158,11 +158,12 @@ def _kernels(stages: Sequence[Stage], name: str, suffixes: Sequence[str], planar
             _words(f"word = vload8(i, to); QF_WRITE(stream_{suffix}, word);", stage.y_type, stage.out_channels)
         )  # fmt: skip
         declared, results = _results(stage)
+        counters = [*(["taken = 0"] if first else []), *(["given = 0"] if last else [])]
         parts.append(
-            f"{ATTRIBUTES} void {suffix}({', '.join(parameters)}) {{\n"
+            f"{ATTRIBUTES} void {suffix}({', '.join(parameters) or 'void'}) {{\n"
             f"{_begun(stage, suffix)}\n"
-            f"  int {', '.join([*(['taken = 0'] if first else []), *(['given = 0'] if last else []), 'unused = 0'])};\n"
-            f"  for (long pixel = 0; pixel < (long)batch * {stage.steps}; pixel++) {{\n"
+            + (f"  int {', '.join(counters)};\n" if counters else "")
+            + f"  for (long pixel = 0; pixel < (long){batch or 'batch'} * {stage.steps}; pixel++) {{\n"
             f"    {_array(stage.x_type, 'from', stage.channels)}\n    {declared}\n"
             f"    if (wants_{suffix}(&stage_{suffix})) {{ {taken} }}\n"
             f"    if (take_{suffix}(&stage_{suffix}, from, {results})) {{ {given} }}\n"
@@ -171,11 +172,17 @@ def _kernels(stages: Sequence[Stage], name: str, suffixes: Sequence[str], planar
     return parts
 
 
+def _given_batch(batch: int | None) -> list[str]:
+    return ["int batch"] if batch is None else []
+
+
 def _words(statement: str, kind: str, channels: int) -> str:
     return f"for (int i = 0; i < QF_WORDS({channels}); i++) {{ {kind}8 word; {statement} }}"
 
 
-def _one_kernel(stages: Sequence[Stage], name: str, suffixes: Sequence[str], planar: bool) -> list[str]:
+def _one_kernel(
+    stages: Sequence[Stage], name: str, suffixes: Sequence[str], planar: bool, batch: int | None
+) -> list[str]:
     """A function for each stage that draws its next pixel, and the kernel that draws from the last one."""
     parts, held, passed = [], [f"__global const {stages[0].x_type}* x", "int* taken"], ["x", "&taken"]
     for number, (stage, suffix) in enumerate(zip(stages, suffixes)):
@@ -194,14 +201,14 @@ def _one_kernel(stages: Sequence[Stage], name: str, suffixes: Sequence[str], pla
             f"  }} while (!take_{suffix}(stage_{suffix}, from, {_results(stage)[1]}));\n}}"
         )
     last = stages[-1]
-    parameters = [f"__global const {stages[0].x_type}* restrict x", "int batch"]
+    parameters = [f"__global const {stages[0].x_type}* restrict x", *_given_batch(batch)]
     for stage, suffix in zip(stages, suffixes):
         parameters += _declared(stage, suffix)
     declared, results_passed = _results(last)
     parts.append(
         f"{ATTRIBUTES} void {name}({', '.join([*parameters, *_outputs(last)])}) {{\n"
         + "\n".join(_begun(stage, suffix) for stage, suffix in zip(stages, suffixes))
-        + f"\n  int taken = 0;\n  for (int given = 0; given < batch * {last.outputs}; given++) {{\n    {declared}\n"
+        + f"\n  int taken = 0;\n  for (int given = 0; given < {batch or 'batch'} * {last.outputs}; given++) {{\n    {declared}\n"
         f"    next_{suffixes[-1]}({', '.join([*passed, results_passed])});\n    {_store(last, planar, 'given')}\n  }}\n}}"
     )
     return parts
@@ -212,7 +219,7 @@ class Stream:
 
     def __init__(self, stages: Sequence[Stage], name: str = "stream") -> None:
         runtime = opencl.runtime()
-        self._program = runtime.build(name, text(stages, name), {})
+        self._program = runtime.build(name, opencl.source("stream.h") + text(stages, name), {})
         self._stages = stages
         self._arguments = [
             [runtime.upload(given) if isinstance(given, np.ndarray) else given for given in stage.arguments]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +23,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+AS_C = (Path(__file__).parent / "data" / "opencl_as_c.h").read_text()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_kernels_are_equal_to_the_last_bit(name: str, tmp_path: Path) -> None:
     model = NETS[name]()
@@ -28,8 +33,65 @@ def test_kernels_are_equal_to_the_last_bit(name: str, tmp_path: Path) -> None:
     assert made.checked == 5
     assert made.device is not None
     assert made.steps > 1
+
+
+def test_layers_in_a_row_are_a_stream_and_steps_that_are_alike_share_a_kernel(tmp_path: Path) -> None:
+    made = export_opencl(fixed(NETS["digits_cnn"](), "fixed<12,5,RND,SAT>"), tmp_path / "cnn", name="net")
     text = made.kernels.read_text()
-    assert 1 < text.count("QF_STEP net_") <= made.steps, "steps that are alike share a kernel"
+    assert text.count("QF_STREAM(short8, stream_net_pool2_0_") == 3, "conv, pool, conv, pool"
+    assert made.steps == 3
+    assert text.count("QF_STEP net_dense") == 2, "a dense layer has nothing to slide over"
+    # a sigmoid stands in the stream; a pool in front of which a value is read twice begins one
+    text = export_opencl(
+        fixed(NETS["autoencoder"](), "fixed<12,5>"), tmp_path / "coder", name="net"
+    ).kernels.read_text()
+    assert "sigmoid_table[qf_table_index(" in text
+    assert text.count("QF_STEP net_sigmoid") == 0
+    text = export_opencl(
+        fixed(NETS["depthwise_cnn"](), "fixed<12,5>"), tmp_path / "twice", name="net"
+    ).kernels.read_text()
+    assert text.count("QF_STEP net_tanh") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("digits_cnn", "QF_CHANNELS"), ("depthwise_cnn", "QF_PIPES"), ("autoencoder", "QF_CHANNELS")]
+)
+def test_kernels_with_channels_or_pipes_are_equal(name: str, form: str, tmp_path: Path) -> None:
+    """The form that PoCL cannot compile, compiled as C: in the host's order, every kernel on its own."""
+    compiler = os.environ.get("CC") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to compile the kernels with")
+    model = NETS[name]()
+    network = fixed(model, "fixed<12,5,RND,SAT>")
+    made = export_opencl(network, tmp_path, name="net")
+    source, library = tmp_path / "net.c", tmp_path / "net.so"
+    source.write_text(AS_C + made.kernels.read_text())
+    command = [compiler, f"-D{form}", "-std=gnu11", "-O1", "-w", "-shared", "-fPIC", source, "-o", library, "-lm"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kernels = ctypes.CDLL(str(library))
+    host = made.host.read_text()
+    apart = host[host.index("#ifdef QF_STREAMS") : host.index("#else")]
+    calls = re.findall(r'{"(\w+)", \d+, (\d+), {([^}]*)}}', apart)
+    assert any(count == "1" for _, count, _ in calls), "the first and the last kernel of a stream see one end of it"
+    sizes = [int(size) for size in re.search(r"sizes\[\] = {([^}]*)}", host)[1].split(",")]  # type: ignore[index]
+    buffers = [ctypes.create_string_buffer(size) for size in sizes]
+    x = samples(model, 1)
+    want = network.integers(x)
+    ends = [(node, node.kind) for node in network.graph.nodes if node.kind in ("FixedQuantize", "FixedDequantize")]
+    given, found = (
+        [int(place) for place in re.search(rf"{word}\[\] = {{([^}}]*)}}", host)[1].split(",")]  # type: ignore[index]
+        for word in ("inputs", "outputs")
+    )
+    firsts = [node.outputs[0] for node, kind in ends if kind == "FixedQuantize"]
+    lasts = [node.inputs[0] for node, kind in ends if kind == "FixedDequantize"]
+    for place, value in zip(given, firsts):
+        buffers[place][:] = want[value].tobytes()
+    for kernel, count, places in calls:
+        getattr(kernels, kernel)(*[buffers[int(place)] for place in places.split(",")][: int(count)])
+    for place, value in zip(found, lasts):
+        np.testing.assert_array_equal(np.frombuffer(buffers[place], want[value].dtype), want[value].reshape(-1))
+    assert kernels.left() == 0
 
 
 def test_the_host_program_runs(tmp_path: Path) -> None:
@@ -50,9 +112,10 @@ def test_the_host_program_runs(tmp_path: Path) -> None:
         **os.environ, "LDFLAGS": f"-L{tmp_path} -Wl,-rpath,{libraries}", "LD_LIBRARY_PATH": f"{tmp_path}:{libraries}",
         "OCL_ICD_VENDORS": os.environ.get("OCL_ICD_VENDORS", str(libraries)),
     }  # fmt: skip
-    done = subprocess.run(["make"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
+    for arguments in (["-B", "STREAMS=1"], ["-B"]):
+        done = subprocess.run(["make", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr
     x = samples(model, 3)
     want = network.integers(x)
     want["x.fixed"].tofile(tmp_path / "x.bin")

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
 from quatrefoil import fpga, ops, settings
-from quatrefoil.fpga import limits, streams
+from quatrefoil.fpga import limits, opencl, streams
 from quatrefoil.fpga.sequence import STAGES
 from quatrefoil.models.gallery.small import NETS, samples
 from quatrefoil.problem import Tensor
@@ -190,47 +190,7 @@ def test_an_empty_batch_reaches_no_device() -> None:
     assert y.shape[0] == 0
 
 
-EMULATED = """
-#include <limits.h>
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
-#define __kernel
-#define __global
-#define __local
-#define __constant const
-#define channel
-#define pipe
-typedef unsigned char uchar;
-typedef unsigned short ushort;
-typedef unsigned int uint;
-typedef unsigned long ulong;
-typedef float float8 __attribute__((vector_size(32)));
-typedef short short8 __attribute__((vector_size(16)));
-typedef char char8 __attribute__((vector_size(8)));
-#define vload8(i, p) (memcpy(&word, (p) + 8 * (i), sizeof word), word)
-#define vstore8(word, i, p) memcpy((p) + 8 * (i), &word, sizeof word)
-
-static struct { const void* name; size_t put, got; char bytes[1 << 18]; } queues[8];
-static void move(const void* name, void* word, size_t size, int put) {
-  int q = 0;
-  while (queues[q].name && queues[q].name != name) q++;
-  queues[q].name = name;
-  if (put ? queues[q].put + size > sizeof queues[q].bytes : queues[q].got + size > queues[q].put) abort();
-  if (put) memcpy(queues[q].bytes + queues[q].put, word, size), queues[q].put += size;
-  else memcpy(word, queues[q].bytes + queues[q].got, size), queues[q].got += size;
-}
-#define read_channel_intel(name) (move(&name, &word, sizeof word, 0), word)
-#define write_channel_intel(name, word) move(&name, &word, sizeof word, 1)
-#define read_pipe_block(name, word) move(&name, word, sizeof *word, 0)
-#define write_pipe_block(name, word) move(&name, word, sizeof *word, 1)
-int left(void) {
-  int count = 0;
-  for (int q = 0; q < 8; q++) count += queues[q].put != queues[q].got;
-  return count;
-}
-"""
-"""OpenCL C's words in C, kernels that run one after the other, and queues between them that hold everything."""
+AS_C = (Path(__file__).parent / "data" / "opencl_as_c.h").read_text()
 
 
 def _stages(kind: str) -> tuple[list[streams.Stage], np.ndarray, list[Any]]:
@@ -269,7 +229,7 @@ def test_kernels_with_channels_or_pipes_give_the_same(kind: str, form: str, tmp_
     made, x, types = _stages(kind)
     (want,) = streams.Stream(made)(x, [None] * 3, types)
     source, library = tmp_path / "stream.c", tmp_path / "stream.so"
-    source.write_text(EMULATED + streams.text(made, "stream"))
+    source.write_text(AS_C + opencl.source("stream.h") + streams.text(made, "stream"))
     command = [compiler, f"-D{form}", "-std=gnu11", "-O1", "-w", "-shared", "-fPIC", source, "-o", library, "-lm"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,9 @@
 #define ALL_ROWS (ROWS > PAD_H + HEIGHT ? ROWS : PAD_H + HEIGHT)
 #define ALL_COLUMNS (COLUMNS > PAD_W + WIDTH ? COLUMNS : PAD_W + WIDTH)
 
-#ifdef UNROLL_LOOPS
+#if defined(UNROLL_LOOPS) && defined(QF_PIPES)
+#define UNROLL __attribute__((opencl_unroll_hint))
+#elif defined(UNROLL_LOOPS)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL

@@ -190,12 +190,15 @@ class Writing:
             return Tensor.of(self.graph.constants[name])
         return Tensor(self.formats[name].dtype, self.shapes[name])
 
-    def node(self, node: Node) -> None:
-        step = Step(
+    def step(self, node: Node) -> Step:
+        return Step(
             f"{self.name}_{re.sub(r'[^A-Za-z0-9]+', '_', node.name)}_{len(self.calls)}", node,
             [self.tensor(name) for name in node.inputs], [self.tensor(name) for name in node.outputs],
             self.formats, self.graph.constants,
         )  # fmt: skip
+
+    def node(self, node: Node) -> None:
+        step = self.step(node)
         writer = WRITERS.get(node.op or node.kind)
         if writer is not None:
             called = self.source.function(step.name, writer(step, self.source))

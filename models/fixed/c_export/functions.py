@@ -474,10 +474,15 @@ def element(step: Step, source: Source) -> str:
         signature = f"QF_GLOBAL const {c_type(a)} *a, QF_GLOBAL const {c_type(b)} *b, QF_GLOBAL {c_type(y)} *y"
     else:
         x = step.form("x_format")
-        value = _function(step, x, y, source) if step.node.kind == "FixedActivation" else cast("v", x.fraction, y)
-        statement = f"const qf_int64 v = x[i];\ny[i] = ({c_type(y)})({value});"
+        statement = f"const qf_int64 v = x[i];\ny[i] = ({c_type(y)})({value_of(step, source)});"
         signature = f"QF_GLOBAL const {c_type(x)} *x, QF_GLOBAL {c_type(y)} *y"
     return f"QF_STEP {step.name}({signature}) {{\n{loops([counted('i', out.size)], statement)}\n}}"
+
+
+def value_of(step: Step, source: Source) -> str:
+    """What a cast or a function makes of ``v``."""
+    x, y = step.form("x_format"), step.form("y_format")
+    return _function(step, x, y, source) if step.node.kind == "FixedActivation" else cast("v", x.fraction, y)
 
 
 def _broadcast(shape: Shape, out: Shape) -> str:

@@ -2,9 +2,11 @@
 
     report = export_opencl(network, "build/net", check=samples)
 
-``name``.cl holds a kernel for each step, a single work-item each (reqd_work_group_size 1, 1, 1), which is what compilers for
-FPGAs make pipelines of; weights and tables are constants of the kernels. ``name``_host.c, in C99 with OpenCL 1.2,
-builds them (or takes a vendor's binary), keeps the values between the steps on the device and runs samples from a file.
+``name``.cl holds kernels of a single work-item each (reqd_work_group_size 1, 1, 1), which is what compilers for FPGAs make
+pipelines of; weights and tables are constants of the kernels. Convolutions, pools and functions in a row are streams
+through line buffers (streams.py): one kernel each, or, with -DQF_CHANNELS (Intel) or -DQF_PIPES (AMD), a kernel for each
+layer with channels or pipes between them. ``name``_host.c, in C99 with OpenCL 1.2, builds them (or takes a vendor's
+binary), keeps the other values on the device and runs samples from a file.
 ``check`` runs the kernels here, with PoCL unless QUATREFOIL_OPENCL names another device: that proves what they compute, not
 how fast they will be.
 """
@@ -13,24 +15,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from quatrefoil.fpga import opencl
 from quatrefoil.models.fixed.c_export import (
     HELPERS,
     MARKER,
     CExportError,
-    Writing,
     casts,
     chosen_name,
     rows,
     writable,
 )
 from quatrefoil.models.fixed.c_export.functions import c_bytes, c_type
+from quatrefoil.models.fixed.c_export.streams import StreamWriting
 from quatrefoil.models.fixed.network import FixedNetwork
 
 IN_OPENCL: Final = """typedef char int8_t;
@@ -45,7 +48,10 @@ typedef ulong uint64_t;
 #define QF_TABLE_POINTER __constant
 #define QF_GLOBAL __global
 #define QF_STEP __kernel __attribute__((reqd_work_group_size(1, 1, 1))) void
-#define QF_64(number) number##L"""
+#define QF_64(number) number##L
+#if (defined(QF_CHANNELS) || defined(QF_PIPES)) && !defined(UNROLL_LOOPS)
+#define UNROLL_LOOPS /* an FPGA's compiler makes hardware of unrolled loops; for a processor they only make long programs */
+#endif"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class _Folder:
     """The network's steps with the buffers that they are called with."""
 
     def __init__(self, network: FixedNetwork, name: str) -> None:
-        self.writing = Writing(network, name)
+        self.writing = StreamWriting(network, name)
         self.buffers: dict[str, _Buffer] = {}
         self.calls: list[tuple[str, list[str]]] = []
         for step, names in self.writing.calls:
@@ -107,7 +113,8 @@ class _Folder:
 
     def kernels(self) -> str:
         source = self.writing.source
-        return "\n\n".join([MARKER, IN_OPENCL, casts(), HELPERS, *source.texts, *source.functions]) + "\n"
+        parts = [MARKER, IN_OPENCL, casts(), HELPERS, opencl.source("stream.h"), *source.texts, *source.functions]
+        return "\n\n".join(parts) + "\n"
 
     def host(self) -> str:
         writing, numbers = self.writing, {root: place for place, root in enumerate(self.buffers)}
@@ -119,10 +126,19 @@ class _Folder:
                 arrays.append(writing.given[root].text)
                 starts.append(writing.given[root].name)
         most = max((len(names) for _, names in self.calls), default=1)
-        calls = ",\n  ".join(
-            f'{{"{step}", {len(names)}, {{{", ".join(str(numbers[root]) if root else "-1" for root in names)}}}}}'
-            for step, names in self.calls
-        )
+
+        def row(kernel: str, names: Sequence[str], queue: int) -> str:
+            places = ", ".join(str(numbers[root]) if root else "-1" for root in names) or "0"
+            return f'{{"{kernel}", {queue}, {len(names)}, {{{places}}}}}'
+
+        calls = [row(step, names, 0) for step, names in self.calls]
+        apart = []
+        for step, names in self.calls:
+            count = writing.streams.get(step, 0)
+            # of a stream's kernels the first reads memory, and the last writes it
+            ends = {0: names[:1], count - 1: names[1:]} if count > 1 else {0: names}
+            kernels = [f"{step}_{number}" for number in range(count)] if count else [step]
+            apart += [row(kernel, ends.get(number, []), number) for number, kernel in enumerate(kernels)]
         ports = {
             word: ", ".join(str(numbers[writing.root(port.integer)]) for port in found)
             for word, found in (("inputs", writing.inputs), ("outputs", writing.outputs))
@@ -133,7 +149,9 @@ class _Folder:
             "ARRAYS": "\n".join(arrays),
             "BYTES": ", ".join(str(buffer.bytes) for buffer in self.buffers.values()),
             "STARTS": ", ".join(starts),
-            "CALLS": calls,
+            "CALLS": ",\n  ".join(calls),
+            "CALLS_APART": ",\n  ".join(apart),
+            "QUEUES": str(max(writing.streams.values(), default=1)),
             "INPUTS": ports["inputs"],
             "OUTPUTS": ports["outputs"],
         }
@@ -172,8 +190,6 @@ def export_opencl(
 
 def _checked(made: _Folder, kernels: Path, check: Mapping[str, Any] | Any) -> tuple[int, str]:
     """Runs the kernels on every sample; gives the number of samples, and the device."""
-    from quatrefoil.fpga import opencl
-
     runtime = opencl.runtime()
     import pyopencl as cl
 
@@ -219,9 +235,14 @@ MAKE_MARKER: Final = "# made by quatrefoil: a fixed-point network"
 MAKEFILE: Final = f"""{MAKE_MARKER}
 # make            builds the host program (it needs OpenCL's headers and loader)
 # make run        runs it: inputs and outputs are raw files of the integers, sample after sample
+# STREAMS=1       for a binary whose layers are kernels of their own: aoc -DQF_CHANNELS @NAME@.cl (Intel), or
+#                 v++ -c -DQF_PIPES @NAME@.cl, then v++ -l (AMD, of versions that take OpenCL C)
 CC ?= cc
+ifdef STREAMS
+CFLAGS += -DQF_STREAMS
+endif
 @NAME@: @NAME@_host.c
-\t$(CC) -std=c99 -O2 -Wall -Wextra $< -o $@ $(LDFLAGS) -lOpenCL
+\t$(CC) -std=c99 -O2 -Wall -Wextra $(CFLAGS) $< -o $@ $(LDFLAGS) -lOpenCL
 
 run: @NAME@
 \t./@NAME@ @NAME@.cl $(FILES)
@@ -250,10 +271,19 @@ static const void *const starts[] = {@STARTS@}; /* what they begin with */
 static const int inputs[] = {@INPUTS@}, outputs[] = {@OUTPUTS@};
 static const struct {
   const char *kernel;
-  int count, buffers[@MOST@];
+  int queue, count, buffers[@MOST@];
 } calls[] = {
+#ifdef QF_STREAMS /* kernels of a stream run at the same time, each in a queue of its own */
+  @CALLS_APART@
+#else
   @CALLS@
+#endif
 };
+#ifdef QF_STREAMS
+enum { QUEUES = @QUEUES@ };
+#else
+enum { QUEUES = 1 };
+#endif
 
 #define COUNT(array) (int)(sizeof(array) / sizeof((array)[0]))
 
@@ -261,6 +291,10 @@ static void check(cl_int status, const char *what) {
   if (status == CL_SUCCESS) return;
   fprintf(stderr, "@NAME@: %s failed with OpenCL error %d\\n", what, status);
   exit(1);
+}
+
+static void wait(const cl_command_queue *queues, int count) {
+  for (int i = 0; i < count; i++) check(clFinish(queues[i]), "waiting");
 }
 
 static char *contents(const char *path, size_t *size) {
@@ -312,8 +346,12 @@ int main(int argc, char **argv) {
   cl_context_properties properties[] = {CL_CONTEXT_PLATFORM, (cl_context_properties)platform, 0};
   cl_context context = clCreateContext(properties, 1, &device, 0, 0, &status);
   check(status, "making a context");
-  cl_command_queue queue = clCreateCommandQueue(context, device, 0, &status);
-  check(status, "making a queue");
+  cl_command_queue queues[QUEUES], queue;
+  for (int i = 0; i < QUEUES; i++) {
+    queues[i] = clCreateCommandQueue(context, device, 0, &status);
+    check(status, "making a queue");
+  }
+  queue = queues[0];
   size_t size, end = strlen(argv[1]);
   const char *text = contents(argv[1], &size);
   int source = end > 3 && strcmp(argv[1] + end - 3, ".cl") == 0;
@@ -370,8 +408,11 @@ int main(int argc, char **argv) {
     }
     for (int i = 0; i < CALLS; i++) {
       size_t one = 1;
-      check(clEnqueueNDRangeKernel(queue, kernels[i], 1, 0, &one, &one, 0, 0, 0), calls[i].kernel);
+      if (calls[i].queue == 0 && QUEUES > 1) wait(queues, QUEUES); /* what it reads is there */
+      check(clEnqueueNDRangeKernel(queues[calls[i].queue], kernels[i], 1, 0, &one, &one, 0, 0, 0), calls[i].kernel);
+      clFlush(queues[calls[i].queue]);
     }
+    wait(queues, QUEUES);
     for (int i = 0; i < OUTPUTS; i++) {
       size_t bytes = sizes[outputs[i]];
       char *result = malloc(bytes);
