@@ -38,9 +38,11 @@ from quatrefoil.problem import Problem, Tensor
 PRECISIONS: Final = ("fixed<16,6>", "fixed<8,4,RND,SAT>")
 """Wrapping as high-level synthesis has it by default, and a narrow one that rounds and saturates."""
 
-PLACES: Final = ("cpu", "fpga", "asic", "c", "opencl", "hls", "hls-stream")
-"""Backends; C, OpenCL kernels without quatrefoil, and Vitis projects of hls4ml with io parallel and stream."""
+PLACES: Final = ("cpu", "fpga", "asic", "c", "opencl", "opencl-ndrange", "hls", "hls-stream")
+"""Backends; C, OpenCL kernels without quatrefoil (as streams, and of many work-items), and Vitis projects of hls4ml with io
+parallel and stream."""
 
+FORMS: Final = {"opencl": "stream", "opencl-ndrange": "ndrange"}
 
 IO: Final = {"hls": "parallel", "hls-stream": "stream"}
 
@@ -127,8 +129,8 @@ def _exported(network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarra
             if place == "c":
                 made = export_c(network, folder, check=x)
                 return 0, compared, f"RAM {made.ram_bytes} B, flash {made.flash_bytes} B"
-            if place == "opencl":
-                return 0, compared, f"{export_opencl(network, folder, check=x).steps} kernels"
+            if place in FORMS:
+                return 0, compared, f"{export_opencl(network, folder, check=x, form=FORMS[place]).steps} kernels"
             report = export_hls(
                 network, Path(folder) / "project", io=IO[place], check={network.source.inputs[0].name: x}
             )

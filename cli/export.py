@@ -46,6 +46,14 @@ Name = Annotated[
     str | None,
     typer.Option("--name", help="Of C and OpenCL: the name of files and functions; the model's when left out."),
 ]
+Form = Annotated[
+    str,
+    typer.Option(
+        "--form",
+        help="Of OpenCL: stream (line buffers, for FPGAs), ndrange (many work-items, for processors and GPUs), or measured "
+        "(the faster one here).",
+    ),
+]
 Reuse = Annotated[int, typer.Option("--reuse-factor", min=1, help="Multiplications that share one multiplier.")]
 Strategy = Annotated[str, typer.Option("--strategy", help="latency (unrolled) or resource (weights in block RAM).")]
 Part = Annotated[str | None, typer.Option("--part", help="The FPGA; hls4ml's default when left out.")]
@@ -69,6 +77,7 @@ def command(
     estimate: Estimated = False,
     clock: Clock = 5.0,
     name: Name = None,
+    form: Form = "stream",
     reuse_factor: Reuse = 1,
     strategy: Strategy = "latency",
     part: Part = None,
@@ -94,7 +103,7 @@ def command(
         batch = _batch(network.source, samples, check, seed)
         advance(f"writing {to}" + (" and checking it" if batch is not None else ""))
         if to != "hls4ml":
-            _to_c(to, network, output, name, batch, as_json)
+            _to_c(to, network, output, name, form, batch, as_json)
             return
         report = export(
             network, output, backend=backend, io=io, part=part, reuse_factor=reuse_factor, strategy=strategy,
@@ -143,13 +152,16 @@ def _network(model: str, precision: str, samples: str | None, bits: int) -> Fixe
 
 
 def _to_c(
-    to: str, network: FixedNetwork, output: Path, name: str | None, batch: dict[str, np.ndarray] | None, as_json: bool
-) -> None:
+    to: str, network: FixedNetwork, output: Path, name: str | None, form: str, batch: dict[str, np.ndarray] | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     from quatrefoil.models.fixed.c_export import export_c
     from quatrefoil.models.fixed.c_export.opencl import export_opencl
 
-    write = export_c if to == "c" else export_opencl
-    made = write(network, output, name=name, check=batch)
+    made = (
+        export_c(network, output, name=name, check=batch) if to == "c" else
+        export_opencl(network, output, name=name, check=batch, form=form)
+    )  # fmt: skip
     if as_json:
         say_json(asdict(made))
     else:

@@ -211,7 +211,7 @@ def accepts_direct(problem: Problem) -> Reject | None:
     return unsuited(problem) or out_of_reach(semantics.geometry(problem).window)
 
 
-def _direct_sizes(problem: Problem, g: ConvGeometry) -> np.ndarray:
+def direct_sizes(problem: Problem, g: ConvGeometry) -> np.ndarray:
     """The sizes in the order of conv_direct.cl; for conv_transpose the window slides over y."""
     w = g.window
     transposed = problem.op == "conv_transpose"
@@ -237,7 +237,7 @@ def direct(problem: Problem, constants: Constants) -> Run:
     runtime = opencl.runtime()
     program = runtime.program("conv_direct", {**constants.defines, **transposed})
     weight, bias, multiplier = _uploaded(constants, constants.weight)
-    sizes = runtime.upload(_direct_sizes(problem, g))
+    sizes = runtime.upload(direct_sizes(problem, g))
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         arguments = (inputs[0], weight, bias, multiplier, _residual(problem, inputs), sizes, *constants.scalars)
@@ -255,13 +255,11 @@ def ndrange(problem: Problem, constants: Constants) -> Run:
     g = semantics.geometry(problem)
     if g.batch == 0:
         return empty(problem)
-    lanes = min(LANES, 1 << (g.out_per_group - 1).bit_length())  # a power of two, so that few programs serve all
     runtime = opencl.runtime()
+    lanes, packed = place_weights(constants.weight, g)
     program = runtime.program("conv_ndrange", {**constants.defines, "LANES": lanes})
-    taps = constants.weight.reshape(*constants.weight.shape[:2], *g.window.kernel)
-    packed = pack_blocks(taps, g.groups, False, lanes)
     weight, bias, multiplier = _uploaded(constants, packed)
-    sizes = runtime.upload(_direct_sizes(problem, g))
+    sizes = runtime.upload(direct_sizes(problem, g))
     extents = (g.window.output_size, packed.shape[0], g.batch)
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -269,6 +267,12 @@ def ndrange(problem: Problem, constants: Constants) -> Run:
         return program(arguments, problem.outputs, extents)
 
     return run
+
+
+def place_weights(weight: np.ndarray, g: ConvGeometry) -> tuple[int, np.ndarray]:
+    """LANES of conv_place.h, and the weights as it wants them packed."""
+    lanes = min(LANES, 1 << (g.out_per_group - 1).bit_length())  # a power of two, so that few programs serve all
+    return lanes, pack_blocks(weight.reshape(*weight.shape[:2], *g.window.kernel), g.groups, False, lanes)
 
 
 def _uploaded(constants: Constants, weight: np.ndarray) -> tuple[Any, Any, Any]:

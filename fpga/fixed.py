@@ -52,7 +52,7 @@ def _largest_product(a: Fixed, b: Fixed) -> int:
     return max(a.high, -a.low) * max(b.high, -b.low)
 
 
-def _constants(problem: Problem, parameters: Mapping[int, Array]) -> conv.Constants:
+def constants_of(problem: Problem, parameters: Mapping[int, Array]) -> conv.Constants:
     """What the kernels of conv.py want; the bias is one of the accumulator, int64."""
     x, w, accumulator, y = (format_of(problem, name) for name in ("x_format", "w_format", "accumulator", "y_format"))
     weight, bias = parameters[conv_semantics.W], parameters.get(conv_semantics.BIAS)
@@ -76,17 +76,17 @@ def _constants(problem: Problem, parameters: Mapping[int, Array]) -> conv.Consta
 
 
 def _conv(prepare: Callable[[Problem, conv.Constants], Run], problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    return prepare(problem, _constants(problem, parameters))
+    return prepare(problem, constants_of(problem, parameters))
 
 
 def streamed_conv(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
     """The stage of fixed_conv."""
-    return conv.stage(problem, _constants(problem, parameters))
+    return conv.stage(problem, constants_of(problem, parameters))
 
 
 def streamed_pool(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
     """The stage of fixed_max_pool or fixed_average_pool, on pixels of all channels."""
-    return pool.stage(problem, _window_defines(problem), problem.input(0).shape[1])
+    return pool.stage(problem, pool_defines(problem), problem.input(0).shape[1])
 
 
 def accepts_dense(problem: Problem) -> Reject | None:
@@ -114,7 +114,7 @@ def dense(problem: Problem, constants: conv.Constants) -> Run:
     return lambda inputs: program((inputs[0], *arguments), problem.outputs)
 
 
-def _window_defines(problem: Problem) -> dict[str, opencl.Define]:
+def pool_defines(problem: Problem) -> dict[str, opencl.Define]:
     """The constants of pool_window.h. A maximum's accumulator is the format of x."""
     x, y = format_of(problem, "x_format"), format_of(problem, "y_format")
     average = problem.op == "fixed_average_pool"
@@ -136,7 +136,7 @@ def _window_defines(problem: Problem) -> dict[str, opencl.Define]:
 def _pool(
     prepare: Callable[[Problem, Mapping[str, opencl.Define]], Run], problem: Problem, parameters: Mapping[int, Array]
 ) -> Run:
-    return prepare(problem, _window_defines(problem))
+    return prepare(problem, pool_defines(problem))
 
 
 def accepts_recurrent(problem: Problem) -> Reject | None:

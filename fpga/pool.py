@@ -39,7 +39,7 @@ def _defines(problem: Problem) -> dict[str, opencl.Define]:
     return defines
 
 
-def _scalars(problem: Problem) -> tuple[np.int32, ...]:
+def scalars(problem: Problem) -> tuple[np.int32, ...]:
     """The arguments p, count_pads, column_major, whichever of them the operator has."""
     attributes = dict(problem.attributes)
     names = ("p", "count_include_pad", "storage_order")
@@ -119,7 +119,7 @@ def stage(problem: Problem, defines: Mapping[str, opencl.Define], channels: int)
         *pixel_counts(g.window),
         f"begin_#(&stage_#, {', '.join(f'{name}_#' for name in names)});",
         tuple(f"int {name}_#" for name in names),
-        _scalars(problem),
+        scalars(problem),
         indices="WITH_INDICES" in defines,
     )
 
@@ -150,25 +150,22 @@ def ndrange(problem: Problem, defines: Mapping[str, opencl.Define]) -> Run:
 def _any_shape(
     problem: Problem, name: str, defines: Mapping[str, opencl.Define], extents: tuple[int, ...] | None
 ) -> Run:
-    g = semantics.geometry(problem)
-    if g.planes == 0:
+    if semantics.geometry(problem).planes == 0:
         return empty(problem)
-    w = g.window
-    sizes = (
-        g.planes,
-        *w.input,
-        *w.output,
-        *w.kernel,
-        *w.strides,
-        *w.dilations,
-        *w.pads,
-        *(min(pad, FAR) for pad in g.pads_end),
-    )
     runtime = opencl.runtime()
     program = runtime.program(name, defines)
-    uploaded = runtime.upload(np.array(sizes, np.int32))
-    scalars = _scalars(problem)
-    return lambda inputs: program((inputs[0], uploaded, *scalars), problem.outputs, extents)
+    uploaded = runtime.upload(place_sizes(problem))
+    passed = scalars(problem)
+    return lambda inputs: program((inputs[0], uploaded, *passed), problem.outputs, extents)
+
+
+def place_sizes(problem: Problem) -> np.ndarray:
+    """The sizes in the order of pool_place.h."""
+    g = semantics.geometry(problem)
+    w = g.window
+    ends = (min(pad, FAR) for pad in g.pads_end)
+    sizes = (g.planes, *w.input, *w.output, *w.kernel, *w.strides, *w.dilations, *w.pads, *ends)
+    return np.array(sizes, np.int32)
 
 
 WORDS = {1: "uchar", 2: "ushort", 4: "uint", 8: "ulong"}

@@ -23,6 +23,7 @@ ATTRIBUTES = "__kernel __attribute__((reqd_work_group_size(1, 1, 1)))"
 
 _DEFINED = re.compile(r"^ *#define (\w+)", re.MULTILINE)
 _NAMED = re.compile(r"^static inline [^(]*?(\w+)\(|^typedef [^;{]*?(\w+);|^} (\w+);", re.MULTILINE)
+_ENUMERATED = re.compile(r"^enum {([^}]*)}", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,25 @@ class Stage:
 
 @lru_cache
 def _names(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The macros that a text defines, and its functions and types; the house's own (qf_…) are shared, and left out."""
+    """The macros that a text defines, and its functions, types and enumerators; the house's own (qf_…) are shared, and
+    left out."""
 
     def kept(name: str) -> bool:
         return not name.lower().startswith(("qf_", "quatrefoil"))
 
     macros = dict.fromkeys(filter(kept, _DEFINED.findall(source)))
-    names = dict.fromkeys(filter(kept, ("".join(found) for found in _NAMED.findall(source))))
+    enumerated = (word for found in _ENUMERATED.findall(source) for word in re.findall(r"[A-Z]\w+", found))
+    names = dict.fromkeys(filter(kept, (*("".join(found) for found in _NAMED.findall(source)), *enumerated)))
     return tuple(macros), tuple(names)
 
 
-def _instance(stage: Stage, suffix: str) -> str:
-    """The text of a stage, its functions and types ending in the suffix, its macros gone at the end."""
-    macros, names = _names(stage.source)
-    defines = {**{name: f"{name}_{suffix}" for name in names}, **stage.defines}
+def instance(source: str, given: Mapping[str, opencl.Define], suffix: str) -> str:
+    """A text with these macros defined, its functions and types ending in the suffix, all macros gone at the end."""
+    macros, names = _names(source)
+    defines = {**{name: f"{name}_{suffix}" for name in names}, **given}
     return "\n".join([
         *(f"#define {name} {value}" for name, value in defines.items()),
-        stage.source,
+        source,
         *(f"#undef {name}" for name in dict.fromkeys((*defines, *macros))),
     ])  # fmt: skip
 
@@ -84,7 +87,7 @@ def text(stages: Sequence[Stage], name: str, planar: bool = False, batch: int | 
     planar: arrays in memory hold plane after plane; otherwise pixel after pixel. batch: known, and no parameter. It wants
     src/stream.h before it."""
     suffixes = [f"{name}_{number}" for number in range(len(stages))]
-    parts = [_instance(stage, suffix) for stage, suffix in zip(stages, suffixes)]
+    parts = [instance(stage.source, stage.defines, suffix) for stage, suffix in zip(stages, suffixes)]
     parts += ["#if defined(QF_CHANNELS) || defined(QF_PIPES)", *_kernels(stages, suffixes, planar, batch)]
     parts += ["#else", *_one_kernel(stages, name, suffixes, planar, batch), "#endif"]
     return "\n".join(parts) + "\n"

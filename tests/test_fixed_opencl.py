@@ -72,7 +72,7 @@ def test_kernels_with_channels_or_pipes_are_equal(name: str, form: str, tmp_path
     kernels = ctypes.CDLL(str(library))
     host = made.host.read_text()
     apart = host[host.index("#ifdef QF_STREAMS") : host.index("#else")]
-    calls = re.findall(r'{"(\w+)", \d+, (\d+), {([^}]*)}}', apart)
+    calls = re.findall(r'{"(\w+)", {0, 0}, \d+, (\d+), {([^}]*)}}', apart)
     assert any(count == "1" for _, count, _ in calls), "the first and the last kernel of a stream see one end of it"
     sizes = [int(size) for size in re.search(r"sizes\[\] = {([^}]*)}", host)[1].split(",")]  # type: ignore[index]
     buffers = [ctypes.create_string_buffer(size) for size in sizes]
@@ -127,6 +127,41 @@ def test_the_host_program_runs(tmp_path: Path) -> None:
         got = np.fromfile(tmp_path / f"{place}.bin", want[name].dtype)
         batch = 1 if name.startswith("lstm") else 0  # a state's batch is its second axis
         np.testing.assert_array_equal(got, np.moveaxis(want[name], batch, 0).reshape(-1))
+
+
+@pytest.mark.parametrize("name", ["depthwise_cnn", "conv_lstm"])
+def test_kernels_of_many_work_items_are_equal(name: str, tmp_path: Path) -> None:
+    model = NETS[name]()
+    network = fixed(model, "fixed<12,5,RND,SAT>")
+    made = export_opencl(network, tmp_path, name="net", check=samples(model, 5), form="ndrange")
+    assert (made.checked, made.form) == (5, "ndrange")
+    convolutions = sum(node.op == "fixed_conv" for node in network.graph.nodes)
+    assert made.kernels.read_text().count("conv_place_net_") >= 2 * convolutions, "defined and called"
+    assert "QF_STREAM(" not in made.kernels.read_text().split("#endif")[-1]
+
+
+def test_the_form_is_measured(tmp_path: Path) -> None:
+    model = NETS["depthwise_cnn"]()
+    network = fixed(model, "fixed<12,5,RND,SAT>")
+    made = export_opencl(network, tmp_path, name="net", check=samples(model, 3), form="measured")
+    assert set(made.seconds) == {"stream", "ndrange"}
+    assert made.form == min(made.seconds, key=lambda form: made.seconds[form])
+    assert f": {made.form} was written" in str(made)
+    assert ("conv_place_" in made.kernels.read_text()) == (made.form == "ndrange")
+    with pytest.raises(CExportError, match="give some with check"):
+        export_opencl(network, tmp_path, name="net", form="measured")
+    with pytest.raises(CExportError, match="form is 'fast'; known are stream, ndrange, measured"):
+        export_opencl(network, tmp_path, name="net", form="fast")
+
+
+def test_a_wrong_number_is_found_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = NETS["gru"]()
+    network = fixed(model, "fixed<12,5,RND,SAT>")
+    real = type(network).integers
+    monkeypatch.setattr(type(network), "integers", lambda self, x: {k: v ^ 1 for k, v in real(self, x).items()})
+    with pytest.raises(CExportError, match="differs in"):
+        export_opencl(network, tmp_path / "none", name="net", check=samples(model, 1))
+    assert not (tmp_path / "none").exists()
 
 
 def test_files_of_others_are_kept(tmp_path: Path) -> None:

@@ -1,54 +1,20 @@
 /* Convolution of any shape over three axes by many work-items, for devices that want them (processors, GPUs): conv,
  * conv_integer, qlinear_conv, fixed_conv.
  *
- * A work-item computes LANES output channels of one group at one place, so that an input value is read once for all
- * of them; neighbours are neighbouring places, whose inputs lie side by side. Sizes are arguments.
- *
- *   x [batch][C][D][H][W], w [blocks][taps][C / groups][LANES], a group's last block filled up with zeros,
- *   bias [M] or null, multiplier [M] (quantized) or null, residual and y [batch][M][D'][H'][W']
+ * A work-item computes LANES output channels of one group at one place (conv_place.h); neighbours are neighbouring places,
+ * whose inputs lie side by side.
  *   global size: places of y and what fills the last group, blocks of all groups, batch
  */
-#include "conv_output.h"
-#include "conv_sizes.h"
+#define WEIGHT_SPACE __global
+#define BIAS_SPACE __global
+#include "conv_place.h"
 
 __kernel void conv_ndrange(
     __global const X_T* restrict x, __global const W_T* restrict w, __global const BIAS_T* restrict bias,
     __global const float* restrict multiplier, __global const Y_T* restrict residual, __constant const int* restrict g,
     int x_zero, int y_zero, int code, float alpha, float beta, __global Y_T* restrict y) {
-  int place = get_global_id(0), block = get_global_id(1), n = get_global_id(2), places = g[OUT_D] * g[OUT_H] * g[OUT_W];
-  if (place >= places) return;
-  int group_in = g[IN_CHANNELS] / g[GROUPS], group_out = g[OUT_CHANNELS] / g[GROUPS];
-  int group_blocks = (group_out + LANES - 1) / LANES;
-  int group = block / group_blocks, first = block % group_blocks * LANES;
-  int lanes = min(LANES, group_out - first), channel = group * group_out + first;
-  int d = place / (g[OUT_H] * g[OUT_W]) * g[STRIDE_D] - g[PAD_D];
-  int h = place / g[OUT_W] % g[OUT_H] * g[STRIDE_H] - g[PAD_H];
-  int v = place % g[OUT_W] * g[STRIDE_W] - g[PAD_W];
-  int plane = g[IN_D] * g[IN_H] * g[IN_W];
-  __global const X_T* image = x + (n * g[GROUPS] + group) * group_in * plane;
-  w += block * (g[KERNEL_D] * g[KERNEL_H] * g[KERNEL_W]) * group_in * LANES;
-
-  SUM_T sum[LANES];
-  for (int lane = 0; lane < LANES; lane++) sum[lane] = bias && lane < lanes ? (SUM_T)bias[channel + lane] : 0;
-  for (int round = 0; round < REUSE; round++)
-    for (int kd = 0; kd < g[KERNEL_D]; kd++)
-      for (int kh = 0; kh < g[KERNEL_H]; kh++)
-        for (int kw = 0; kw < g[KERNEL_W]; kw++) {
-          int from_d = d + kd * g[DILATION_D], from_h = h + kh * g[DILATION_H], from_w = v + kw * g[DILATION_W];
-          if (from_d < 0 || from_d >= g[IN_D] || from_h < 0 || from_h >= g[IN_H] || from_w < 0 || from_w >= g[IN_W])
-            continue;
-          __global const X_T* from = image + (from_d * g[IN_H] + from_h) * g[IN_W] + from_w;
-          int before = ((kd * g[KERNEL_H] + kh) * g[KERNEL_W] + kw) * group_in;
-          for (int c = FIRST_CHANNEL(round, before); c < group_in; c += REUSE) {
-            IN_T value = CENTRED(from[c * plane]);
-            for (int lane = 0; lane < LANES; lane++)
-              sum[lane] = ADD(sum[lane], value, w[(before + c) * LANES + lane]);
-          }
-        }
-  for (int lane = 0; lane < lanes; lane++) {
-    int m = channel + lane, at = (n * g[OUT_CHANNELS] + m) * places + place;
-    SUM_T total = sum[lane];
-    if (residual) total += (SUM_T)residual[at];
-    y[at] = finish(total, multiplier ? multiplier[m] : 0.0f, y_zero, code, alpha, beta);
-  }
+  int place = get_global_id(0);
+  if (place >= g[OUT_D] * g[OUT_H] * g[OUT_W]) return;
+  conv_place(x, w, bias, multiplier, residual, g, x_zero, y_zero, code, alpha, beta, y, place, get_global_id(1),
+             get_global_id(2));
 }

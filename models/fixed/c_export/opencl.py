@@ -13,8 +13,10 @@ how fast they will be.
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +35,11 @@ from quatrefoil.models.fixed.c_export import (
     writable,
 )
 from quatrefoil.models.fixed.c_export.functions import c_bytes, c_type
-from quatrefoil.models.fixed.c_export.streams import StreamWriting
+from quatrefoil.models.fixed.c_export.streams import NDRANGE, STREAM, StreamWriting
 from quatrefoil.models.fixed.network import FixedNetwork
+
+MEASURED: Final = "measured"
+FORMS: Final = (STREAM, NDRANGE, MEASURED)
 
 IN_OPENCL: Final = """typedef char int8_t;
 typedef uchar uint8_t;
@@ -57,7 +62,7 @@ typedef ulong uint64_t;
 @dataclass(frozen=True, slots=True)
 class OpenCLExport:
     """A folder that was written. checked: samples on which every output equalled the network's, None where none were
-    given; device: on what."""
+    given; device: on what; seconds: of a sample there, by form; form: the one that was written."""
 
     kernels: Path
     host: Path
@@ -66,12 +71,18 @@ class OpenCLExport:
     steps: int
     checked: int | None
     device: str | None
+    form: str
+    seconds: Mapping[str, float]
 
     def __str__(self) -> str:
         proof = "not run: no samples were given"
         if self.checked is not None:
             proof = f"equal to the last bit on {self.checked} samples, on {self.device}"
-        return f"{self.kernels}: {self.steps} kernels; {self.host}; {proof}"
+        measured = ""
+        if len(self.seconds) > 1:
+            times = ", ".join(f"{form} {took * 1e3:.3g} ms" for form, took in self.seconds.items())
+            measured = f"; a sample there takes {times}: {self.form} was written"
+        return f"{self.kernels}: {self.steps} kernels; {self.host}; {proof}{measured}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +97,8 @@ class _Buffer:
 class _Folder:
     """The network's steps with the buffers that they are called with."""
 
-    def __init__(self, network: FixedNetwork, name: str) -> None:
-        self.writing = StreamWriting(network, name)
+    def __init__(self, network: FixedNetwork, name: str, form: str) -> None:
+        self.writing = StreamWriting(network, name, form)
         self.buffers: dict[str, _Buffer] = {}
         self.calls: list[tuple[str, list[str]]] = []
         for step, names in self.writing.calls:
@@ -129,7 +140,8 @@ class _Folder:
 
         def row(kernel: str, names: Sequence[str], queue: int) -> str:
             places = ", ".join(str(numbers[root]) if root else "-1" for root in names) or "0"
-            return f'{{"{kernel}", {queue}, {len(names)}, {{{places}}}}}'
+            items = ", ".join(map(str, writing.items.get(kernel, (0, 0))))
+            return f'{{"{kernel}", {{{items}}}, {queue}, {len(names)}, {{{places}}}}}'
 
         calls = [row(step, names, 0) for step, names in self.calls]
         apart = []
@@ -164,11 +176,14 @@ def export_opencl(
     *,
     name: str | None = None,
     check: Mapping[str, Any] | Any | None = None,
+    form: str = STREAM,
 ) -> OpenCLExport:
     """Write a fixed-point network as OpenCL kernels, a host program and a Makefile.
 
     directory: made if it is not there; files of other origin are not written over. name: a C identifier, the model's name
-    when left out. check: inputs, batch first, on which the kernels are held to the network.
+    when left out. check: inputs, batch first, on which the kernels are held to the network. form: "stream" (a single
+    work-item a kernel, for FPGAs), "ndrange" (convolutions, dense layers and pools of many work-items, for processors and
+    GPUs), or "measured": both are run on ``check``, and the faster one on that device is written.
 
     Raises CExportError, in a sentence, for what cannot be written, does not build or gives other numbers, and
     BackendUnavailable where there is no OpenCL device to check on.
@@ -177,28 +192,38 @@ def export_opencl(
     folder = Path(directory)
     kernels, host, makefile = folder / f"{chosen}.cl", folder / f"{chosen}_host.c", folder / "Makefile"
     writable(folder, {kernels: MARKER, host: MARKER, makefile: MAKE_MARKER})
-    made = _Folder(network, chosen)
-    folder.mkdir(parents=True, exist_ok=True)
-    kernels.write_text(made.kernels(), "utf-8")
-    host.write_text(made.host(), "utf-8")
-    makefile.write_text(MAKEFILE.replace("@NAME@", chosen), "utf-8")
+    if form not in FORMS:
+        raise CExportError(f"form is {form!r}; known are {', '.join(FORMS)}")
+    if form == MEASURED and check is None:
+        raise CExportError(f"form {MEASURED!r} runs the kernels on samples; give some with check")
+    made = {each: _Folder(network, chosen, each) for each in (FORMS[:2] if form == MEASURED else (form,))}
     checked = device = None
+    seconds: dict[str, float] = {}
     if check is not None:
-        checked, device = _checked(made, kernels, check)
-    return OpenCLExport(kernels, host, makefile, chosen, len(made.calls), checked, device)
+        want = network.integers(check)
+        for each, one in made.items():
+            checked, device, seconds[each] = _checked(one, want)
+    written = min(seconds, key=lambda each: seconds[each]) if form == MEASURED else form
+    folder.mkdir(parents=True, exist_ok=True)
+    kernels.write_text(made[written].kernels(), "utf-8")
+    host.write_text(made[written].host(), "utf-8")
+    makefile.write_text(MAKEFILE.replace("@NAME@", chosen), "utf-8")
+    return OpenCLExport(
+        kernels, host, makefile, chosen, len(made[written].calls), checked, device, written, seconds
+    )  # fmt: skip
 
 
-def _checked(made: _Folder, kernels: Path, check: Mapping[str, Any] | Any) -> tuple[int, str]:
-    """Runs the kernels on every sample; gives the number of samples, and the device."""
+def _checked(made: _Folder, want: Mapping[str, np.ndarray]) -> tuple[int, str, float]:
+    """Runs the kernels on every sample; gives the number of samples, the device, and the least seconds that the kernels of
+    a sample took."""
     runtime = opencl.runtime()
     import pyopencl as cl
 
     writing = made.writing
-    want = writing.network.integers(check)
     given = [rows(writing, port, want[port.integer]) for port in writing.inputs]
     expected = [rows(writing, port, want[port.integer]) for port in writing.outputs]
     try:
-        program = cl.Program(runtime.context, kernels.read_text("utf-8")).build()
+        program = cl.Program(runtime.context, made.kernels()).build()
         flags = cl.mem_flags
         memory = {
             root: cl.Buffer(runtime.context, flags.READ_WRITE, buffer.bytes) for root, buffer in made.buffers.items()
@@ -210,24 +235,29 @@ def _checked(made: _Folder, kernels: Path, check: Mapping[str, Any] | Any) -> tu
         for step, names in made.calls:
             kernel = cl.Kernel(program, step)
             kernel.set_args(*(memory[root] if root else None for root in names))
-            steps.append(kernel)
+            items = writing.items.get(step)
+            steps.append((kernel, ((1,), (1,)) if items is None else (items, None)))
+        least = math.inf
         got = [np.zeros_like(array) for array in expected]
         for number in range(len(given[0])):
             for port, array in zip(writing.inputs, given):
                 cl.enqueue_copy(runtime.queue, memory[writing.root(port.integer)], array[number])
-            for kernel in steps:
-                cl.enqueue_nd_range_kernel(runtime.queue, kernel, (1,), (1,))
+            start = time.perf_counter()
+            for kernel, extents in steps:
+                cl.enqueue_nd_range_kernel(runtime.queue, kernel, *extents)
+            runtime.queue.finish()
+            least = min(least, time.perf_counter() - start)
             for port, array in zip(writing.outputs, got):
                 cl.enqueue_copy(runtime.queue, array[number], memory[writing.root(port.integer)])
     except cl.Error as error:
-        raise CExportError(f"{kernels} does not build or run on {runtime.name}: {error}") from None
+        raise CExportError(f"the {writing.form} kernels do not build or run on {runtime.name}: {error}") from None
     for port, array, right in zip(writing.outputs, got, expected):
         wrong = int((array != right).sum())
         if wrong:
             raise CExportError(
                 f"the kernels' {port.real!r} differs in {wrong} of {right.size} integers from the network"
             )
-    return len(given[0]), runtime.name
+    return len(given[0]), runtime.name, least
 
 
 MAKE_MARKER: Final = "# made by quatrefoil: a fixed-point network"
@@ -271,6 +301,7 @@ static const void *const starts[] = {@STARTS@}; /* what they begin with */
 static const int inputs[] = {@INPUTS@}, outputs[] = {@OUTPUTS@};
 static const struct {
   const char *kernel;
+  size_t items[2]; /* work-items along two axes, none for a kernel of a single one */
   int queue, count, buffers[@MOST@];
 } calls[] = {
 #ifdef QF_STREAMS /* kernels of a stream run at the same time, each in a queue of its own */
@@ -407,9 +438,11 @@ int main(int argc, char **argv) {
       check(clEnqueueWriteBuffer(queue, buffers[inputs[i]], CL_TRUE, 0, bytes, given[i] + sample * bytes, 0, 0, 0), "writing");
     }
     for (int i = 0; i < CALLS; i++) {
-      size_t one = 1;
+      static const size_t one[2] = {1, 1};
+      int single = calls[i].items[0] == 0;
       if (calls[i].queue == 0 && QUEUES > 1) wait(queues, QUEUES); /* what it reads is there */
-      check(clEnqueueNDRangeKernel(queues[calls[i].queue], kernels[i], 1, 0, &one, &one, 0, 0, 0), calls[i].kernel);
+      check(clEnqueueNDRangeKernel(queues[calls[i].queue], kernels[i], single ? 1 : 2, 0,
+                                   single ? one : calls[i].items, single ? one : 0, 0, 0, 0), calls[i].kernel);
       clFlush(queues[calls[i].queue]);
     }
     wait(queues, QUEUES);

@@ -1,8 +1,11 @@
-"""The network's steps as OpenCL kernels: layers in a row that slide windows become streams, the others a kernel each.
+"""The network's steps as OpenCL kernels: layers in a row that slide windows become streams, or kernels of many work-items.
 
 A stream (quatrefoil/fpga/streams.py) takes in convolutions and pools whose line buffers and weights fit on the chip
 together, and functions and casts between and behind them, as long as nothing else reads what is between. Weights and
 biases are constants of the kernels. Arrays in memory keep ONNX's order; the first stage gathers its pixels.
+
+Of the form "ndrange" every convolution, dense layer and pool is a kernel with a work-item for each place (and few output
+channels), as fpga/src/conv_ndrange.cl and pool_ndrange.cl are.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from quatrefoil.fpga import conv, fixed, opencl, pool, streams
 from quatrefoil.fpga.limits import LINE_BUFFER_WORDS, WEIGHT_WORDS, line_buffer_words
 from quatrefoil.models.fixed.c_export import Writing
 from quatrefoil.models.fixed.c_export.functions import Step, c_type, value_of
+from quatrefoil.models.fixed.network import FixedNetwork
 from quatrefoil.models.graph import Node
 from quatrefoil.numerics import Fixed
 from quatrefoil.ops import conv as conv_semantics
@@ -22,6 +26,8 @@ from quatrefoil.ops import pool as pool_semantics
 
 POOLS = ("fixed_max_pool", "fixed_average_pool")
 BETWEEN = ("FixedActivation", "FixedCast")
+
+STREAM, NDRANGE = "stream", "ndrange"
 
 SHARED = ("quatrefoil/fixed.h", "quatrefoil/activation.h")
 """What every stage's text includes, and the file has once, or not at all."""
@@ -62,17 +68,28 @@ class _Layer:
 
 
 class StreamWriting(Writing):
-    """As ``Writing``, with streams in place of their layers. kernels: of each stream, by the name that calls it, how many
-    its other form has."""
+    """As ``Writing``, with streams, or kernels of many work-items, in place of their layers.
 
-    def __init__(self, network: object, name: str) -> None:
+    streams: how many kernels a stream has in its other form, by the name that calls it. items: the work-items of a kernel
+    along two axes; one where it is not named.
+    """
+
+    def __init__(self, network: FixedNetwork, name: str, form: str) -> None:
+        self.form = form
         self.streams: dict[str, int] = {}
+        self.items: dict[str, tuple[int, int]] = {}
         self._ends: dict[str, list[_Layer]] | None = None
         self._written: set[str] = set()
         """The texts of stages that the file has; further ones need no comments."""
-        super().__init__(network, name)  # type: ignore[arg-type]
+        super().__init__(network, name)
 
     def node(self, node: Node) -> None:
+        if self.form == NDRANGE:
+            if node.op in ("fixed_conv", *POOLS):
+                self._work_items(self.step(node))
+            else:
+                super().node(node)
+            return
         if self._ends is None:
             self._ends = self._planned()
         inside = {layer.node.name for stream in self._ends.values() for layer in stream}
@@ -135,7 +152,7 @@ class StreamWriting(Writing):
         types = {"X_T": x, "Y_T": y}
         if problem.op != "fixed_conv":
             stage = fixed.streamed_pool(problem, {})
-            setup = f"begin_#(&stage_#, {', '.join(str(int(scalar)) for scalar in stage.arguments)});"  # type: ignore[call-overload]
+            setup = f"begin_#(&stage_#, {', '.join(str(int(scalar)) for scalar in pool.scalars(problem))});"
         else:
             weights = {place: step.constants[name] for place, name in enumerate(step.node.inputs) if place and name}
             stage = fixed.streamed_conv(problem, weights)
@@ -149,6 +166,50 @@ class StreamWriting(Writing):
             stage, source=self._text(stage.source), defines={**stage.defines, **types}, x_type=x, y_type=y, setup=setup,
             parameters=(), arguments=(), residual=None,
         )  # fmt: skip
+
+    def _work_items(self, step: Step) -> None:
+        problem, name = step.problem, step.name
+        x, y = (element_type(step.form(form)) for form in ("x_format", "y_format"))
+        types = {"X_T": x, "Y_T": y}
+        if problem.op == "fixed_conv":
+            g = conv_semantics.geometry(problem)
+            weights = {place: step.constants[given] for place, given in enumerate(step.node.inputs) if place and given}
+            constants = fixed.constants_of(problem, weights)
+            lanes, packed = conv.place_weights(constants.weight, g)
+            form = step.form("w_format")
+            table = self.source.array(f"{name}_weight", packed, c_type(form))
+            start = "0" if constants.bias is None else self.source.array(f"{name}_bias", constants.bias, "int64_t")
+            spaces: dict[str, opencl.Define] = {
+                "WEIGHT_SPACE": "__constant",
+                "BIAS_SPACE": "__constant",
+                "W_T": element_type(form),
+                "LANES": lanes,
+            }
+            text = streams.instance(
+                self._text(opencl.source("conv_place.h")), {**constants.defines, **types, **spaces}, name
+            )
+            sizes = self.source.array(f"{name}_sizes", conv.direct_sizes(problem, g), "int32_t")
+            call = (
+                f"conv_place_{name}(x, {table}, {start}, 0, 0, {sizes}, 0, 0, 0, 0.0f, 0.0f, y, get_global_id(0), "
+                "get_global_id(1), 0);"
+            )
+            self.items[name] = g.window.output_size, packed.shape[0]
+        else:
+            w = pool_semantics.geometry(problem).window
+            text = streams.instance(
+                self._text(opencl.source("pool_place.h")), {**fixed.pool_defines(problem), **types}, name
+            )
+            sizes = self.source.array(f"{name}_sizes", pool.place_sizes(problem), "int32_t")
+            _, height, width = w.output
+            scalars = ", ".join(str(int(scalar)) for scalar in pool.scalars(problem))
+            call = (
+                f"const int place = get_global_id(0);\n  pool_place_{name}(x, {sizes}, {scalars}, y, 0, get_global_id(1), "
+                f"place / {height * width}, place / {width} % {height}, place % {width});"
+            )
+            self.items[name] = w.output_size, pool_semantics.geometry(problem).planes
+        kernel = f"__kernel void {name}(__global const {x}* restrict x, __global {y}* restrict y) {{\n  {call}\n}}"
+        self.source.functions.append(f"{text}\n{kernel}")
+        self.calls.append((name, [step.node.inputs[0], *step.node.outputs[:1]]))
 
     def _text(self, source: str) -> str:
         for shared in SHARED:
