@@ -178,8 +178,9 @@ def prepare_recurrent(problem: Problem, parameters: Mapping[int, Array]) -> Run:
     index_bits = {f"{name.upper()}_BITS": table_bits(accumulator.fraction, name, size) for name in looked_up}
     runtime = opencl.runtime()
     program = runtime.program(
-        "fixed_recurrent",
+        "recurrent",
         _sum_defines(largest, largest_product, accumulator, y) | index_bits | {
+            "FIXED": 1,
             "GATES": g.gates,
             "CAPACITY": rnn.capacity(g.hidden),
             "X_T": OPENCL_TYPES[x.dtype],
@@ -196,9 +197,9 @@ def prepare_recurrent(problem: Problem, parameters: Mapping[int, Array]) -> Run:
         },
     )  # fmt: skip
     reverse = (*g.reverse, False)[:2]
-    sizes = (g.steps, g.batch, g.inputs, g.hidden, g.directions, *reverse, g.linear_before_reset)
+    sizes = (g.steps, g.batch, g.inputs, g.hidden, g.directions, *reverse, g.linear_before_reset, False)
     matrices = [runtime.upload(matrix.swapaxes(1, 2)) for matrix in (weights, recurrent_weights)]
-    constants = [runtime.upload(array) for array in (np.array(sizes, np.int32), tables, codes)]
+    constants = [runtime.upload(array) for array in (np.array(sizes, np.int32), codes, tables)]
     starts = runtime.upload(bias)
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:

@@ -76,13 +76,26 @@ def prepare(problem: Problem, parameters: Mapping[int, Array]) -> Run:
     )
     bias = runtime.upload(np.zeros((g.directions, 2 * g.gates * g.hidden), np.float32) if b is None else b)
     peepholes = None if p is None else runtime.upload(p)
-    tables = [runtime.upload(table) for table in (np.array(sizes, np.int32), codes, slopes)]
+    given_sizes, given_codes, parameters_of_codes = (
+        runtime.upload(table) for table in (np.array(sizes, np.int32), codes, slopes)
+    )
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         given = [*inputs, *[None] * (8 - len(inputs))]
         varying = [given[i] for i in (semantics.LENGTHS, semantics.INITIAL_H, semantics.INITIAL_C)]
         return program(
-            (given[semantics.X], weights, recurrent_weights, bias, peepholes, *varying, *tables, np.float32(g.clip)),
+            (
+                given[semantics.X],
+                weights,
+                recurrent_weights,
+                bias,
+                *varying,
+                given_sizes,
+                given_codes,
+                peepholes,
+                parameters_of_codes,
+                np.float32(g.clip),
+            ),
             problem.outputs,
         )
 
