@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seeds = range(given.seed, given.seed + given.random)
         models = ((f"random {seed}", random_network(seed)) for seed in seeds)
     equal = failed = refused = 0
-    print(f"{'network':<20} {'precision':<20} {'on':<10} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
+    print(f"{'network':<20} {'precision':<20} {'on':<14} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
     for one in findings(models, places, given.samples):
         if isinstance(one, str):
             refused += 1
@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         equal, failed = equal + (one.differing == 0), failed + (one.differing > 0)
         print(
-            f"{one.net:<20} {one.precision:<20} {one.place:<10} {one.samples:>7} {one.compared:>10,} {one.differing:>7,} "
+            f"{one.net:<20} {one.precision:<20} {one.place:<14} {one.samples:>7} {one.compared:>10,} {one.differing:>7,} "
             f"{one.seconds:>6.1f}  {one.note}",
             flush=True,
         )

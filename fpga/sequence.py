@@ -2,7 +2,8 @@
 
 A stream takes an operator in where dispatch chose its line-buffer kernel, nothing else reads what is between, and line
 buffers and weights of all stages fit on the chip together. An activation behind a float convolution becomes its own.
-What joins no neighbour runs on the kernel that dispatch chose, an activation on the host.
+What joins no neighbour runs on the kernel that dispatch chose, an activation on the host. Dense layers, which models hand
+over as convolutions of one pixel between two views, run on the device so.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from quatrefoil.ops import pool as pool_semantics
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array
-from quatrefoil.sequences import Elementwise, Joined, Operation, Plan, Step
+from quatrefoil.sequences import Elementwise, Joined, Operation, Plan, Step, View
 
 STAGES: Mapping[str, Callable[[Problem, Mapping[int, Array]], Stage]] = {
     **{
@@ -73,7 +74,7 @@ class _Member:
 
 
 def _groups(plan: Plan) -> list[list[_Member] | Step]:
-    """The plan's steps in an order that can run: streams of operators, and activations that joined none."""
+    """The plan's steps in an order that can run: streams of operators, and views and activations that joined none."""
     reads = Counter(value for step in plan.steps for value in step.inputs if value is not None)
     reads.update(plan.outputs)
     groups: list[list[_Member] | Step] = []
@@ -104,12 +105,20 @@ def _joined(stream: Sequence[_Member], step: Step) -> list[_Member] | None:
         return grown if words <= LINE_BUFFER_WORDS and weights <= WEIGHT_WORDS else None
     *others, last = stream
     problem = last.problem
-    if problem.op != "conv" or conv_semantics.fused_activation(problem) != IDENTITY:
+    if (
+        not isinstance(step.form, Elementwise)
+        or problem.op != "conv"
+        or conv_semantics.fused_activation(problem) != IDENTITY
+    ):
         return None
-    assert isinstance(step.form, Elementwise)
     attributes = {**dict(problem.attributes), "activation": step.form.activation.text}
     active = ops.canonical(problem.op, problem.inputs, attributes)
     return [*others, _Member(active, last.operation, (*last.steps, step))]
+
+
+def _dense(problem: Problem) -> bool:
+    """Whether it is a convolution of single pixels."""
+    return problem.op == "conv" and conv_semantics.geometry(problem).window.input_size == 1
 
 
 def _alone(group: list[_Member] | Step) -> bool:
@@ -126,8 +135,10 @@ class FpgaSequencer:
 
     def takes(self, step: Step, types: Mapping[int, Tensor]) -> bool:
         match step.form:
-            case Operation(kernel=kernel):
-                return kernel.id in STAGES
+            case Operation(problem=problem, kernel=kernel):
+                return kernel.id in STAGES or _dense(problem)
+            case View():
+                return True
             case Elementwise("copy", activation):
                 x = types[step.outputs[0]]
                 return activation != IDENTITY and x.dtype == "float32" and x.rank > 2
@@ -138,11 +149,18 @@ class FpgaSequencer:
         return PreparedStreams(plan)
 
     def joined(self, plan: Plan) -> dict[str, Joined]:
-        found = {}
+        found: dict[str, Joined] = {}
+        viewed = {step.node for step in plan.steps if isinstance(step.form, View)}
         for group in _groups(plan):
             if isinstance(group, Step):
-                found[group.node] = Joined("", "numpy", "no float convolution before it takes it in")
-            elif not _alone(group):
+                view = isinstance(group.form, View)
+                why = "a view: nothing is moved" if view else "no float convolution before it takes it in"
+                found.setdefault(group.node, Joined("", "numpy", why))
+            elif _alone(group):
+                kernel, node = group[0].operation.kernel, group[0].steps[0].node
+                if node in viewed:
+                    found[node] = Joined("fpga", kernel.id, "as a convolution of one pixel", kernel.layout)
+            else:
                 nodes = dict.fromkeys(step.node for member in group for step in member.steps)
                 why = f"one launch for {', '.join(nodes)}: each chose its line buffer, and nothing else reads between them"
                 found |= dict.fromkeys(nodes, Joined("fpga", _stream_id(group), why, "nhwc"))
@@ -157,7 +175,7 @@ class PreparedStreams:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._work = [(_prepared(group), _node(group)) for group in _groups(plan)]
+        self._work = [(_prepared(group, plan.types), _node(group)) for group in _groups(plan)]
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self._run(inputs, {})
@@ -173,17 +191,20 @@ class PreparedStreams:
             start = time.perf_counter()
             run(values)
             seconds[node] = seconds.get(node, 0.0) + time.perf_counter() - start
-        return [values[number] for number in self._plan.outputs]
+        # new arrays, though a view of an input may be an output
+        return [
+            values[number] if values[number].base is None else values[number].copy() for number in self._plan.outputs
+        ]
 
 
 def _node(group: list[_Member] | Step) -> str:
     return group.node if isinstance(group, Step) else group[0].steps[0].node
 
 
-def _prepared(group: list[_Member] | Step) -> Callable[[Values], None]:
+def _prepared(group: list[_Member] | Step, types: Mapping[int, Tensor]) -> Callable[[Values], None]:
     """What computes a group's last values from those that it reads."""
     if isinstance(group, Step):
-        return _activation(group)
+        return _on_host(group, types)
     step = group[-1].steps[-1]
     if _alone(group):
         [member] = group
@@ -201,23 +222,32 @@ def _prepared(group: list[_Member] | Step) -> Callable[[Values], None]:
         )
     stream = Stream([member.stage() for member in group])
     source, residuals = group[0].steps[0].inputs[0], [member.residual for member in group]
-    types = [pixels_type(y) for y in outputs]
+    given_types = [pixels_type(y) for y in outputs]
     assert source is not None
 
     def run_stream(values: Values) -> None:
         added = [None if number is None else in_pixels(values[number]) for number in residuals]
-        results = stream(in_pixels(values[source]), added, types)
+        results = stream(in_pixels(values[source]), added, given_types)
         values.update((number, in_planes(result)) for number, result in zip(step.outputs, results))
 
     return run_stream
 
 
-def _activation(step: Step) -> Callable[[Values], None]:
+def _on_host(step: Step, types: Mapping[int, Tensor]) -> Callable[[Values], None]:
+    """What runs a view or an activation."""
     form, [x, *_], [y] = step.form, step.inputs, step.outputs
-    assert isinstance(form, Elementwise) and x is not None
-    function: Activation = form.activation
+    assert x is not None
+    if isinstance(form, Elementwise):
+        function: Activation = form.activation
 
-    def run(values: Values) -> None:
-        values[y] = function(values[x])
+        def activate(values: Values) -> None:
+            values[y] = function(values[x])
 
-    return run
+        return activate
+    assert isinstance(form, View)
+    begin, shape, size = form.offset, types[y].shape, types[y].size
+
+    def view(values: Values) -> None:
+        values[y] = values[x].reshape(-1)[begin : begin + size].reshape(shape)
+
+    return view

@@ -390,11 +390,7 @@ def _profiles(
             NodeProfile(
                 name=name,
                 op=placement.node.title,
-                backend=(placement.joined.backend or "host")
-                if placement.joined
-                else "host"
-                if selection is None
-                else backend,
+                backend=placement.backend,
                 kernel=placement.kernel,
                 why=placement.why,
                 seconds=None if reported else least.get(name, 0.0),

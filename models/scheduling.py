@@ -50,12 +50,17 @@ class Placement:
     def __str__(self) -> str:
         outputs = ", ".join(name for name in self.node.outputs if name)
         line = f"{self.node.name} ({self.node.title}) -> {outputs}: "
-        if self.joined is not None:
-            return f"{line}{self.joined.backend or 'host'}, {self.joined.kernel}, {self.joined.why}"
-        if self.selection is None:
+        if self.joined is None and self.selection is None:
             return f"{line}host, {self.where}"
-        kernel = self.kernel if self.selection.runnable else "no kernel runs"
-        return f"{line}{self.selection.backend}, {kernel}, {self.why}"
+        runs = self.joined is not None or self.selection is None or self.selection.runnable
+        return f"{line}{self.backend}, {self.kernel if runs else 'no kernel runs'}, {self.why}"
+
+    @property
+    def backend(self) -> str:
+        """What runs it: a backend's name, or host."""
+        if self.joined is not None:
+            return self.joined.backend or "host"
+        return "host" if self.selection is None else self.selection.backend
 
     @property
     def kernel(self) -> str:

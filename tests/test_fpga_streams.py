@@ -183,6 +183,23 @@ def test_stages_are_of_kernels_that_are_declared() -> None:
 
 
 @device
+def test_dense_layers_run_on_the_device_as_convolutions_of_one_pixel() -> None:
+    net = Chain(3, 2, 4, 4)
+    net.add("Flatten")
+    net.add("Gemm", net.weights(7, 32), net.weights(7), transB=1)
+    net.add("Tanh")
+    net.add("MatMul", net.weights(7, 5))
+    model, x = qf.load(net.model()), net.rng.standard_normal(net.shape).astype(np.float32)
+    placements = model.explain(x, backend="fpga")
+    assert [p.backend for p in placements] == ["host", "fpga", "host", "fpga"]
+    assert placements[1].kernel == "conv_line_buffer_nhwc_f32_opencl"
+    assert placements[1].why == "as a convolution of one pixel"
+    assert [r.kernel for r in model.profile(x, backend="fpga")] == [p.kernel for p in placements]
+    got, want = (model.run(x, backend=backend)[net.last] for backend in ("fpga", "cpu"))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+@device
 def test_an_empty_batch_reaches_no_device() -> None:
     net = dense_chain()
     net.shape = (0, *net.shape[1:])
