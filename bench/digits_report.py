@@ -100,8 +100,8 @@ def _hls_section(page: Page, findings: Findings) -> None:
         page.paragraph(f"There is none: {findings.without_hls}.")
         return
     page.paragraph(
-        f"{HLS_MODEL}.onnx as a {hls.backend} project for {hls.part}: {hls.precision}, {hls.io}, reuse factor "
-        f"{hls.reuse_factor}, in {hls.directory}. Its C simulation gives the fixed-point network's {hls.integers:,} integers "
+        f"{HLS_MODEL}.onnx as a {hls.backend} project for {hls.part}: {hls.precision}, {hls.io}, "
+        f"in {hls.directory}. Its C simulation gives the fixed-point network's {hls.integers:,} integers "
         f"inside {len(hls.checked)} layers on {hls.samples} digits to the last bit."
     )
     page.table(

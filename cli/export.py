@@ -54,8 +54,21 @@ Form = Annotated[
         "(the faster one here).",
     ),
 ]
-Reuse = Annotated[int, typer.Option("--reuse-factor", min=1, help="Multiplications that share one multiplier.")]
-Strategy = Annotated[str, typer.Option("--strategy", help="latency (unrolled) or resource (weights in block RAM).")]
+Reuse = Annotated[
+    str,
+    typer.Option(
+        "--reuse",
+        help="Multiplications that share one multiplier: a number, conv1=4,dense*=128 by the names of nodes, a .toml or "
+        ".json file, or auto (what fits the part).",
+    ),
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        help="latency (unrolled; the default) or resource (weights in block RAM), or conv1=latency,*=resource.",
+    ),
+]
 Part = Annotated[str | None, typer.Option("--part", help="The FPGA; hls4ml's default when left out.")]
 Samples = Annotated[str | None, typer.Option("--samples", "-i", help="Inputs to check with: .npy or .npz.")]
 Count = Annotated[int, typer.Option("--check", min=0, help="Made-up samples when there are no others; 0: no check.")]
@@ -78,8 +91,8 @@ def command(
     clock: Clock = 5.0,
     name: Name = None,
     form: Form = "stream",
-    reuse_factor: Reuse = 1,
-    strategy: Strategy = "latency",
+    reuse: Reuse = "1",
+    strategy: Strategy = None,
     part: Part = None,
     samples: Samples = None,
     check: Count = 8,
@@ -94,6 +107,7 @@ def command(
     HLS project the distance to the float model is shown too, and exits with 1 when it is too large.
     """
     from quatrefoil.fpga.hls4ml_export import export
+    from quatrefoil.fpga.hls4ml_export.sharing import strategies
 
     if to not in TARGETS:
         raise QuatrefoilError(f"--to is {to!r}; known are {', '.join(TARGETS)} (Vitis and Vivado are now --backend)")
@@ -106,8 +120,8 @@ def command(
             _to_c(to, network, output, name, form, batch, as_json)
             return
         report = export(
-            network, output, backend=backend, io=io, part=part, reuse_factor=reuse_factor, strategy=strategy,
-            check=batch, estimate=estimate, clock_ns=clock, limit_s=limit,
+            network, output, backend=backend, io=io, part=part, reuse=reuse,
+            strategy=strategies(strategy), check=batch, estimate=estimate, clock_ns=clock, limit_s=limit,
         )  # fmt: skip
     far = [checked for checked in report.outputs if checked.max_error > tolerance * checked.scale]
     if as_json:

@@ -226,6 +226,7 @@ class Layer:
     lookups     table reads at the same time; table_size, table_width: entries and bits of a table
     steps       time steps; static: one step's hardware serves all of them
     gates       products of gates and states in a step, of which ``fused`` are added to another
+    sharing     whether products may share multipliers (``fit``)
     """
 
     name: str
@@ -248,6 +249,7 @@ class Layer:
     gates: int = 0
     fused: int = 0
     average: bool = False
+    sharing: bool = True
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -256,8 +258,10 @@ class Layer:
             raise OperatorError("estimate", "reuse", self.reuse, "it has to be at least 1")
 
     def reuse_factors(self) -> list[int]:
-        """What ``reuse`` may be in resource strategy; of two matrices, what either may take: hls4ml gives each the nearest."""
-        return sorted({reuse for matrix in self.matrices for reuse in matrix.reuse_factors()}) or [1]
+        """What ``reuse`` may be in resource strategy: what each matrix may take, as hls4ml gives one of two the nearest."""
+        if not self.matrices or not self.sharing:
+            return [1]
+        return sorted(set.intersection(*(set(matrix.reuse_factors()) for matrix in self.matrices)))
 
 
 def describe(

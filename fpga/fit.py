@@ -135,6 +135,8 @@ def variants(layer: Layer) -> list[Layer]:
     factors = [reuse for reuse in sorted(layer.reuse_factors(), reverse=True) if reuse > 1]
     shared = [replace(layer, strategy="resource", reuse=reuse) for reuse in factors]
     unrolled = [replace(layer, strategy="latency", reuse=1)]
+    if not layer.sharing:
+        return [layer]
     small = all(matrix.weights <= UNROLL_LIMIT for matrix in layer.matrices)
     return shared + (unrolled if small or not shared else [])
 

@@ -93,14 +93,14 @@ def test_the_page_shows_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reuse", "wanted"), [(5, "reuse_factor 5 does not divide"), (2, "are added with reuse 3; strategy 'resource'")]
+    ("reuse", "wanted"), [(5, "reuse 5 does not divide"), (2, "are added with reuse 3; strategy 'resource'")]
 )
 def test_an_order_that_the_design_would_not_keep_is_refused(reuse: int, wanted: str) -> None:
     formats = {
         "x_format": "fixed<8,2>", "w_format": "fixed<8,2>", "accumulator": "fixed<12,4,TRN,SAT>",
         "y_format": "fixed<8,4>", "reuse": 3,
     }  # fmt: skip
-    weight = np.ones((4, 6), np.int16)
+    weight = np.full((4, 6), 60, np.int16)
     problem = canonical("fixed_conv", [Tensor("int16", (1, 6)), Tensor.of(weight)], formats, 1)
     with pytest.raises(ExportError, match=wanted):
         fixed_layers.convolution("dense", "x", problem, weight, None, Target("Vitis", "parallel", "resource", reuse))

@@ -5,7 +5,9 @@ With 28-bit numbers the only differences left are roundings, so that a wrong ord
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.fpga.hls4ml_export import ExportError, export
+from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
 from quatrefoil.fpga.hls4ml_export.project import calls_in
+from quatrefoil.fpga.hls4ml_export.sharing import Sharing, sharing_text
 from quatrefoil.fpga.hls4ml_export.simulation import compile_library
 from quatrefoil.models import ModelError, load
 from quatrefoil.models.fixed.calibration import calibrate
 from quatrefoil.models.fixed.network import fixed
+from quatrefoil.models.fixed.precision import Precision
+from quatrefoil.models.gallery.small import NETS
+from quatrefoil.numerics import Fixed
 
 needs_simulation = pytest.mark.skipif(shutil.which("g++") is None, reason="the C simulation needs g++")
 
@@ -128,7 +135,7 @@ def test_formats_that_were_chosen_on_samples_are_exported(tmp_path: Path) -> Non
 def test_without_samples_the_project_is_written_and_nothing_is_simulated(tmp_path: Path) -> None:
     net = Network(6).dense(6, 4).add("Relu").dense(4, 2)
     folder = tmp_path / "project"
-    report = export(net.model(), folder, part="xc7z020clg400-1", reuse_factor=2)
+    report = export(net.model(), folder, part="xc7z020clg400-1", reuse=2)
     assert report.outputs == ()
     assert "not simulated" in str(report)
     assert report.part == "xc7z020clg400-1"
@@ -149,6 +156,99 @@ def test_a_design_that_does_not_fit_is_told_what_would(tmp_path: Path) -> None:
     assert "proposed: fixed<16,6>, gemm0" in str(report)
     smaller = export(net.model(), tmp_path, part="xcvu13p-flga2577-2-e", estimate=True)
     assert smaller.proposal is None
+
+
+@needs_simulation
+def test_reuse_by_layer_keeps_the_order_of_saturating_sums(tmp_path: Path) -> None:
+    """The network's additions follow the design's, each layer's own; a network that was given keeps its own."""
+    net = Network(12).dense(12, 8).add("Relu").dense(8, 6).dense(6, 4)
+    tight = Precision(accumulator=Fixed(10, 2, "TRN", "SAT"))
+    reuse, strategy = {"gemm2": 4, "gemm*": 3}, {"gemm3": "latency", "*": "resource"}
+    samples = net.samples(200) * np.float32(4)
+    report = export(net.model(), tmp_path / "a", precision=tight, reuse=reuse, strategy=strategy, check=samples)
+    shared = {layer.name: (layer.strategy, layer.reuse_factor) for layer in report.layers if layer.strategy}
+    assert shared == {"gemm0_sum": ("resource", 3), "gemm2": ("resource", 4), "gemm3": ("latency", 3)}
+    assert "resource reuse 4" in str(report)
+    headers = (tmp_path / "a" / "firmware" / "parameters.h").read_text()
+    assert [int(n) for n in re.findall(r"unsigned reuse_factor = (\d+)", headers)].count(4) == 1
+    network = fixed(load(net.model()), tight)
+    ordered = Sharing.of(reuse, strategy).ordered(network, Target("Vitis", "parallel"))
+    assert any(
+        (network.integers(samples)[name] != ordered.integers(samples)[name]).any() for name in network.formats
+    ), "the order has to show, or this test shows nothing"
+    with pytest.raises(ExportError, match=r"added with reuse 1; .* adds them with reuse 3: give the layer reuse=3"):
+        export(network, tmp_path / "b", reuse=reuse, strategy=strategy)
+
+
+def test_reuse_that_fits_the_part_is_chosen_and_written(tmp_path: Path) -> None:
+    net = Network(64).dense(64, 64).add("Relu").dense(64, 10)
+    report = export(net.model(), tmp_path, part="xc7z020clg400-1", reuse="auto", estimate=True)
+    assert report.estimate is not None
+    assert report.proposal is None
+    assert 0.02 < max(report.estimate.shares().values()) <= 0.8
+    assert {layer.strategy for layer in report.layers if layer.strategy} == {"resource"}
+    with pytest.raises(ExportError, match="no reuse factors make it fit 7Z020"):
+        export(Network(3000).dense(3000, 2000).model(), tmp_path, part="xc7z020clg400-1", reuse="auto")
+
+
+def test_estimates_count_what_is_exported(tmp_path: Path) -> None:
+    """Groups become zeros that a shared multiplier counts; a depthwise convolution shares nothing."""
+    net = Network(4, 9, 9).conv(8, 4, 3, 3, group=2).conv(8, 8, 3, 3, group=8)
+    report = export(net.model(), tmp_path, reuse={"conv0": 2}, strategy="resource", estimate=True)
+    assert report.estimate is not None
+    assert report.estimate.layers[0].multipliers == 4 * 9 * 8 // 2
+    shared = [(layer.strategy, layer.reuse_factor) for layer in report.layers if layer.strategy]
+    assert shared == [("resource", 2), ("latency", 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "strategy", "wanted"),
+    [
+        ("16", None, {"dense1": ("latency", 16), "out": ("latency", 16)}),
+        ("dense1=4,out=128", "resource", {"dense1": ("resource", 4), "out": ("resource", 128), "other": ("resource", 1)}),
+        ("d*=2,dense1=4", {"out": "resource"}, {"dense1": ("latency", 4), "dense2": ("latency", 2), "out": ("resource", 1)}),
+        ("plan.toml", None, {"dense1": ("resource", 4), "out": ("latency", 2)}),
+        ("plan.toml", "latency", {"dense1": ("latency", 4)}),
+        ("plan.json", None, {"dense1": ("resource", 4), "out": ("latency", 2)}),
+    ],
+)  # fmt: skip
+def test_sharing_is_read_from_text_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, strategy: Any, wanted: dict[str, tuple[str, int]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reuse, kept = {"dense1": 4, "*": 2}, {"*": "resource", "out": "latency"}
+    Path("plan.toml").write_text(sharing_text(reuse, kept))
+    Path("plan.json").write_text(json.dumps({"reuse": reuse, "strategy": kept}))
+    sharing = Sharing.parse(text, strategy)
+    made = {name: sharing.target(name, Target("Vitis", "parallel")) for name in wanted}
+    assert {name: (target.strategy, target.reuse_factor) for name, target in made.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"reuse": "many"}, r"reuse of '\*' is 'many'"),
+        ({"reuse": "gemm0="}, "layer=value"),
+        ({"reuse": {"gemm7": 2}}, "names 'gemm7'; .* but gemm0"),
+        ({"reuse": {"gemm0": 0}}, "reuse of 'gemm0' is 0"),
+        ({"reuse": 3, "strategy": "resource"}, r"gemm0: reuse 3 does not divide 4 x 2 .* give 1, 2, 4, 8"),
+        ({"reuse": "auto", "strategy": "resource"}, "chooses strategies too"),
+        ({"reuse": "absent.toml"}, "absent.toml cannot be read"),
+        ({"strategy": {"relu*": "resource"}}, "strategy names"),
+    ],
+)
+def test_bad_sharing_is_refused_before_anything_is_written(tmp_path: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ExportError, match=named):
+        export(Network(4).dense(4, 2).model(), tmp_path / "hls", **options)
+    assert not (tmp_path / "hls").exists()
+
+
+def test_layers_that_cannot_share_say_so(tmp_path: Path) -> None:
+    net = Network(3, 6, 6).conv(3, 3, 3, 3, group=3)
+    with pytest.raises(ExportError, match=r"conv0.* depthwise convolution has a multiplier for each product"):
+        export(net.model(), tmp_path / "hls", reuse={"conv0": 3})
+    with pytest.raises(ExportError, match="shares multipliers with strategy 'resource' alone"):
+        export(NETS["rnn"](), tmp_path / "hls", reuse=2)
 
 
 def test_a_layer_that_hls4ml_leaves_out_fails_the_export(tmp_path: Path) -> None:
@@ -193,7 +293,7 @@ def test_what_has_no_fixed_point_form_is_refused_by_name(tmp_path: Path) -> None
         ({"backend": "Altera"}, "known are Vitis, Vivado"),
         ({"io": "wires"}, "known are parallel, stream"),
         ({"strategy": "fast"}, "known are latency, resource"),
-        ({"reuse_factor": 0}, "reuse_factor is 0"),
+        ({"reuse": 0}, r"reuse of '\*' is 0"),
         ({"precision": "float32"}, "write fixed<width,integer>"),
         ({"check": np.zeros((3, 5), np.float32)}, r"check has shape \[3, 5\]"),
         ({"check": {"y": np.zeros((3, 4), np.float32)}}, "the model's input is 'x'"),

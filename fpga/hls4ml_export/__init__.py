@@ -20,10 +20,12 @@ from onnx import ModelProto
 from quatrefoil.fpga import estimate as before_synthesis
 from quatrefoil.fpga.fit import Candidate, fit
 from quatrefoil.fpga.hls4ml_export.estimating import describe
-from quatrefoil.fpga.hls4ml_export.fixed_export import export_fixed
+from quatrefoil.fpga.hls4ml_export.fixed_export import export_fixed, precision_text
 from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
+from quatrefoil.fpga.hls4ml_export.fixed_project import default_part
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
+from quatrefoil.fpga.hls4ml_export.sharing import AUTO, Sharing
 from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO
 from quatrefoil.fpga.parts import find_part
 from quatrefoil.models import Model, load
@@ -31,7 +33,6 @@ from quatrefoil.models.fixed.network import FixedNetwork, fixed
 from quatrefoil.models.fixed.precision import Precision
 from quatrefoil.numerics import Fixed
 
-STRATEGIES: Final = ("latency", "resource")
 MARKER: Final = "hls4ml_config.yml"
 """The file by which an earlier export is known, which may be written over."""
 
@@ -43,9 +44,9 @@ def export(
     backend: str = "Vitis",
     io: str = "parallel",
     part: str | None = None,
-    reuse_factor: int = 1,
+    reuse: int | Mapping[str, int] | str = 1,
+    strategy: str | Mapping[str, str] | None = None,
     precision: Precision | Fixed | str | None = None,
-    strategy: str = "latency",
     check: Mapping[str, np.ndarray] | np.ndarray | None = None,
     estimate: bool = False,
     clock_ns: float = 5.0,
@@ -56,9 +57,10 @@ def export(
     model: a fixed-point network (``quatrefoil.fixed``), a loaded model, or what ``quatrefoil.load`` takes. directory: new,
     empty, or an earlier export's. backend: "Vitis", "Vivado", "Quartus", "Catapult", "oneAPI" or "Libero"
     (``support.table`` says for which layers). io: "parallel" keeps every value in registers, "stream" passes pixels
-    through FIFOs. part: the device, hls4ml's default when None. reuse_factor: multiplications that share one
-    multiplier. strategy: "latency" unrolls, "resource" keeps weights in block RAM (take it beyond some 4096 weights a
-    layer). precision: of a model that is no fixed-point network yet, a format for everything or a ``Precision``
+    through FIFOs. part: the device, hls4ml's default when None. reuse: multiplications that share one multiplier, for
+    every layer or by the names of nodes (``sharing``: patterns, text, files); "auto" takes what fits the part best
+    (``fpga.fit``). strategy: "latency" unrolls (the default), "resource" keeps weights in block RAM (take it beyond some
+    4096 weights a layer). precision: of a model that is no fixed-point network yet, a format for everything or a ``Precision``
     (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch first) for the C
     simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design takes of the part,
     at a clock of ``clock_ns``, and where it does not fit, with which reuse factors it would. limit_s: seconds that
@@ -67,7 +69,8 @@ def export(
     Raises ExportError, in a sentence that names the node, for what cannot be exported and for a layer whose simulation
     gives other integers; ModelError for what has no fixed-point form.
     """
-    target = _target(backend, io, strategy, reuse_factor)
+    target = _target(backend, io)
+    sharing = Sharing() if reuse == AUTO else Sharing.of(reuse, strategy)
     folder = _check_directory(Path(directory))
     if isinstance(model, FixedNetwork):
         if precision is not None:
@@ -75,32 +78,44 @@ def export(
         network = model
     else:
         network = fixed(model if isinstance(model, Model) else load(model), precision or "fixed<16,6>")
+    aim = None
+    if estimate or reuse == AUTO:
+        # an unknown part is told before anything is written
+        aim = before_synthesis.Target(find_part(part or default_part(backend)), clock_ns, io, backend)
+    if reuse == AUTO:
+        if strategy is not None:
+            raise ExportError(f"strategy is {strategy!r}; reuse='auto' chooses strategies too, leave it out")
+        assert aim is not None
+        sharing = _fitting(network, target, aim)
+    sharing.check(network)
+    if not isinstance(model, FixedNetwork):
+        network = sharing.ordered(network, target)
     samples = None if check is None else _samples(network.source, check)
-    if estimate and part is not None:
-        find_part(part)  # an unknown one is told before anything is written
-    report = export_fixed(network, folder, target, part, samples, limit_s)
-    if not estimate:
-        return report
-    aim = before_synthesis.Target(find_part(report.part), clock_ns, io, backend)
-    layers = describe(network, strategy, reuse_factor)
-    estimated = before_synthesis.estimate(layers, aim)
-    proposal = None
-    if max(estimated.shares().values()) > 1:
-        proposal = fit([Candidate(report.precision, 0.0, tuple(layers))], aim)
-    return replace(report, estimate=estimated, proposal=proposal)
+    report = export_fixed(network, folder, target, sharing, part, samples, limit_s)
+    if estimate:
+        assert aim is not None
+        layers = describe(network, sharing, target)
+        estimated = before_synthesis.estimate(layers, aim)
+        proposal = None
+        if max(estimated.shares().values()) > 1:
+            proposal = fit([Candidate(report.precision, 0.0, tuple(layers))], aim)
+        report = replace(report, estimate=estimated, proposal=proposal)
+    return report
 
 
-def _target(backend: str, io: str, strategy: str, reuse: int) -> Target:
-    for name, given, known in (
-        ("backend", backend, BACKENDS),
-        ("io", io, IO),
-        ("strategy", strategy, STRATEGIES),
-    ):
+def _fitting(network: FixedNetwork, target: Target, aim: before_synthesis.Target) -> Sharing:
+    """What ``fit`` proposes for the part. Raises ExportError where nothing fits."""
+    found = fit([Candidate(precision_text(network), 0.0, tuple(describe(network, Sharing(), target)))], aim)
+    if found.proposal is None:
+        raise ExportError(f"reuse='auto': no reuse factors make it fit {aim.part.name}\n{found.text()}")
+    return Sharing(found.proposal.reuse, found.proposal.strategies)
+
+
+def _target(backend: str, io: str) -> Target:
+    for name, given, known in (("backend", backend, BACKENDS), ("io", io, IO)):
         if given not in known:
             raise ExportError(f"{name} is {given!r}; known are {', '.join(known)}")
-    if isinstance(reuse, bool) or not isinstance(reuse, int) or reuse < 1:
-        raise ExportError(f"reuse_factor is {reuse!r}; give a whole number from 1")
-    return Target(backend, io, strategy, reuse)
+    return Target(backend, io)
 
 
 def _check_directory(directory: Path) -> Path:

@@ -1,35 +1,39 @@
-"""What a fixed-point network takes of an FPGA, before synthesis: each layer described to ``fpga.estimate``."""
+"""What a fixed-point network takes of an FPGA, before synthesis: each layer described to ``fpga.estimate`` as it is exported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from quatrefoil.fpga import estimate
+from quatrefoil.fpga.hls4ml_export.fixed_layers import Target, dense_groups, dilated
+from quatrefoil.fpga.hls4ml_export.layers import behind
+from quatrefoil.fpga.hls4ml_export.sharing import Sharing
 from quatrefoil.models.fixed.network import FixedNetwork, value_shapes
 from quatrefoil.models.graph import Node
 from quatrefoil.numerics import TABLE_REACH, Fixed
-from quatrefoil.ops import canonical, rnn
+from quatrefoil.ops import canonical, conv, rnn
 from quatrefoil.ops.activations import Activation
 from quatrefoil.ops.fixed import parse_format
 from quatrefoil.ops.pool import global_attributes
-from quatrefoil.problem import Tensor
+from quatrefoil.problem import Problem, Tensor
 
 
-def describe(network: FixedNetwork, strategy: str, reuse_factor: int) -> list[estimate.Layer]:
+def describe(network: FixedNetwork, sharing: Sharing, target: Target) -> list[estimate.Layer]:
     """The layers of a network that take logic, in order; what only moves values in parallel takes none and is left out."""
     shapes = value_shapes(network.model)
-    found = [_layer(network, node, shapes, strategy, reuse_factor) for node in network.graph.nodes]
+    found = [_layer(network, node, shapes, sharing.target(node.name, target)) for node in network.graph.nodes]
     return [layer for layer in found if layer is not None]
 
 
 def _layer(
-    network: FixedNetwork, node: Node, shapes: Mapping[str, tuple[int, ...]], strategy: str, reuse_factor: int
+    network: FixedNetwork, node: Node, shapes: Mapping[str, tuple[int, ...]], target: Target
 ) -> estimate.Layer | None:
     if node.op is not None:
-        return _operator(network, node, shapes, strategy, reuse_factor)
+        return _operator(network, node, shapes, target)
     if node.kind in ("FixedQuantize", "FixedDequantize") or node.proto is not None:
         return None
     shape = shapes[node.outputs[0]]
@@ -55,7 +59,7 @@ def _is_looked_up(node: Node) -> bool:
 
 
 def _operator(
-    network: FixedNetwork, node: Node, shapes: Mapping[str, tuple[int, ...]], strategy: str, reuse_factor: int
+    network: FixedNetwork, node: Node, shapes: Mapping[str, tuple[int, ...]], target: Target
 ) -> estimate.Layer:
     constants = network.graph.constants
     tensors: list[Tensor | None] = []
@@ -75,4 +79,26 @@ def _operator(
         key: constants[node.inputs[place]]
         for key, place in places.items() if place < len(node.inputs) and node.inputs[place] in constants
     }  # fmt: skip
-    return estimate.describe(problem, given, name=node.name, strategy=strategy, reuse=reuse_factor)
+    strategy, reuse, depthwise = target.strategy, target.reuse_factor, False
+    if node.op == "fixed_conv" and "w" in given:
+        g = conv.geometry(problem)
+        depthwise = g.groups > 1 and g.groups == g.in_channels == g.out_channels
+        if depthwise:
+            strategy, reuse = "latency", 1
+        elif g.groups > 1 or max(g.window.dilations) > 1:
+            problem, given = _with_zeros(problem, given["w"])
+    layer = estimate.describe(problem, given, name=node.name, strategy=strategy, reuse=reuse)
+    return replace(layer, sharing=not depthwise)
+
+
+def _with_zeros(problem: Problem, w: np.ndarray) -> tuple[Problem, dict[str, np.ndarray]]:
+    """A convolution without groups and dilations, with zeros in their place."""
+    g = conv.geometry(problem)
+    dense, window = dilated(dense_groups(w.astype(np.float64), g.groups), g.window)
+    full = dense.astype(w.dtype)
+    rank = full.ndim - 2
+    ends = [behind(window, axis) for axis in range(3 - rank, 3)]
+    attributes = dict(problem.attributes) | {"group": 1, "dilations": [1] * rank, "kernel_shape": list(full.shape[2:])}
+    attributes["pads"] = [*window.pads[3 - rank :], *ends] if rank else []
+    tensors = [problem.inputs[0], Tensor.of(full), *problem.inputs[2:]]
+    return canonical("fixed_conv", tensors, attributes), {"w": full}

@@ -16,6 +16,7 @@ from quatrefoil.fpga.hls4ml_export.fixed_lowering import FixedDesign, lower
 from quatrefoil.fpga.hls4ml_export.fixed_project import first_difference, simulate, write
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
+from quatrefoil.fpga.hls4ml_export.sharing import Sharing
 from quatrefoil.models.fixed.network import FixedNetwork, batch_rows, value_shapes
 
 
@@ -23,6 +24,7 @@ def export_fixed(
     network: FixedNetwork,
     folder: Path,
     target: Target,
+    sharing: Sharing,
     part: str | None = None,
     check: Mapping[str, np.ndarray] | None = None,
     limit_s: float = 600.0,
@@ -32,14 +34,18 @@ def export_fixed(
     Raises ExportError, in a sentence that names the node: for what cannot be exported, and for the first layer whose C
     simulation gives other integers.
     """
-    lowered = lower(network, target)
+    lowered = lower(network, target, sharing)
     name = "qf_" + re.sub(r"\W+", "_", network.graph.name or "model", flags=re.ASCII).strip("_")
     project = write(lowered.design, folder, name, target, part)
-    exported = tuple(ExportedLayer(layer, lowered.titles[layer], function) for layer, function in project.calls.items())
-    report = ExportReport(
-        folder, name, target.backend, project.part, target.io, target.strategy, target.reuse_factor,
-        precision_text(network), exported,
+    shared = {layer.name: layer for layer in lowered.design.layers if layer.multiplies}
+    exported = tuple(
+        ExportedLayer(
+            layer, lowered.titles[layer], function,
+            *((shared[layer].strategy, shared[layer].reuse_factor) if layer in shared else ()),
+        )
+        for layer, function in project.calls.items()
     )  # fmt: skip
+    report = ExportReport(folder, name, target.backend, project.part, target.io, precision_text(network), exported)
     if check is None:
         return report
     start = time.perf_counter()

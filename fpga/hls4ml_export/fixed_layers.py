@@ -53,6 +53,11 @@ class FixedLayer:
     reuse_factor: int = 1
 
     @property
+    def multiplies(self) -> bool:
+        """Whether it multiplies by weights, so that strategy and reuse factor say something."""
+        return "weight" in self.formats
+
+    @property
     def name(self) -> str:
         return str(self.description["name"])
 
@@ -89,21 +94,22 @@ def convolution(
     _check_products(name, formats, form["x_format"])
     constant = np.zeros(g.out_channels) if bias is None else bias_format.dequantize(bias)
     weight = form["w_format"].dequantize(w)
+    ordered = _saturates(form["x_format"], form["w_format"], w, constant, form["accumulator"])
     if rank == 0:
-        return _dense(name, source, problem, weight, constant, formats, target, rows)
+        return _dense(name, source, problem, weight, constant, formats, target, rows, ordered)
     depthwise = g.groups > 1 and g.groups == g.in_channels == g.out_channels
     if not depthwise:
-        weight = _dense_groups(weight, g.groups)
-    weight, window = _dilated(weight, g.window)
+        weight = dense_groups(weight, g.groups)
+    weight, window = dilated(weight, g.window)
     if depthwise:
         strategy, reuse = "latency", 1
-        _check_order(name, problem, "latency", 1, g.window.taps, g.out_channels)
+        _check_order(name, problem, "latency", 1, g.window.taps, g.out_channels, ordered)
     else:
         strategy, reuse = target.strategy, target.reuse_factor
         taps = math.prod(weight.shape[1:])
-        _check_order(name, problem, strategy, reuse, taps, g.out_channels)
+        _check_order(name, problem, strategy, reuse, taps, g.out_channels, ordered)
         zeros = g.groups > 1 or max(g.window.dilations) > 1
-        if zeros and formats["accum"].overflow != "WRAP" and strategy == "resource" and reuse > 1:
+        if zeros and ordered and strategy == "resource" and reuse > 1:
             raise ExportError(
                 f"{name}: groups and dilations are exported as zero weights, which reuse {reuse} counts; with a "
                 "saturating accumulator take reuse 1, or an accumulator that wraps"
@@ -164,19 +170,20 @@ def _dense(
     formats: dict[str, Fixed],
     target: Target,
     rows: np.ndarray | None,
+    ordered: bool,
 ) -> FixedLayer:
     target.require(name, "dense")
     if conv.geometry(problem).groups > 1:
-        weight = _dense_groups(weight, conv.geometry(problem).groups)
+        weight = dense_groups(weight, conv.geometry(problem).groups)
     taps = weight.shape[1]
     if rows is not None:
-        if formats["accum"].overflow != "WRAP" and not np.array_equal(rows, np.arange(taps)):
+        if ordered and not np.array_equal(rows, np.arange(taps)):
             raise ExportError(
                 f"{name}: it sums a flattened map whose elements the design keeps in another order, and its accumulator "
                 f"{formats['accum']} does not wrap; give one that does"
             )
         weight = weight[:, rows]
-    _check_order(name, problem, target.strategy, target.reuse_factor, taps, len(weight))
+    _check_order(name, problem, target.strategy, target.reuse_factor, taps, len(weight), ordered)
     layer: Layer = {
         "class_name": "Dense",
         "name": name,
@@ -189,7 +196,7 @@ def _dense(
     return FixedLayer(layer, formats, strategy=target.strategy, reuse_factor=target.reuse_factor)
 
 
-def _dense_groups(weight: np.ndarray, groups: int) -> np.ndarray:
+def dense_groups(weight: np.ndarray, groups: int) -> np.ndarray:
     """(M, C / groups, ...) to (M, C, ...), zero between groups: zeros change no sum, and cost no multiplier."""
     if groups == 1:
         return weight
@@ -201,7 +208,7 @@ def _dense_groups(weight: np.ndarray, groups: int) -> np.ndarray:
     return full
 
 
-def _dilated(weight: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
+def dilated(weight: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
     """hls4ml's convolutions have no dilation: zeros between the taps."""
     if max(window.dilations) == 1:
         return weight, window
@@ -227,24 +234,36 @@ def valid_reuse(taps: int, outputs: int, reuse: int) -> bool:
     )
 
 
-def _check_order(name: str, problem: Problem, strategy: str, reuse: int, taps: int, outputs: int) -> None:
-    """Whether hls4ml adds in the order that the problem says."""
+def _saturates(x: Fixed, w_format: Fixed, w: np.ndarray, bias: np.ndarray, accumulator: Fixed) -> bool:
+    """Whether sums may leave an accumulator that does not wrap, so that the order of additions shows. bias: real numbers."""
+    if accumulator.overflow == "WRAP":
+        return False
+    start = np.ldexp(np.abs(bias), accumulator.fraction) + 1
+    rows = np.asarray(w).reshape(len(w), -1)
+    return ops.largest_sum(x, rows, x.fraction + w_format.fraction, start, accumulator) > accumulator.high
+
+
+def _check_order(
+    name: str, problem: Problem, strategy: str, reuse: int, taps: int, outputs: int, ordered: bool
+) -> None:
+    """Whether hls4ml takes the reuse factor as it is and, where the order shows, adds in the one that the problem says."""
     if strategy == "resource" and not valid_reuse(taps, outputs, reuse):
         fitting = [r for r in range(1, taps * outputs + 1) if valid_reuse(taps, outputs, r)]
         near = sorted(fitting, key=lambda r: (abs(r - reuse), r))[:4]
         raise ExportError(
-            f"{name}: reuse_factor {reuse} does not divide {taps} x {outputs} multiplications as hls4ml's resource "
-            f"strategy needs; take {', '.join(map(str, sorted(near)))}"
+            f"{name}: reuse {reuse} does not divide {taps} x {outputs} multiplications as hls4ml's resource strategy "
+            f"needs, and it would silently take another; give {', '.join(map(str, sorted(near)))}"
         )
-    if ops.format_of(problem, "accumulator").overflow == "WRAP":
+    if not ordered:
         return
     made = reuse if strategy == "resource" and 1 < reuse < taps else 1
     wanted = problem.integer("reuse")
     wanted = wanted if wanted < taps else 1
     if made != wanted:
         raise ExportError(
-            f"{name}: its accumulator does not wrap, and its products are added with reuse {wanted}; strategy "
-            f"{strategy!r} with reuse_factor {reuse} adds them with reuse {made}"
+            f"{name}: its accumulator may saturate, and its products are added with reuse {wanted}; strategy "
+            f"{strategy!r} with reuse {reuse} adds them with reuse {made}: give the layer reuse={made} in the network's "
+            "precision, or a wider accumulator"
         )
 
 
@@ -537,8 +556,12 @@ def recurrent(
             _check_table(name, function, form["accumulator"], size)
     if len(functions) > 2 and functions[2] in TABLE_REACH:
         _check_table(name, functions[2], form["y_format"], size)
-    for count in (g.inputs, g.hidden):
-        _check_order(name, problem, target.strategy, target.reuse_factor, count, g.gates * g.hidden)
+    sums = ((g.inputs, "x", "w", constants.w, constants.wb), (g.hidden, "y", "r", constants.r, constants.rb))
+    for count, x, w, weights, bias in sums:
+        ordered = _saturates(
+            form[f"{x}_format"], form[f"{w}_format"], weights, b_format.dequantize(bias), form["accumulator"]
+        )
+        _check_order(name, problem, target.strategy, target.reuse_factor, count, g.gates * g.hidden, ordered)
     formats = {
         "result": form["y_format"], "accum": form["accumulator"],
         "weight": form["w_format"], "bias": b_format,
@@ -588,6 +611,11 @@ def recurrent(
         else:
             layer["pytorch"] = True  # the only way to a bias of the recurrent sum
         return FixedLayer(layer, formats, own, target.strategy, target.reuse_factor)
+    if target.strategy == "latency" and target.reuse_factor > 1:
+        raise ExportError(
+            f"{name}: reuse {target.reuse_factor} with strategy 'latency'; this recurrent layer is one of our own, and shares "
+            "multipliers with strategy 'resource' alone"
+        )
     zero = np.zeros(g.hidden)
     layer = {
         "class_name": "QuatrefoilRecurrent",

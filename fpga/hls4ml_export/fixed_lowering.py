@@ -18,6 +18,7 @@ from quatrefoil.fpga.hls4ml_export import fixed_layers as layers
 from quatrefoil.fpga.hls4ml_export.fixed_layers import FixedLayer, Target
 from quatrefoil.fpga.hls4ml_export.fixed_project import Design
 from quatrefoil.fpga.hls4ml_export.layers import ExportError
+from quatrefoil.fpga.hls4ml_export.sharing import Sharing
 from quatrefoil.models.fixed.c_export.moves import NOWHERE, sources
 from quatrefoil.models.fixed.elements import SOFTMAX_FORMATS, constants
 from quatrefoil.models.fixed.network import FixedNetwork, value_shapes
@@ -74,15 +75,19 @@ class FixedDesign:
     titles: Mapping[str, str]
 
 
-def lower(network: FixedNetwork, target: Target) -> FixedDesign:
-    """Raises ExportError that names the node and says what would work."""
-    return _Walk(network, target).result()
+def lower(network: FixedNetwork, target: Target, sharing: Sharing | None = None) -> FixedDesign:
+    """sharing: strategies and reuse factors by layer, in place of the target's.
+
+    Raises ExportError that names the node and says what would work.
+    """
+    return _Walk(network, target, sharing).result()
 
 
 @dataclass
 class _Walk:
     network: FixedNetwork
     target: Target
+    sharing: Sharing | None = None
     layers: list[FixedLayer] = field(default_factory=list)
     features: dict[str, Feature] = field(default_factory=dict)
     traced: dict[str, tuple[str, np.ndarray]] = field(default_factory=dict)
@@ -210,6 +215,10 @@ class _Walk:
 
     # nodes
 
+    def shared(self, node: Node) -> Target:
+        """The target with a node's own strategy and reuse factor."""
+        return self.target if self.sharing is None else self.sharing.target(node.name, self.target)
+
     def node(self, node: Node) -> None:
         if node.op == "fixed_conv":
             self.convolution(node)
@@ -298,7 +307,14 @@ class _Walk:
             source = self.ordered(x, _last(x.shape), _channels_last(x.shape), node)
         rectified = any(name == "activation" for name, _ in problem.attributes)
         name = self.name(f"{node.name}_sum" if rectified else node.name)
-        made = self.add(layers.convolution(name, source, problem, w, bias, self.target, rows=rows), node)
+        target = self.shared(node)
+        layer = layers.convolution(name, source, problem, w, bias, target, rows=rows)
+        if self.sharing is not None and self.sharing.names(node.name) and layer.reuse_factor != target.reuse_factor:
+            raise ExportError(
+                f"{node}: reuse {target.reuse_factor}; hls4ml's depthwise convolution has a multiplier for each product, leave "
+                "it out of reuse"
+            )
+        made = self.add(layer, node)
         if rectified:
             y = ops.format_of(problem, "y_format")
             made = self.add(layers.relu(self.name(node.name), made, y, self.target), node)
@@ -390,7 +406,7 @@ class _Walk:
         for direction in range(g.directions):
             name = self.name(node.name if g.directions == 1 else f"{node.name}_{('forward', 'backward')[direction]}")
             found = layers.recurrent_constants(problem, inputs, direction)
-            layer = layers.recurrent(name, source, problem, found, self.target, direction=direction, output=kind)
+            layer = layers.recurrent(name, source, problem, found, self.shared(node), direction=direction, output=kind)
             made.append(self.add(layer, node))
         here: tuple[int, ...] = (g.steps, g.hidden) if kind == "sequence" else (g.hidden,)
         last = made[0]

@@ -110,6 +110,15 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
     return FixedProject(folder, name, str(config.get("Part")), calls, sizes, results)
 
 
+def default_part(backend: str) -> str:
+    """The part that hls4ml takes where none is named."""
+    from hls4ml.utils.config import create_config
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return str(create_config("project", "project", backend).get("Part"))
+
+
 def check_casts(layers: Sequence[FixedLayer]) -> None:
     """ap_fixed's C simulation breaks off where a cast that rounds drops more bits than there are (ap_fixed_base.h reads
     the highest of the dropped bits)."""
@@ -187,6 +196,21 @@ def _check_formats(graph: Any, design: Design) -> None:
                 continue  # a maximum is in no sum
             if key in types and _format_of(types[key]) != form:
                 raise ExportError(f"{layer.name}: hls4ml made {types[key]} of the {key} format {form}")
+        if layer.multiplies:
+            _check_sharing(node, layer)
+
+
+def _check_sharing(node: Any, layer: FixedLayer) -> None:
+    """Whether hls4ml kept the strategy and the reuse factors."""
+    wanted = {
+        "reuse_factor": layer.reuse_factor,
+        "recurrent_reuse_factor": layer.reuse_factor,
+        "strategy": layer.strategy,
+    }
+    for key, value in wanted.items():
+        made = node.get_attr(key)
+        if made is not None and str(made).lower() != str(value):
+            raise ExportError(f"{layer.name}: hls4ml made {key} {made} of {value}; give it that one")
 
 
 def _format_of(precision: Any) -> Fixed:

@@ -13,11 +13,16 @@ from quatrefoil.fpga.fit import Fit
 
 @dataclass(frozen=True, slots=True)
 class ExportedLayer:
-    """One layer of the design: its name there, the model's node behind it, and the C++ function that is called."""
+    """One layer of the design: its name there, the model's node behind it, and the C++ function that is called.
+
+    strategy, reuse_factor: of a layer that multiplies by weights, else None
+    """
 
     name: str
     node: str
     function: str
+    strategy: str | None = None
+    reuse_factor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,6 @@ class ExportReport:
     backend: str
     part: str
     io: str
-    strategy: str
-    reuse_factor: int
     precision: str
     layers: tuple[ExportedLayer, ...]
     checked: tuple[str, ...] = ()
@@ -88,12 +91,15 @@ class ExportReport:
     def __str__(self) -> str:
         lines = [
             f"{self.backend} project {self.project} in {self.directory}",
-            f"part {self.part}, {self.io}, {self.precision}, strategy {self.strategy}, reuse factor {self.reuse_factor}",
+            f"part {self.part}, {self.io}, {self.precision}",
         ]
-        width = max(len(layer.name) for layer in self.layers)
+        rows = [("layer", "function", "sharing", "", "node")]
         for layer in self.layers:
-            told = "  equal" if layer.name in self.checked else ""
-            lines.append(f"  {layer.name:<{width}}  {layer.function}  {layer.node}{told}")
+            shared = "" if layer.strategy is None else f"{layer.strategy} reuse {layer.reuse_factor}"
+            told = "equal" if layer.name in self.checked else ""
+            rows.append((layer.name, layer.function, shared, told, layer.node))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines += ["  " + "  ".join(text.ljust(n) for text, n in zip(row, widths)).rstrip() for row in rows]
         if self.samples:
             lines.append(
                 f"C simulation equal to the last bit: {self.integers:,} integers of {len(self.checked)} layers on "
