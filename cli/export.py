@@ -31,7 +31,13 @@ Backend = Annotated[
     str, typer.Option("--backend", help="Of hls4ml: Vitis, Vivado, Quartus, Catapult, oneAPI or Libero.")
 ]
 Estimated = Annotated[bool, typer.Option("--estimate", help="Also say what the design takes of the part.")]
-Clock = Annotated[float, typer.Option("--clock", help="Nanoseconds of a clock cycle, for --estimate.")]
+Clock = Annotated[float, typer.Option("--clock", help="Nanoseconds of a clock cycle.")]
+Synthesize = Annotated[
+    bool, typer.Option("--synthesize", help="Run the vendor's tool, and set its report beside the estimate.")
+]
+SynthesisLimit = Annotated[
+    float, typer.Option("--synthesis-limit", min=1.0, help="Seconds that --synthesize may take.")
+]
 Io = Annotated[str, typer.Option("--io", help="parallel (values in registers) or stream (pixels through FIFOs).")]
 Precision = Annotated[
     str,
@@ -88,6 +94,8 @@ def command(
     precision: Precision = "fixed<16,6>",
     bits: Bits = 8,
     estimate: Estimated = False,
+    synthesize: Synthesize = False,
+    synthesis_limit: SynthesisLimit = 14400.0,
     clock: Clock = 5.0,
     name: Name = None,
     form: Form = "stream",
@@ -121,11 +129,12 @@ def command(
             return
         report = export(
             network, output, backend=backend, io=io, part=part, reuse=reuse,
-            strategy=strategies(strategy), check=batch, estimate=estimate, clock_ns=clock, limit_s=limit,
+            strategy=strategies(strategy), check=batch, estimate=estimate, synthesize=synthesize,
+            clock_ns=clock, limit_s=limit, synthesis_limit_s=synthesis_limit, show=_show,
         )  # fmt: skip
     far = [checked for checked in report.outputs if checked.max_error > tolerance * checked.scale]
     if as_json:
-        say_json({**asdict(report), "top_function": report.top_function, "agrees": None if batch is None else not far})
+        say_json({**report.plain(), "agrees": None if batch is None else not far})
     else:
         stdout().print(str(report), markup=False, soft_wrap=True)
     for checked in far:
@@ -137,6 +146,10 @@ def command(
         )
     if far:
         raise typer.Exit(FAILED)
+
+
+def _show(line: str) -> None:
+    stderr().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _batch(loaded: Model, samples: str | None, check: int, seed: int) -> dict[str, np.ndarray] | None:

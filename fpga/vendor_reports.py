@@ -11,6 +11,7 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from quatrefoil.errors import OperatorError
@@ -115,15 +116,37 @@ def _of_text(path: Path) -> Estimate:
     return _estimate(name.group(1), (best, worst), interval, {column: int(used[column]) for column in COLUMNS})
 
 
-def beside(report: EstimateReport, reported: Estimate) -> str:
-    """A table: estimate, its range, what the tool reported, and whether that lies in the range."""
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of a design: the estimate, what the tool reported, their ratio (None beside a reported 0), and whether the
+    report lies in the estimate's range."""
+
+    name: str
+    estimate: Band
+    reported: int
+    ratio: float | None
+    expected: bool
+
+
+def compared(report: EstimateReport, reported: Estimate) -> list[Figure]:
+    """The estimate of a whole design beside a tool's report, figure by figure."""
     total = report.total
-    rows = [("figure", "estimate", "reported", "ratio", "")]
+    figures = []
     for name, ours, theirs in (
         ("DSP", total.dsp, reported.dsp.value), ("LUT", total.lut, reported.lut.value), ("FF", total.ff, reported.ff.value),
         ("BRAM", total.bram, reported.bram.value), ("latency, cycles", total.latency, reported.latency.value),
         ("interval, cycles", Band.exact(total.interval), reported.interval),
     ):  # fmt: skip
-        ratio = f"{ours.value / theirs:.2f}" if theirs else "1.00" if not ours.value else "-"
-        rows.append((name, str(ours), f"{theirs:,}", ratio, "" if theirs in ours else "outside the range"))
+        ratio = ours.value / theirs if theirs else None if ours.value else 1.0
+        figures.append(Figure(name, ours, theirs, ratio, theirs in ours))
+    return figures
+
+
+def beside(report: EstimateReport, reported: Estimate) -> str:
+    """A table: estimate, its range, what the tool reported, and whether that lies in the range."""
+    rows = [("figure", "estimate", "reported", "ratio", "")]
+    for figure in compared(report, reported):
+        ratio = "-" if figure.ratio is None else f"{figure.ratio:.2f}"
+        told = "" if figure.expected else "outside the range"
+        rows.append((figure.name, str(figure.estimate), f"{figure.reported:,}", ratio, told))
     return "\n".join([f"{reported.name}: estimate and report", *aligned(rows)])

@@ -329,3 +329,65 @@ def test_a_simulation_that_does_not_build_is_an_error(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(ExportError, match=named):
         compile_library(tmp_path, "net", tmp_path / "net.so", 0.5)
+
+
+FAKE_TOOL = """#!/bin/sh
+echo "INFO: called with $*"
+grep -q "csim       0" build_opt.tcl || grep -q "csim 0" build_opt.tcl || exit 9
+{more}
+name=$(sed -n 's/.*set project_name "\\(.*\\)".*/\\1/p' project.tcl)
+mkdir -p "${{name}}_prj/solution1/syn/report"
+cp {report} "${{name}}_prj/solution1/syn/report/${{name}}_csynth.xml"
+"""
+REPORTED = Path(__file__).parent / "data" / "csynth" / "net_csynth.xml"
+
+
+def fake_tool(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "", name: str = "vitis-run") -> None:
+    """A program on the PATH that leaves a report where Vitis HLS does."""
+    folder.mkdir()
+    (folder / name).write_text(FAKE_TOOL.format(more=more, report=REPORTED))
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("name", ["vitis-run", "vitis_hls"])
+def test_synthesis_runs_and_its_report_stands_beside_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fake_tool(tmp_path / "bin", monkeypatch, name=name)
+    lines: list[str] = []
+    report = export(
+        Network(6).dense(6, 4).model(), tmp_path / "project", clock_ns=4.0, synthesize=True, show=lines.append
+    )
+    assert report.synthesis is not None
+    assert (report.synthesis.tool, report.synthesis.reported and report.synthesis.reported.dsp.value) == (name, 817)
+    assert len(lines) == 1 and "build_prj.tcl" in lines[0]
+    assert report.synthesis.log.read_text() == f"{lines[0]}\n"
+    assert report.estimate is not None
+    ratio = report.estimate.total.lut.value / 36_000
+    kept = json.loads((tmp_path / "project" / "quatrefoil_report.json").read_text())
+    [lut] = [figure for figure in kept["compared"] if figure["name"] == "LUT"]
+    assert (lut["reported"], lut["expected"], lut["ratio"]) == (36_000, False, pytest.approx(ratio))
+    text = (tmp_path / "project" / "quatrefoil_report.txt").read_text()
+    assert text == f"{report}\n"
+    assert re.search(rf"LUT .* 36,000 +{ratio:.2f} +outside the range", text)
+    assert "clock_period 4" in (tmp_path / "project" / "project.tcl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "options", "named"),
+    [
+        ("echo 'ERROR: [HLS 200-70] no license'; exit 1", {}, r"vitis-run failed in .*exit status 1.*\n.*no license"),
+        ("sleep 60", {"synthesis_limit_s": 0.5}, "vitis-run took longer than the limit of 0.5 s"),
+        ("exit 0", {}, "left no report at"),
+        ("", {"part": "7Z020"}, "the part is '7Z020'; vitis-run takes an order number"),
+        ("", {"backend": "Vivado"}, "synthesis for Vivado takes vivado_hls on the PATH, and none is there"),
+        ("", {"backend": "Libero"}, "not run from here; known are Vitis"),
+    ],
+)
+def test_synthesis_that_fails_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, options: dict[str, Any], named: str
+) -> None:
+    fake_tool(tmp_path / "bin", monkeypatch, more)
+    with pytest.raises(ExportError, match=named):
+        export(Network(6).dense(6, 4).model(), tmp_path / "project", synthesize=True, **options)

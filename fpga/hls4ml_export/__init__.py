@@ -9,7 +9,7 @@ layer of the project's C simulation has to give the network's integers, to the l
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,8 @@ from quatrefoil.fpga.hls4ml_export.layers import ExportError
 from quatrefoil.fpga.hls4ml_export.report import ExportedLayer, ExportReport, OutputCheck
 from quatrefoil.fpga.hls4ml_export.sharing import AUTO, Sharing
 from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO
+from quatrefoil.fpga.hls4ml_export.synthesis import Synthesis, check_part, find_tool
+from quatrefoil.fpga.hls4ml_export.synthesis import synthesize as run_synthesis
 from quatrefoil.fpga.parts import find_part
 from quatrefoil.models import Model, load
 from quatrefoil.models.fixed.network import FixedNetwork, fixed
@@ -49,8 +51,11 @@ def export(
     precision: Precision | Fixed | str | None = None,
     check: Mapping[str, np.ndarray] | np.ndarray | None = None,
     estimate: bool = False,
+    synthesize: bool = False,
     clock_ns: float = 5.0,
     limit_s: float = 600.0,
+    synthesis_limit_s: float = 14400.0,
+    show: Callable[[str], None] | None = None,
 ) -> ExportReport:
     """Write an HLS project for a model, and hold its C simulation to the model in fixed point, to the last bit.
 
@@ -63,8 +68,10 @@ def export(
     4096 weights a layer). precision: of a model that is no fixed-point network yet, a format for everything or a ``Precision``
     (fixed<16,6> when left out); sums are exact unless it says otherwise. check: samples (batch first) for the C
     simulation, as an array or by the inputs' names; it needs g++. estimate: also say what the design takes of the part,
-    at a clock of ``clock_ns``, and where it does not fit, with which reuse factors it would. limit_s: seconds that
-    compiling and running the simulation may take.
+    and where it does not fit, with which reuse factors it would. clock_ns: the design's clock period. limit_s: seconds that
+    compiling and running the simulation may take. synthesize: run the vendor's tool too (``synthesis``), for up to
+    ``synthesis_limit_s`` seconds, and set its report beside the estimate; ``show`` gets each line that it prints.
+    The report is kept in the project, as quatrefoil_report.txt and .json.
 
     Raises ExportError, in a sentence that names the node, for what cannot be exported and for a layer whose simulation
     gives other integers; ModelError for what has no fixed-point form.
@@ -79,7 +86,10 @@ def export(
     else:
         network = fixed(model if isinstance(model, Model) else load(model), precision or "fixed<16,6>")
     aim = None
-    if estimate or reuse == AUTO:
+    tool = find_tool(backend) if synthesize else ""
+    if tool and part is not None:
+        check_part(backend, tool, part)
+    if estimate or synthesize or reuse == AUTO:
         # an unknown part is told before anything is written
         aim = before_synthesis.Target(find_part(part or default_part(backend)), clock_ns, io, backend)
     if reuse == AUTO:
@@ -91,8 +101,8 @@ def export(
     if not isinstance(model, FixedNetwork):
         network = sharing.ordered(network, target)
     samples = None if check is None else _samples(network.source, check)
-    report = export_fixed(network, folder, target, sharing, part, samples, limit_s)
-    if estimate:
+    report = export_fixed(network, folder, target, sharing, part, samples, limit_s, clock_ns)
+    if estimate or synthesize:
         assert aim is not None
         layers = describe(network, sharing, target)
         estimated = before_synthesis.estimate(layers, aim)
@@ -100,6 +110,10 @@ def export(
         if max(estimated.shares().values()) > 1:
             proposal = fit([Candidate(report.precision, 0.0, tuple(layers))], aim)
         report = replace(report, estimate=estimated, proposal=proposal)
+    if synthesize:
+        ran = run_synthesis(report.directory, report.project, backend, tool, synthesis_limit_s, show)
+        report = replace(report, synthesis=ran)
+    report.save()
     return report
 
 
@@ -148,4 +162,4 @@ def _samples(model: Model, check: Mapping[str, np.ndarray] | np.ndarray) -> dict
     return found
 
 
-__all__ = ["ExportError", "ExportReport", "ExportedLayer", "OutputCheck", "export"]
+__all__ = ["ExportError", "ExportReport", "ExportedLayer", "OutputCheck", "Synthesis", "export"]

@@ -28,6 +28,7 @@ def export_fixed(
     part: str | None = None,
     check: Mapping[str, np.ndarray] | None = None,
     limit_s: float = 600.0,
+    clock_ns: float = 5.0,
 ) -> ExportReport:
     """Write the project and, on samples (batch first, by the inputs' names), hold it to the network.
 
@@ -36,7 +37,7 @@ def export_fixed(
     """
     lowered = lower(network, target, sharing)
     name = "qf_" + re.sub(r"\W+", "_", network.graph.name or "model", flags=re.ASCII).strip("_")
-    project = write(lowered.design, folder, name, target, part)
+    project = write(lowered.design, folder, name, target, part, clock_ns)
     shared = {layer.name: layer for layer in lowered.design.layers if layer.multiplies}
     exported = tuple(
         ExportedLayer(

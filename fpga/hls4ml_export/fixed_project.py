@@ -13,6 +13,7 @@ import hashlib
 import io
 import re
 import shutil
+import subprocess
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ class FixedProject:
     results: dict[str, int]
 
 
-def write(design: Design, folder: Path, name: str, target: Target, part: str | None = None) -> FixedProject:
+def write(
+    design: Design, folder: Path, name: str, target: Target, part: str | None = None, clock_ns: float = 5.0
+) -> FixedProject:
     """Write the project. Raises ExportError when hls4ml is missing, or has left a layer out."""
     try:
         from hls4ml.model.graph import ModelGraph
@@ -82,7 +85,7 @@ def write(design: Design, folder: Path, name: str, target: Target, part: str | N
         from quatrefoil.fpga.hls4ml_export import extension
 
         extension.register(target.backend)
-    wanted = {} if part is None else {"part": part}
+    wanted = {"clock_period": clock_ns} | ({} if part is None else {"part": part})
     # hls4ml tells of every layer on standard output, and warns of what it sets itself
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -116,7 +119,10 @@ def default_part(backend: str) -> str:
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return str(create_config("project", "project", backend).get("Part"))
+        try:
+            return str(create_config("project", "project", backend).get("Part"))
+        except subprocess.CalledProcessError as error:  # Libero asks for its tool first
+            raise ExportError(f"hls4ml knows no part for {backend}: {error}; name one with part=") from error
 
 
 def check_casts(layers: Sequence[FixedLayer]) -> None:
@@ -209,6 +215,8 @@ def _check_sharing(node: Any, layer: FixedLayer) -> None:
     }
     for key, value in wanted.items():
         made = node.get_attr(key)
+        if key == "strategy" and layer.reuse_factor == 1:
+            continue  # both unroll
         if made is not None and str(made).lower() != str(value):
             raise ExportError(f"{layer.name}: hls4ml made {key} {made} of {value}; give it that one")
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from quatrefoil.fpga.estimate import EstimateReport
 from quatrefoil.fpga.fit import Fit
+from quatrefoil.fpga.hls4ml_export.synthesis import Synthesis
+from quatrefoil.fpga.vendor_reports import beside, compared
+
+REPORT: Final = "quatrefoil_report"
+"""The name, without its ending, of the report's files in the project."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class ExportReport:
     outputs     of the C simulation against the float model
     estimate    what the design takes, before synthesis; None where it was not asked for
     proposal    reuse factors with which it would fit; None where it does
+    synthesis   what the vendor's tool reported; None where it did not run
     """
 
     directory: Path
@@ -82,6 +90,20 @@ class ExportReport:
     simulation_seconds: float | None = None
     estimate: EstimateReport | None = None
     proposal: Fit | None = None
+    synthesis: Synthesis | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values for JSON."""
+        found = {**asdict(self), "top_function": self.top_function}
+        if self.estimate is not None and self.synthesis is not None and self.synthesis.reported is not None:
+            found["compared"] = [asdict(figure) for figure in compared(self.estimate, self.synthesis.reported)]
+        return found
+
+    def save(self) -> None:
+        """Into the project: REPORT.txt and REPORT.json."""
+        text = json.dumps(self.plain(), indent=2, default=str)
+        (self.directory / f"{REPORT}.json").write_text(f"{text}\n", "utf-8")
+        (self.directory / f"{REPORT}.txt").write_text(f"{self}\n", "utf-8")
 
     @property
     def top_function(self) -> Path:
@@ -115,4 +137,11 @@ class ExportReport:
                 "It does not fit. Reuse factors by layer, with intervals and latencies in cycles:",
                 self.proposal.text(),
             ]
+        if self.synthesis is not None:
+            ran = self.synthesis
+            lines.append(
+                f"{ran.tool} ran for {ran.seconds:.1f} s; its report is {ran.reports}, what it printed {ran.log}"
+            )
+            if ran.reported is not None and self.estimate is not None:
+                lines.append(beside(self.estimate, ran.reported))
         return "\n".join(lines)

@@ -31,7 +31,7 @@ SHARED: Final = ("fixed_conv", "fixed_rnn", "fixed_lstm", "fixed_gru")
 
 @dataclass(frozen=True)
 class Sharing:
-    """Reuse factors and strategies by name or pattern; 1 and "latency" where nothing matches."""
+    """Reuse factors and strategies by name or pattern; 1 and "latency" where nothing matches (Quartus: "resource")."""
 
     reuse: Mapping[str, int] = field(default_factory=dict)
     strategy: Mapping[str, str] = field(default_factory=dict)
