@@ -1,7 +1,7 @@
 """The same integers everywhere: whole fixed-point networks on every backend and as C, held to the oracle bit by bit.
 
     python -m quatrefoil.bench.fixed_proof [--samples 1000] [--nets digits_cnn,lstm,…] [--on cpu,fpga,asic,c]
-    python -m quatrefoil.bench.fixed_proof --random 300 --samples 20
+    python -m quatrefoil.bench.fixed_proof --random 300 --samples 20 [--on hls --jobs 2]
 
 For each network and precision every integer value inside it (the outputs alone for C) is compared with what
 quatrefoil.reference computes, node by node, on the same samples. With --random, networks of random layers and options are
@@ -11,11 +11,15 @@ tried in place of the known ones; each has to come out equal or be refused in a 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,6 +115,22 @@ def findings(models: Iterable[tuple[str, Model]], places: Sequence[str], count: 
                 yield Finding(net, precision, place, count, differing, compared, took, note)
 
 
+def _found(net: str | int, places: Sequence[str], count: int) -> list[Finding | str]:
+    """``findings`` of a known network, by its name, or of a random one, by its seed."""
+    model = (f"random {net}", random_network(net)) if isinstance(net, int) else (net, NETS[net]())
+    return list(findings([model], places, count))
+
+
+def _all_found(nets: Sequence[str | int], places: Sequence[str], count: int, jobs: int) -> Iterator[Finding | str]:
+    """In the order of the networks, ``jobs`` of them at a time."""
+    look = partial(_found, places=places, count=count)
+    if jobs < 2:
+        yield from chain.from_iterable(map(look, nets))
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from chain.from_iterable(pool.map(look, nets))
+
+
 def _on_backend(
     network: FixedNetwork, x: np.ndarray, want: Mapping[str, np.ndarray], place: str
 ) -> tuple[int, int, str]:
@@ -154,6 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--on", default="cpu,fpga,asic,c", help=f"of {', '.join(PLACES)}")
     parser.add_argument("--random", type=int, default=0, help="this many random networks in place of the known ones")
     parser.add_argument("--seed", type=int, default=0, help="of the first random network")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="networks side by side; HLS projects spend their time in g++"
+    )
     given = parser.parse_args(arguments)
     nets, places = given.nets.split(","), given.on.split(",")
     unknown = [*(net for net in nets if net not in NETS), *(place for place in places if place not in PLACES)]
@@ -163,13 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if place in backends.names() and not backends.get(place).probe().ready:
             print(f"{place} is left out: {backends.get(place).probe().detail}")
             places = [other for other in places if other != place]
-    models: Iterable[tuple[str, Model]] = ((net, NETS[net]()) for net in nets)
-    if given.random:
-        seeds = range(given.seed, given.seed + given.random)
-        models = ((f"random {seed}", random_network(seed)) for seed in seeds)
+    wanted: Sequence[str | int] = range(given.seed, given.seed + given.random) if given.random else nets
     equal = failed = refused = 0
     print(f"{'network':<20} {'precision':<20} {'on':<14} {'samples':>7} {'integers':>10} {'differ':>7} {'s':>6}")
-    for one in findings(models, places, given.samples):
+    for one in _all_found(wanted, places, given.samples, given.jobs):
         if isinstance(one, str):
             refused += 1
             print(one, flush=True)

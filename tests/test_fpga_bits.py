@@ -16,8 +16,8 @@ import pytest
 from quatrefoil.fpga.hls4ml_export import ExportError, export, fixed_layers
 from quatrefoil.fpga.hls4ml_export.fixed_layers import Target
 from quatrefoil.fpga.hls4ml_export.fixed_lowering import lower
-from quatrefoil.fpga.hls4ml_export.fixed_project import Design, first_difference, simulate, write
-from quatrefoil.fpga.hls4ml_export.proof import TRIALS, Chain, prove
+from quatrefoil.fpga.hls4ml_export.fixed_project import Design, _digest, first_difference, simulate, write
+from quatrefoil.fpga.hls4ml_export.proof import TRIALS, Chain, main, prove
 from quatrefoil.fpga.hls4ml_export.support import BACKENDS, IO, ROWS, table, why_not
 from quatrefoil.models.fixed.network import fixed
 from quatrefoil.models.gallery.small import NETS, samples
@@ -62,6 +62,31 @@ def test_one_weight_off_is_found_and_its_layer_named() -> None:
     assert told is not None
     assert told.startswith(f"{dense.name}: ")
     assert "C simulation" in told
+
+
+def test_a_kept_simulation_is_that_of_the_same_headers(tmp_path: Path) -> None:
+    """Vitis and Vivado have convolutions of their own, and share dense layers."""
+    digests = {}
+    for backend in ("Vitis", "Vivado"):
+        for row in ("dense", "conv2d"):
+            target = Target(backend, "parallel")
+            made = chain(row, target)
+            project = write(Design(tuple(made.layers), tuple(made.outputs)), tmp_path / backend / row, "net", target)
+            digests[backend, row] = _digest(project)
+    assert digests["Vitis", "dense"] == digests["Vivado", "dense"]
+    assert digests["Vitis", "conv2d"] != digests["Vivado", "conv2d"]
+    (project.folder / "firmware" / "weights" / "w2.txt").write_text("1")
+    assert _digest(project) != digests["Vivado", "conv2d"]
+
+
+def test_a_stopped_proof_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--backend", "Vitis", "--io", "stream", "--layer", "relu6", "--samples", "5", "--jobs", "1"]
+    given += ["--keep", str(tmp_path / "kept.jsonl")]
+    assert main(given) == 0
+    assert "0 equal, 1 refused, 0 different" in capsys.readouterr().out
+    assert main(given) == 0
+    told = capsys.readouterr().out
+    assert "1 trials, 1 of them from" in told and "0 equal, 1 refused, 0 different" in told
 
 
 def test_every_row_of_the_support_table_has_its_nets() -> None:

@@ -275,18 +275,27 @@ def _library(project: FixedProject, limit_s: float) -> Path:
     return library
 
 
+_INCLUDE: Final = re.compile(r'^\s*#include\s+"([^"]+)"', re.MULTILINE)
+
+
 def _digest(project: FixedProject) -> str:
-    """Of what the compiler reads: the generated sources, hls4ml's own headers by its version."""
+    """Of what the compiler and the simulation read: the generated sources and every header of the project that they include,
+    which differ between backends; the headers of ap_types and ac_types by hls4ml's version."""
+    folder = project.folder
     digest = hashlib.sha256(" ".join((version("hls4ml"), *FLAGS)).encode())
-    firmware = project.folder / "firmware"
-    sources = [
-        project.folder / "build_lib.sh", project.folder / f"{project.name}_bridge.cpp",
-        *firmware.glob("*.cpp"), *firmware.glob("*.h"), *(firmware / "weights").glob("*"),
-        *(firmware / "nnet_utils").glob("quatrefoil*"), *(firmware / "nnet_utils").glob("nnet_code_gen.h"),
-    ]  # fmt: skip
-    for path in sorted(sources):
-        text = _STAMP.sub("", path.read_text(encoding="utf-8"))
-        digest.update(f"{path.relative_to(project.folder)}\0{text}\0".encode())
+    read: dict[Path, str] = {}
+    left = [folder / "firmware" / f"{project.name}.cpp", folder / f"{project.name}_bridge.cpp"]
+    while left:
+        path = left.pop()
+        if path in read or not path.is_file():
+            continue
+        read[path] = path.read_text(encoding="utf-8")
+        for name in _INCLUDE.findall(read[path]):
+            left += [(base / name).resolve() for base in (path.parent, folder / "firmware", folder)]
+    for path in (folder / "build_lib.sh", *(folder / "firmware" / "weights").glob("*")):
+        read[path] = path.read_text(encoding="utf-8")
+    for path, text in sorted(read.items()):
+        digest.update(f"{path.relative_to(folder)}\0{_STAMP.sub('', text)}\0".encode())
     return digest.hexdigest()[:32]
 
 

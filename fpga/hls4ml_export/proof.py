@@ -1,20 +1,30 @@
 """Random small layers in hls4ml's C simulation against the oracle, to the last bit.
 
     python -m quatrefoil.fpga.hls4ml_export.proof [--backend Vitis] [--io parallel] [--layer dense] [--samples 1000]
+    python -m quatrefoil.fpga.hls4ml_export.proof --backend Vitis Vivado Quartus Catapult --keep proof.jsonl
 
 Each layer of ``TRIALS`` makes chains of one or a few layers with random formats and shapes; the chains of a layer are
-compiled into one project, each with an input of its own.
+compiled into one project, each with an input of its own. Most of the time is g++'s, so that projects are compiled side by
+side (--jobs); backends whose sources are the same share a library. With --keep, a run that was stopped goes on where it was,
+as long as the exporter is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -542,6 +552,10 @@ TRIALS: Final[dict[str, Callable[[Chain], None]]] = {
 """What makes a random chain of each layer of the support table."""
 
 
+MULTIPLYING: Final = ("dense", "conv", "flatten", "lstm", "gru", "rnn", "recurrent")
+"""How rows begin that multiply by weights; strategy and reuse say nothing of the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """integers: compared; difference: a sentence where one differs; refusals: of chains that were not exported."""
@@ -562,7 +576,8 @@ def prove(names: Sequence[str], target: Target, *, samples: int, chains: int, se
     for name in names:
         kept = 0
         for attempt in range(4 * chains):
-            key = zlib.crc32(f"{name} {target} {seed} {attempt}".encode())
+            # the same nets for every backend
+            key = zlib.crc32(f"{name} {target.io} {target.strategy} {target.reuse_factor} {seed} {attempt}".encode())
             chain = Chain(np.random.default_rng(key), target, samples, f"c{len(made)}")
             try:
                 TRIALS[name](chain)
@@ -617,6 +632,57 @@ def targets(backends: Sequence[str], ios: Sequence[str]) -> Iterator[Target]:
             yield Target(backend, io, "resource", 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a trial found, in lines of text."""
+
+    key: str
+    text: str
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Layers to prove together, and how."""
+
+    names: tuple[str, ...]
+    target: Target
+    samples: int
+    chains: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """By which a finding is kept: this trial, with the exporter as it is."""
+        return f"{','.join(self.names)} {self.target} {self.samples} {self.chains} {self.seed} {_exporter()}"
+
+    def run(self) -> Finding:
+        found = prove(self.names, self.target, samples=self.samples, chains=self.chains, seed=self.seed)
+        told = found.difference or ("equal" if found.chains else "refused")
+        lines = [
+            f"{self.target.backend} {self.target.io} {self.target.strategy} {found.layer}: {found.chains} nets, "
+            f"{found.integers} integers, {found.seconds:.0f} s: {told}",
+            *(f"    refused: {refusal}" for refusal in sorted(set(found.refusals))[:3]),
+        ]
+        return Finding(self.key, "\n".join(lines), found.difference is not None)
+
+
+@cache
+def _exporter() -> str:
+    """Of the exporter's sources."""
+    digest = hashlib.sha256(version("hls4ml").encode())
+    for path in sorted(Path(__file__).parent.glob("*.*")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept(path: Path | None) -> dict[str, Finding]:
+    if path is None or not path.exists():
+        return {}
+    found = [Finding(**json.loads(line)) for line in path.read_text("utf-8").splitlines() if line.endswith("}")]
+    return {one.key: one for one in found}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backend", nargs="*", default=["Vitis", "Vivado"])
@@ -627,22 +693,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--chains", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--together", action="store_true", help="one project for all layers")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes side by side")
+    parser.add_argument("--keep", type=Path, help="a file that keeps what was found, from which a stopped run goes on")
     given = parser.parse_args(arguments)
-    failed = 0
-    for target in targets(given.backend, given.io):
-        if target.strategy not in given.strategy:
-            continue
-        for names in [given.layer] if given.together else [[name] for name in given.layer]:
-            outcome = prove(names, target, samples=given.samples, chains=given.chains, seed=given.seed)
-            told = outcome.difference or ("equal" if outcome.chains else "refused")
-            failed += outcome.difference is not None
-            print(
-                f"{target.backend} {target.io} {target.strategy} {outcome.layer}: {outcome.chains} nets, {outcome.integers} "
-                f"integers, {outcome.seconds:.0f} s: {told}"
-            )
-            for refusal in sorted(set(outcome.refusals))[:3]:
-                print(f"    refused: {refusal}")
-            sys.stdout.flush()
+    rows = [tuple(given.layer)] if given.together else [(name,) for name in given.layer]
+    # a backend after another, so that a library is not waited for that another process compiles just then
+    trials = [
+        Trial(names, target, given.samples, given.chains, given.seed)
+        for target in targets(given.backend, given.io)
+        if target.strategy in given.strategy
+        for names in rows
+        if target.strategy == "latency" or any(name.startswith(MULTIPLYING) for name in names)
+    ]
+    kept, start = _kept(given.keep), time.monotonic()
+    left = [trial for trial in trials if trial.key not in kept]
+    done = [kept[trial.key] for trial in trials if trial.key in kept]
+    print(
+        f"{len(trials)} trials, {len(done)} of them from {given.keep}" if done else f"{len(trials)} trials", flush=True
+    )
+    with ProcessPoolExecutor(max(given.jobs, 1), multiprocessing.get_context("spawn")) as pool:
+        for pending in as_completed([pool.submit(trial.run) for trial in left]):
+            one = pending.result()
+            done.append(one)
+            print(one.text, flush=True)
+            if given.keep is not None:
+                with open(given.keep, "a", encoding="utf-8") as file:
+                    file.write(f"{json.dumps(asdict(one))}\n")
+    failed = [one for one in done if one.failed]
+    proven, refused = (sum(one.text.splitlines()[0].endswith(end) for one in done) for end in (": equal", ": refused"))
+    print(f"{proven} equal, {refused} refused, {len(failed)} different, {time.monotonic() - start:.0f} s")
+    for one in failed if len(left) < len(trials) else ():
+        print(one.text)
     return 1 if failed else 0
 
 
