@@ -65,18 +65,17 @@ def test_one_weight_off_is_found_and_its_layer_named() -> None:
 
 
 def test_a_kept_simulation_is_that_of_the_same_headers(tmp_path: Path) -> None:
-    """Vitis and Vivado have convolutions of their own, and share dense layers."""
-    digests = {}
-    for backend in ("Vitis", "Vivado"):
-        for row in ("dense", "conv2d"):
-            target = Target(backend, "parallel")
-            made = chain(row, target)
-            project = write(Design(tuple(made.layers), tuple(made.outputs)), tmp_path / backend / row, "net", target)
-            digests[backend, row] = _digest(project)
-    assert digests["Vitis", "dense"] == digests["Vivado", "dense"]
-    assert digests["Vitis", "conv2d"] != digests["Vivado", "conv2d"]
+    """Vitis and Vivado write the same files for a convolution, and have headers of their own."""
+    digests = []
+    for backend in ("Vitis", "Vivado", "Vivado"):
+        target = Target(backend, "parallel")
+        made = chain("conv2d", target)
+        folder = tmp_path / str(len(digests))
+        project = write(Design(tuple(made.layers), tuple(made.outputs)), folder, "net", target)
+        digests.append(_digest(project))
+    assert digests[0] != digests[1] == digests[2]
     (project.folder / "firmware" / "weights" / "w2.txt").write_text("1")
-    assert _digest(project) != digests["Vivado", "conv2d"]
+    assert _digest(project) != digests[2]
 
 
 def test_a_stopped_proof_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

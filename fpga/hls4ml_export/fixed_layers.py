@@ -467,6 +467,11 @@ def move(name: str, source: str, places: np.ndarray, shape: Sequence[int], form:
 def concatenation(name: str, first: str, second: str, axis: int, rank: int, y: Fixed, target: Target) -> FixedLayer:
     """axis: from 0, of a value of ``rank`` axes in the design's order, without the batch."""
     target.require(name, "concat" if axis == rank - 1 else "concat_elsewhere")
+    if rank == 1 and target.backend == "Catapult" and target.io == "stream":
+        raise ExportError(
+            f"{name}: Catapult's concatenation of two streams of vectors gives each as if it were the whole; take "
+            "io='parallel', or Vitis, Vivado or Quartus"
+        )
     layer: Layer = {"class_name": "Concatenate", "name": name, "inputs": [first, second], "op": f"concatenate{rank}d"}
     return FixedLayer(layer | {"axis": axis + 1}, {"result": y})
 

@@ -103,6 +103,8 @@ def write(
             raise
         except Exception as error:  # hls4ml raises Exception itself, and asserts
             raise ExportError(f"hls4ml does not write the project: {type(error).__name__}: {error}") from error
+        if target.backend == "Quartus" and target.io == "stream":
+            _trace_streams(folder / "firmware" / f"{name}.cpp", graph)
         traced = [layer for layer in graph.get_layers() if layer.get_attr("function_cpp") and layer.get_attr("trace")]
         sizes = {layer.name: int(np.prod(layer.get_output_variable().shape)) for layer in traced}
         results = {
@@ -111,6 +113,20 @@ def write(
         }
     calls = calls_in(folder / "firmware" / f"{name}.cpp", [layer.name for layer in design.computing])
     return FixedProject(folder, name, str(config.get("Part")), calls, sizes, results)
+
+
+_TRACE: Final = re.compile(r'nnet::save_layer_output<\w+>\(\w+, "(\w+)", [^;]*\);')
+
+
+def _trace_streams(top: Path, graph: Any) -> None:
+    """hls4ml's writer for Quartus traces one and the same stream for every layer, and not its own: name each one's own."""
+    made = {layer.name: layer.get_output_variable() for layer in graph.get_layers()}
+
+    def own(found: re.Match[str]) -> str:
+        name = found[1]
+        return f'nnet::save_layer_output<{made[name].type.name}>({made[name].name}, "{name}", {made[name].size_cpp()});'
+
+    top.write_text(_TRACE.sub(own, top.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def default_part(backend: str) -> str:

@@ -5,7 +5,7 @@
 
 Each layer of ``TRIALS`` makes chains of one or a few layers with random formats and shapes; the chains of a layer are
 compiled into one project, each with an input of its own. Most of the time is g++'s, so that projects are compiled side by
-side (--jobs); backends whose sources are the same share a library. With --keep, a run that was stopped goes on where it was,
+side (--jobs). With --keep, a run that was stopped goes on where it was,
 as long as the exporter is the same.
 """
 
@@ -250,7 +250,8 @@ def _windows(
         size = [int(rng.integers(k + 1, 9)) for k in kernel]
         attributes: dict[str, Any] = {"kernel_shape": size if whole else kernel}
         if not whole:
-            attributes["strides"] = [int(rng.integers(1, k + 2)) for k in kernel] if strided else kernel
+            strides = [int(rng.integers(1, k + 2)) for k in kernel] if strided else kernel
+            attributes["strides"] = [k - 1 for k in kernel] if strided and strides == kernel else strides
         if padded:
             attributes["pads"] = [1, *(int(rng.integers(0, k)) for k in (*kernel, *kernel)[1:])]
             if op == "fixed_average_pool":
@@ -697,7 +698,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a file that keeps what was found, from which a stopped run goes on")
     given = parser.parse_args(arguments)
     rows = [tuple(given.layer)] if given.together else [(name,) for name in given.layer]
-    # a backend after another, so that a library is not waited for that another process compiles just then
     trials = [
         Trial(names, target, given.samples, given.chains, given.seed)
         for target in targets(given.backend, given.io)

@@ -18,6 +18,8 @@ BACKENDS: Final = ("Vitis", "Vivado", "Quartus", "Catapult", "oneAPI", "Libero")
 IO: Final = ("parallel", "stream")
 VITIS_LIKE: Final = ("Vitis", "Vivado")
 AC_TYPES: Final = ("Quartus", "Catapult")
+BUILT: Final = (*VITIS_LIKE, *AC_TYPES)
+"""Backends whose C++ g++ compiles with what hls4ml brings along."""
 
 ROWS: Final = {
     "dense": "Dense",
@@ -100,10 +102,10 @@ class No:
 EVERY: Final = tuple(ROWS)
 
 NOT: Final = (
-    No(EVERY, ("oneAPI",), IO, "its C++ includes sycl/sycl.hpp and compiles with Intel's compiler alone, so that it cannot "
-       "be held to the network here"),
-    No(EVERY, ("Libero",), IO, "its C++ includes hls/ap_fixpt.hpp of SmartHLS, and hls4ml asks for shls on the path before "
-       "it writes anything"),
+    No(EVERY, ("oneAPI",), IO, "its C++ includes sycl/sycl.hpp and sycl/ext/intel/fpga_extensions.hpp, which come with "
+       "Intel's compiler alone, so that g++ cannot hold it to the network"),
+    No(EVERY, ("Libero",), IO, "its C++ includes hls/ap_fixpt.hpp and hls/streaming.hpp of SmartHLS, and hls4ml asks for shls "
+       "on the path before it writes anything"),
     No(OWN, AC_TYPES, IO, "it is a layer of our own, written for Vitis and Vivado"),
     No(TABLES, ("Quartus",), IO, "hls4ml looks functions up by |x| in tables of half the range there, and takes 1 - entry "
        "or -entry below zero"),
@@ -114,14 +116,17 @@ NOT: Final = (
     No(("conv1d_depthwise", "conv2d_depthwise"), ("Quartus",), IO, "hls4ml writes no call of it into the top function"),
     No(("conv1d_depthwise", "conv2d_depthwise"), ("Catapult",), IO, "hls4ml makes two layers of it there, and a format of its "
        "own between them"),
-    No(("softmax", "leaky_relu", "hard_sigmoid", "relu6"), AC_TYPES, IO, "it is not held to the network yet"),
-    No(EVERY, AC_TYPES, ("stream",), "it is not held to the network yet; take io='parallel'"),
-    No(("max_pool_padded", "average_pool_padded"), VITIS_LIKE, ("stream",), "hls4ml's pooling of streams asserts that "
-       "there is no padding"),
-    No(("max_pool2d_strided", "average_pool2d_strided"), VITIS_LIKE, ("stream",), "hls4ml's pooling of streams over two "
-       "axes asserts strides equal to the kernel"),
+    No(("softmax",), AC_TYPES, IO, "hls4ml takes differences in x's format there and sums exponentials in the table's, "
+       "without formats of their own"),
+    No(("hard_sigmoid",), ("Catapult",), IO, "hls4ml computes it in x's format there, with 0.2 and 0.5 cast to it"),
+    No(("max_pool1d_strided",), ("Quartus",), ("stream",), "hls4ml's pooling of streams asserts strides equal to the kernel"),
+    No(("max_pool_padded",), ("Quartus",), ("stream",), "hls4ml's pooling of streams over padding does not compile there"),
+    No(("max_pool_padded", "average_pool_padded"), (*VITIS_LIKE, "Catapult"), ("stream",), "hls4ml's pooling of streams "
+       "asserts that there is no padding"),
+    No(("max_pool2d_strided", "average_pool2d_strided"), BUILT, ("stream",), "hls4ml's pooling of streams over two axes "
+       "asserts strides equal to the kernel"),
     No(("concat_elsewhere",), VITIS_LIKE, ("stream",), "hls4ml concatenates channels of streams alone"),
-    No(("relu6",), VITIS_LIKE, ("stream",), "hls4ml has it with io='parallel' alone"),
+    No(("relu6",), BUILT, ("stream",), "hls4ml has it with io='parallel' alone"),
 )  # fmt: skip
 
 
