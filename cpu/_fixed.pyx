@@ -1,6 +1,7 @@
 # The thin door to cpu/src/fixed*.cpp: a prepared fixed-point operator is an object that holds its sizes, formats and
 # packed weights; calling it allocates the outputs, gives the GIL away and runs the kernel.
 
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -84,14 +85,7 @@ cdef extern from "fixed_kernels.h" nogil:
         qf_format accumulator, state
 
     ctypedef struct FixedRecurrentCall:
-        const void* x
-        const int32_t* lengths
-        const void* initial_h
-        const void* initial_c
-        void* y
-        void* y_h
-        void* y_c
-        char* workspace
+        pass
 
     int FIXED_PAIRS, FIXED_SHORT, FIXED_WIDE
     int FIXED_RNN, FIXED_LSTM, FIXED_GRU, FIXED_GRU_LINEAR
@@ -101,6 +95,7 @@ ctypedef void (*ConvFunction)(const FixedConv*, const void*, void*, char*, int) 
 ctypedef void (*PoolFunction)(const FixedPool*, const void*, void*, int) noexcept nogil
 ctypedef void (*RecurrentFunction)(const FixedRecurrent*, const FixedRecurrentCall*) noexcept nogil
 ctypedef int64_t (*WorkspaceFunction)(const FixedRecurrent*) noexcept nogil
+ctypedef void (*StepFunction)(const void*, const void* const*, void* const*, char*, int) noexcept nogil
 
 cdef extern from "fixed_kernels.h" nogil:
     TilesFunction fixed_tiles(int isa)
@@ -109,17 +104,40 @@ cdef extern from "fixed_kernels.h" nogil:
     RecurrentFunction fixed_recurrent(int isa)
     WorkspaceFunction fixed_recurrent_workspace(int isa)
 
+    ctypedef struct NativeStep:
+        StepFunction run
+        const void* context
+        size_t workspace
+
+    const char* NATIVE_STEP
+    int STEP_INPUTS
+
+    ctypedef struct FixedConvStep:
+        ConvFunction run
+        FixedConv arguments
+        double work
+
+    ctypedef struct FixedPoolStep:
+        PoolFunction run
+        FixedPool arguments
+        double work
+
+    ctypedef struct FixedRecurrentStep:
+        RecurrentFunction run
+        FixedRecurrent arguments
+
+    void run_fixed_conv_step(const void*, const void* const*, void* const*, char*, int) noexcept
+    void run_fixed_pool_step(const void*, const void* const*, void* const*, char*, int) noexcept
+    void run_fixed_recurrent_step(const void*, const void* const*, void* const*, char*, int) noexcept
+
 KINDS = {"pairs": FIXED_PAIRS, "short": FIXED_SHORT, "wide": FIXED_WIDE}
 CELLS = {"rnn": FIXED_RNN, "lstm": FIXED_LSTM, "gru": FIXED_GRU, "gru_linear": FIXED_GRU_LINEAR}
-
-# Multiply-accumulates, and taps, from which on another thread is worth waking.
-cdef double WORTH_A_THREAD = 1 << 18
 
 cdef object zeros = np.zeros
 
 
 cdef int fill_format(qf_format* to, given) except -1:
-    to.width, to.is_signed, to.rounding, to.overflow, to.low, to.high = given
+    to.low, to.high, to.width, to.is_signed, to.rounding, to.overflow = given
     return 0
 
 
@@ -161,7 +179,7 @@ cdef class Workspace:
     cdef char* take(self) except NULL:
         cdef void* data = self.idle
         self.idle = NULL
-        if data == NULL and posix_memalign(&data, 64, self.size):
+        if data == NULL and posix_memalign(&data, 64, self.size or 64):
             raise MemoryError(f"{self.size} bytes for a fixed-point operator's workspace")
         return <char*>data
 
@@ -170,11 +188,45 @@ cdef class Workspace:
         self.idle = data
 
 
-cdef int threads_for(double work) except -1:
-    return 1 if work < 2 * WORTH_A_THREAD else <int>min(<double>num_threads(), work / WORTH_A_THREAD)
+cdef class Operator:
+    """A prepared operator: the native step that it is, which a call runs on new outputs."""
+
+    cdef NativeStep step
+    cdef Workspace workspace
+
+    cdef int be(self, StepFunction run, const void* context, size_t workspace) except -1:
+        self.step.run, self.step.context, self.step.workspace = run, context, workspace
+        self.workspace = Workspace(workspace)
+        return 0
+
+    cdef int run(self, tuple inputs, tuple outputs) except -1:
+        cdef const void* sources[8]
+        cdef void* targets[3]
+        cdef int threads = num_threads()
+        cdef char* workspace = self.workspace.take()
+        for at in range(STEP_INPUTS):
+            sources[at] = optional(inputs, at)
+        for at in range(len(outputs)):
+            targets[at] = address(outputs[at])
+        with nogil:
+            self.step.run(self.step.context, sources, targets, workspace, threads)
+        self.workspace.give(workspace)
+        return 0
+
+    def native_step(self):
+        """A capsule of what native_step.h describes; this object has to outlive it."""
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
 
 
-cdef class Conv:
+cdef void* optional(tuple arrays, Py_ssize_t position) except? NULL:
+    """The address of an input, NULL where it is absent."""
+    if position >= len(arrays):
+        return NULL
+    array = arrays[position]
+    return NULL if array is None else address(array)
+
+
+cdef class Conv(Operator):
     """A prepared fixed_conv.
 
     isa: an instruction set's number. products: cpu/fixed.py's Products. batch, in_channels, window: of the problem.
@@ -182,17 +234,14 @@ cdef class Conv:
     y_dtype: of the arrays.
     """
 
-    cdef FixedConv arguments
-    cdef ConvFunction function
+    cdef FixedConvStep context
     cdef object products, y_shape, y_dtype
-    cdef Workspace workspace
-    cdef double work
     cdef bint empty
 
     def __init__(self, int isa, products, int64_t batch, int64_t in_channels, window, int64_t depth, int64_t each,
                  reach, int64_t chunk, size_t workspace, x_dtype, y_shape, y_dtype):
-        cdef FixedConv* a = &self.arguments
-        self.function = fixed_conv(isa)
+        cdef FixedConv* a = &self.context.arguments
+        self.context.run = fixed_conv(isa)
         self.products, self.y_shape, self.y_dtype = products, y_shape, y_dtype
         fill_products(isa, &a.products, &a.tiles, products)
         a.batch, a.in_channels, a.depth, a.each, a.chunk = batch, in_channels, depth, each, chunk
@@ -201,44 +250,32 @@ cdef class Conv:
             a.strides[axis], a.pads[axis] = window.strides[axis], window.pads[axis]
             a.reach[axis] = reach[axis]
         a.x_bytes = x_dtype.itemsize
-        self.workspace = Workspace(workspace)
         self.empty = 0 in y_shape
-        self.work = <double>batch * window.output_size * a.products.channels * a.products.steps
+        self.context.work = <double>batch * window.output_size * a.products.channels * a.products.steps
+        self.be(run_fixed_conv_step, &self.context, workspace)
 
     def __call__(self, inputs):
-        cdef char* workspace
-        cdef const void* x
-        cdef void* y_data
-        cdef int threads
         y = new_array(self.y_shape, self.y_dtype)
-        if self.empty:
-            return (y,)
-        x, y_data = address(inputs[0]), address(y)
-        threads = threads_for(self.work)
-        workspace = self.workspace.take()
-        with nogil:
-            self.function(&self.arguments, x, y_data, workspace, threads)
-        self.workspace.give(workspace)
+        if not self.empty:
+            self.run((inputs[0],), (y,))
         return (y,)
 
 
-cdef class Pool:
+cdef class Pool(Operator):
     """A prepared fixed_max_pool, or fixed_average_pool where divisors (int32, one for each output place) are given.
 
     isa: an instruction set's number. planes, window: of the problem. narrow, exact: see fixed_kernels.h. casts: of a
     tap, a sum and y. x_dtype, y_shape, y_dtype: of the arrays.
     """
 
-    cdef FixedPool arguments
-    cdef PoolFunction function
+    cdef FixedPoolStep context
     cdef object divisors, y_shape, y_dtype
-    cdef double work
     cdef bint empty
 
     def __init__(self, int isa, int64_t planes, window, divisors, bint narrow, bint exact, casts, x_dtype, y_shape,
                  y_dtype):
-        cdef FixedPool* a = &self.arguments
-        self.function = fixed_pool(isa)
+        cdef FixedPool* a = &self.context.arguments
+        self.context.run = fixed_pool(isa)
         self.divisors, self.y_shape, self.y_dtype = divisors, y_shape, y_dtype
         a.planes = planes
         for axis in range(3):
@@ -254,30 +291,17 @@ cdef class Pool:
         fill_cast(&a.sum, casts[1])
         fill_cast(&a.y, casts[2])
         self.empty = 0 in y_shape
-        self.work = <double>planes * window.output_size * window.taps
+        self.context.work = <double>planes * window.output_size * window.taps
+        self.be(run_fixed_pool_step, &self.context, 0)
 
     def __call__(self, inputs):
-        cdef const void* x
-        cdef void* y_data
-        cdef int threads
         y = new_array(self.y_shape, self.y_dtype)
         if not self.empty:
-            x, y_data = address(inputs[0]), address(y)
-            threads = threads_for(self.work)
-            with nogil:
-                self.function(&self.arguments, x, y_data, threads)
+            self.run((inputs[0],), (y,))
         return (y,)
 
 
-cdef void* optional(tuple arrays, Py_ssize_t position) except? NULL:
-    """The address of an input, NULL where it is absent."""
-    if position >= len(arrays):
-        return NULL
-    array = arrays[position]
-    return NULL if array is None else address(array)
-
-
-cdef class Recurrent:
+cdef class Recurrent(Operator):
     """A prepared fixed_rnn, fixed_lstm or fixed_gru.
 
     isa: an instruction set's number. cell: a name in CELLS. geometry: ops.fixed's RecurrentGeometry. from_x, from_h,
@@ -286,15 +310,13 @@ cdef class Recurrent:
     formats, and fraction, state_fraction their fraction bits. x_dtype, y_dtype: of the arrays.
     """
 
-    cdef FixedRecurrent arguments
-    cdef RecurrentFunction function
+    cdef FixedRecurrentStep context
     cdef object kept, y_shape, state_shape, y_dtype
-    cdef Workspace workspace
 
     def __init__(self, int isa, str cell, geometry, from_x, from_h, from_kept, functions, int fraction, accumulator,
                  int state_fraction, state, x_dtype, y_dtype):
-        cdef FixedRecurrent* a = &self.arguments
-        self.function = fixed_recurrent(isa)
+        cdef FixedRecurrent* a = &self.context.arguments
+        self.context.run = fixed_recurrent(isa)
         self.kept = (from_x, from_h, from_kept, functions)
         self.y_dtype = y_dtype
         self.y_shape = (geometry.steps, geometry.directions, geometry.batch, geometry.hidden)
@@ -315,23 +337,13 @@ cdef class Recurrent:
         a.fraction, a.state_fraction = fraction, state_fraction
         fill_format(&a.accumulator, accumulator)
         fill_format(&a.state, state)
-        self.workspace = Workspace(fixed_recurrent_workspace(isa)(a))
+        self.be(run_fixed_recurrent_step, &self.context, fixed_recurrent_workspace(isa)(a))
 
     def __call__(self, inputs):
-        cdef FixedRecurrentCall call
-        cdef tuple given = tuple(inputs)
-        lstm = self.arguments.cell == FIXED_LSTM
         y = zeros(self.y_shape, self.y_dtype)  # steps behind a sequence's end stay 0
-        y_h = new_array(self.state_shape, self.y_dtype)
-        y_c = new_array(self.state_shape, self.y_dtype) if lstm else None
-        if self.arguments.batch:
-            call.x = address(given[0])
-            call.lengths = <const int32_t*>optional(given, 4)
-            call.initial_h, call.initial_c = optional(given, 5), optional(given, 6)
-            call.y, call.y_h = address(y), address(y_h)
-            call.y_c = address(y_c) if lstm else NULL
-            call.workspace = self.workspace.take()
-            with nogil:
-                self.function(&self.arguments, &call)
-            self.workspace.give(call.workspace)
-        return (y, y_h, y_c) if lstm else (y, y_h)
+        outputs = (y, new_array(self.state_shape, self.y_dtype))
+        if self.context.arguments.cell == FIXED_LSTM:
+            outputs += (new_array(self.state_shape, self.y_dtype),)
+        if self.context.arguments.batch:
+            self.run(tuple(inputs), outputs)
+        return outputs

@@ -8,6 +8,7 @@ from quatrefoil.ops.activations import Activation
 ABSOLUTE: int
 ARENA: int
 ARRAYS: int
+REFUSED: int
 AXES: int
 PERIODIC: int
 FUNCTIONS: dict[str, int]
@@ -23,6 +24,36 @@ def softmax_step(isa: int, outer: int, length: int, inner: int, logarithm: bool)
 def lrn_step(
     isa: int, batch: int, channels: int, plane: int, before: int, behind: int, scale: float, beta: float, bias: float
 ) -> Step: ...
+def fixed_elements_step(
+    isa: int,
+    function: str,
+    extents: Many[int],
+    strides: Many[Many[int]],
+    x_bytes: Many[int],
+    y_bytes: int,
+    *,
+    shifts: tuple[int, int] = ...,
+    factor: int = ...,
+    offset: int = ...,
+    low: int = ...,
+    high: int = ...,
+    scale: float = ...,
+    cast: tuple[int, tuple[int, ...]],
+    below: tuple[int, tuple[int, ...]],
+    table: np.ndarray | None = ...,
+    table_bits: int = ...,
+) -> Step: ...
+def fixed_softmax_step(
+    isa: int,
+    rows: int,
+    length: int,
+    x_bytes: int,
+    y_bytes: int,
+    casts: Many[tuple[int, tuple[int, ...]]],
+    powers: np.ndarray,
+    inverses: np.ndarray,
+    shifts: Many[int],
+) -> Step: ...
 def reorder_step(isa: int, batch: int, channels: int, plane: int, into_blocks: bool) -> Step: ...
 
 class Sequence:
@@ -35,5 +66,5 @@ class Sequence:
         outputs: Many[tuple[tuple[int, ...], np.dtype]],
         keep: Any,
     ) -> None: ...
-    def __call__(self, inputs: Many[np.ndarray]) -> list[np.ndarray]: ...
-    def timed(self, inputs: Many[np.ndarray]) -> tuple[list[np.ndarray], list[int]]: ...
+    def __call__(self, inputs: Many[np.ndarray]) -> list[np.ndarray] | None: ...
+    def timed(self, inputs: Many[np.ndarray]) -> tuple[list[np.ndarray] | None, list[int]]: ...

@@ -65,16 +65,49 @@ cdef extern from "sequence.h" nogil:
         int64_t batch, channels, plane
         int32_t into_blocks
 
+    ctypedef struct qf_format:
+        long long low, high
+        int width, is_signed, rounding, overflow
+
+    ctypedef struct FixedCast:
+        int32_t drop
+        qf_format format
+
+    ctypedef struct FixedElementsContext:
+        int32_t function, y_bytes
+        int32_t x_bytes[2]
+        int64_t rank
+        int64_t extents[8]
+        int64_t strides[3][8]
+        int32_t shifts[2]
+        int64_t factor, offset, low, high
+        double scale
+        FixedCast cast, below
+        const int32_t* table
+        int32_t table_bits, table_size
+
+    ctypedef struct FixedSoftmaxContext:
+        int64_t rows, length
+        int32_t x_bytes, y_bytes
+        FixedCast difference, accumulator, sum, y
+        const int64_t* powers
+        const int64_t* inverses
+        int32_t difference_shift, sum_shift
+
     int64_t SAME_BLOCK
 
     StepFunction sequence_reorder(int isa)
     StepFunction sequence_elementwise(int isa)
     StepFunction sequence_softmax(int isa)
     StepFunction sequence_lrn(int isa)
+    StepFunction sequence_fixed_elements(int isa)
+    StepFunction sequence_fixed_softmax(int isa)
 
     int ELEMENTWISE_COPY, ELEMENTWISE_ADD, ELEMENTWISE_SUBTRACT, ELEMENTWISE_MULTIPLY, ELEMENTWISE_DIVIDE
     int ELEMENTWISE_MAXIMUM, ELEMENTWISE_MINIMUM, ELEMENTWISE_PRELU, ELEMENTWISE_AFFINE
     int ELEMENTWISE_SQUARE_ROOT, ELEMENTWISE_EXPONENTIAL, ELEMENTWISE_MAGNITUDE
+    int FIXED_COPY, FIXED_QUANTIZE, FIXED_DEQUANTIZE, FIXED_SUM, FIXED_PRODUCT, FIXED_AFFINE, FIXED_TABLE
+    int FIXED_SLOPE_BELOW, FIXED_TABLE_BELOW, FIXED_CHECK
 
 FUNCTIONS = {
     "copy": ELEMENTWISE_COPY,
@@ -91,6 +124,19 @@ FUNCTIONS = {
     "magnitude": ELEMENTWISE_MAGNITUDE,
 }
 
+FIXED_FUNCTIONS = {
+    "copy": FIXED_COPY,
+    "quantize": FIXED_QUANTIZE,
+    "dequantize": FIXED_DEQUANTIZE,
+    "sum": FIXED_SUM,
+    "product": FIXED_PRODUCT,
+    "affine": FIXED_AFFINE,
+    "table": FIXED_TABLE,
+    "slope_below": FIXED_SLOPE_BELOW,
+    "table_below": FIXED_TABLE_BELOW,
+    "check": FIXED_CHECK,
+}
+
 AXES = MOST_AXES
 """The most axes that an element-wise step walks."""
 
@@ -100,8 +146,9 @@ PERIODIC = SAME_BLOCK
 # From this size on the arena lies in large pages, where the system has them.
 cdef size_t LARGE_PAGE = 2 << 20
 
-# Bases of operands: nothing (the offset is an address), the arena, then the inputs and the outputs.
-ABSOLUTE, ARENA, ARRAYS = 0, 1, 2
+# Bases of operands: nothing (the offset is an address), the arena, whether a value was refused, then the inputs and the
+# outputs.
+ABSOLUTE, ARENA, REFUSED, ARRAYS = 0, 1, 2, 3
 
 
 cdef void* address(object array) except? NULL:
@@ -122,11 +169,13 @@ cdef class Step:
     """A native step, with what it points to."""
 
     cdef NativeStep native
-    cdef object run  # the prepared kernel that the context belongs to
+    cdef object run  # the prepared kernel that the context belongs to, or what it points to
     cdef ElementwiseContext elementwise
     cdef SoftmaxContext softmax
     cdef LrnContext lrn
     cdef ReorderContext reorder
+    cdef FixedElementsContext fixed_elements
+    cdef FixedSoftmaxContext fixed_softmax
 
     cdef Step bind(self, StepFunction function, const void* context):
         self.native.run = function
@@ -150,12 +199,7 @@ def elementwise_step(int isa, str function, activation, extents, strides) -> Ste
     memset(c, 0, sizeof(c[0]))
     c.function = FUNCTIONS[function]
     c.activation, c.alpha, c.beta = activation.code, activation.alpha, activation.beta
-    c.rank = len(extents)
-    for axis, extent in enumerate(extents):
-        c.extents[axis] = extent
-    for operand, walk in enumerate(strides):
-        for axis, stride in enumerate(walk):
-            c.strides[operand][axis] = stride
+    fill_walk(&c.rank, c.extents, c.strides, extents, strides)
     return step.bind(sequence_elementwise(isa), c)
 
 
@@ -179,6 +223,59 @@ def reorder_step(int isa, batch, channels, plane, bint into_blocks) -> Step:
     cdef ReorderContext* c = &step.reorder
     c.batch, c.channels, c.plane, c.into_blocks = batch, channels, plane, into_blocks
     return step.bind(sequence_reorder(isa), c)
+
+
+cdef int fill_cast(FixedCast* to, given) except -1:
+    """given: how many bits to drop, and the members of numerics.Fixed."""
+    cdef qf_format* f = &to.format
+    to.drop, (f.low, f.high, f.width, f.is_signed, f.rounding, f.overflow) = given
+    return 0
+
+
+cdef void fill_walk(int64_t* rank, int64_t* lengths, int64_t (*walks)[8], extents, strides):
+    """strides: of y and of each operand, in elements."""
+    rank[0] = len(extents)
+    for axis, extent in enumerate(extents):
+        lengths[axis] = extent
+    for operand, walk in enumerate(strides):
+        for axis, stride in enumerate(walk):
+            walks[operand][axis] = stride
+
+
+def fixed_elements_step(int isa, str function, extents, strides, x_bytes, int y_bytes, *, shifts=(0, 0), factor=1,
+                        offset=0, low=0, high=0, double scale=1, cast, below, table=None, int table_bits=0) -> Step:
+    """strides: of y and of each operand, in elements. x_bytes: of one or two operands. table: int32."""
+    cdef Step step = Step()
+    cdef FixedElementsContext* c = &step.fixed_elements
+    memset(c, 0, sizeof(c[0]))
+    c.function, c.y_bytes, c.scale = FIXED_FUNCTIONS[function], y_bytes, scale
+    for operand, size in enumerate(x_bytes):
+        c.x_bytes[operand] = size
+    fill_walk(&c.rank, c.extents, c.strides, extents, strides)
+    c.shifts[0], c.shifts[1] = shifts
+    c.factor, c.offset, c.low, c.high = factor, offset, low, high
+    fill_cast(&c.cast, cast)
+    fill_cast(&c.below, below)
+    if table is not None:
+        step.run = table
+        c.table, c.table_bits, c.table_size = <const int32_t*>address(table), table_bits, len(table)
+    return step.bind(sequence_fixed_elements(isa), c)
+
+
+def fixed_softmax_step(int isa, int64_t rows, int64_t length, int x_bytes, int y_bytes, casts, powers, inverses,
+                       shifts) -> Step:
+    """casts: of differences, to the accumulator, of the sum, of y. powers, inverses: int64 tables."""
+    cdef Step step = Step()
+    cdef FixedSoftmaxContext* c = &step.fixed_softmax
+    c.rows, c.length, c.x_bytes, c.y_bytes = rows, length, x_bytes, y_bytes
+    fill_cast(&c.difference, casts[0])
+    fill_cast(&c.accumulator, casts[1])
+    fill_cast(&c.sum, casts[2])
+    fill_cast(&c.y, casts[3])
+    step.run = (powers, inverses)
+    c.powers, c.inverses = <const int64_t*>address(powers), <const int64_t*>address(inverses)
+    c.difference_shift, c.sum_shift = shifts
+    return step.bind(sequence_fixed_softmax(isa), c)
 
 
 cdef class Arena:
@@ -256,31 +353,33 @@ cdef class Sequence:
         cdef size_t size = self.arena + self.workspace * threads
         cdef Arena memory = self.idle.pop() if self.idle else None
         cdef char** bases
+        cdef int32_t refused = 0
         if memory is None or memory.size < size:
             memory = Arena(size)
         results = [new_array(shape, dtype) for shape, dtype in self.outputs]
-        bases = <char**>calloc(2 + self.input_count + self.output_count, sizeof(char*))
+        bases = <char**>calloc(3 + self.input_count + self.output_count, sizeof(char*))
         if bases == NULL:
             raise MemoryError("a sequence's addresses")
         try:
-            bases[1] = memory.data
+            bases[1], bases[2] = memory.data, <char*>&refused
             for at in range(self.input_count):
-                bases[2 + at] = <char*>address(inputs[at])
+                bases[3 + at] = <char*>address(inputs[at])
             for at in range(self.output_count):
-                bases[2 + self.input_count + at] = <char*>address(results[at])
+                bases[3 + self.input_count + at] = <char*>address(results[at])
             with nogil:
                 run_sequence(self.steps, self.count, bases, memory.data + self.arena, threads, nanoseconds)
         finally:
             free(bases)
         self.idle.append(memory)
-        return results
+        return None if refused else results
 
-    def __call__(self, inputs) -> list:
-        """The outputs, newly allocated. inputs: C-contiguous arrays of the planned types."""
+    def __call__(self, inputs) -> list | None:
+        """The outputs, newly allocated; None where a step met a value that it does not take. inputs: C-contiguous arrays
+        of the planned types."""
         return self.run(inputs, NULL)
 
     def timed(self, inputs):
-        """The outputs, and what each step took, in nanoseconds."""
+        """The outputs, or None, and what each step took, in nanoseconds."""
         cdef int64_t[::1] nanoseconds = np.zeros(self.count or 1, np.int64)
         results = self.run(inputs, &nanoseconds[0])
         return results, [nanoseconds[at] for at in range(self.count)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
-from quatrefoil.numerics import OVERFLOWS, ROUNDINGS, TABLE_REACH, Fixed
+from quatrefoil.numerics import TABLE_REACH, Fixed
 from quatrefoil.ops import conv, pool, rnn
 from quatrefoil.ops import fixed as semantics
 from quatrefoil.ops.windows import Triple, Window
@@ -22,7 +22,7 @@ from quatrefoil.registry import Kernel, Reject, Run
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
 
 Format = tuple[int, int, int, int, int, int]
-"""A format as src/fixed_kernels.h takes it: width, sign, codes of rounding and overflow, least and greatest integer."""
+"""The members of a format, as C has them."""
 
 Cast = tuple[int, Format]
 """Fraction bits to drop, and the format."""
@@ -34,13 +34,8 @@ SLACK = 64
 """Bytes behind what is laid out, which a pair at its end may read."""
 
 
-def _format(form: Fixed) -> Format:
-    codes = ROUNDINGS.index(form.rounding), OVERFLOWS.index(form.overflow)
-    return (form.width, int(form.signed), *codes, form.low, form.high)
-
-
 def _cast(fraction: int, form: Fixed) -> Cast:
-    return fraction - form.fraction, _format(form)
+    return fraction - form.fraction, form.members
 
 
 def _wraps(form: Fixed, bits: int) -> bool:
@@ -337,7 +332,7 @@ def _recurrent(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
         [sums(x, w, weights_w[d], bias[d, :rows]) for d in directions],
         [sums(y, r, weights_r[d, :apart], bias[d, rows : rows + apart]) for d in directions],
         [sums(y, r, weights_r[d, apart:], bias[d, rows + apart :]) for d in directions] if split else [],
-        functions, accumulator.fraction, _format(accumulator), y.fraction, _format(y),
+        functions, accumulator.fraction, accumulator.members, y.fraction, y.members,
         problem.input(rnn.X).numpy_dtype, problem.outputs[0].numpy_dtype,
     )  # fmt: skip
     return run

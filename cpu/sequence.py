@@ -19,6 +19,7 @@ import numpy as np
 from quatrefoil.cpu import instruction_set
 from quatrefoil.cpu.fusion import fused
 from quatrefoil.cpu.layouts import BlockedOperation, Reorder, Walk, with_layouts
+from quatrefoil.numerics import Fixed
 from quatrefoil.ops import FAMILIES
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
@@ -27,6 +28,8 @@ from quatrefoil.sequences import (
     Affine,
     Concat,
     Elementwise,
+    FixedElementwise,
+    FixedSoftmax,
     Joined,
     LocalResponse,
     Operation,
@@ -47,10 +50,13 @@ OPERANDS = 8
 """Inputs that a kernel's step may look at: STEP_INPUTS of src/native_step.h."""
 
 NATIVE_OPS = ("conv", "conv_transpose", "max_pool", "average_pool", "lp_pool", "rnn", "lstm", "gru")
-"""Operators whose float32 kernels offer native steps."""
+"""Operators whose float32 kernels offer native steps; those of fixed point do, too."""
 
-WORD = 4
+WORDS = (2, 4)
 """Bytes of the elements that steps move."""
+
+REFUSAL = -1
+"""In place of a value: where a step says that it met one which it does not take."""
 
 
 @dataclass(eq=False)
@@ -81,12 +87,17 @@ class CpuSequencer:
     def takes(self, step: Step, types: Mapping[int, Tensor]) -> bool:
         given = [types[value] for value in (*step.inputs, *step.outputs) if value is not None]
         match step.form:
+            case Operation(problem=problem) if problem.op in FAMILIES["fixed"]:
+                return True
             case Operation(problem=problem):
                 indices = problem.op == "max_pool" and problem.integer("with_indices")
                 turned = problem.op in FAMILIES["rnn"] and problem.integer("layout")
                 return problem.op in NATIVE_OPS and problem.dtype == "float32" and not indices and not turned
             case View() | Rearrangement() | Concat() | Elementwise("copy", Activation("Identity")):
-                return all(t.numpy_dtype.itemsize == WORD and t.rank <= AXES for t in given)
+                return all(t.numpy_dtype.itemsize in WORDS and t.rank <= AXES for t in given)
+            case FixedElementwise() | FixedSoftmax():
+                # wider integers are what no operator takes
+                return all(t.dtype in ("int16", "int32", "float32") and t.rank <= AXES for t in given)
             case _:
                 return all(t.dtype == "float32" and t.rank <= AXES for t in given)
 
@@ -120,10 +131,10 @@ class PreparedPlan:
         outputs = [(plan.types[value].shape, plan.types[value].numpy_dtype) for value in plan.outputs]
         self.run = _sequence.Sequence(steps, arena, len(plan.inputs), outputs, memory.constants)
 
-    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         return self.run(inputs)
 
-    def timed(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], dict[str, float]]:
+    def timed(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray] | None, dict[str, float]]:
         results, nanoseconds = self.run.timed(inputs)
         seconds: dict[str, float] = {}
         for node, spent in zip(self._nodes, nanoseconds):
@@ -159,7 +170,7 @@ class _Memory:
             for value in step.outputs:
                 if value not in self._storages:
                     self._enter(value, None)
-        self._arena = _sequence.ARENA
+        self._arena, self._refused = _sequence.ARENA, _sequence.REFUSED
         self._last = {value: at for at, step in enumerate(plan.steps) for value in step.inputs if value is not None}
         for step in plan.steps:
             if isinstance(step.form, View):
@@ -238,7 +249,7 @@ class _Memory:
         lives: dict[int, tuple[Storage, int, int]] = {}
         for at, instruction in enumerate(instructions):
             for value, _ in (*instruction.inputs, *instruction.outputs):
-                if value is None:
+                if value is None or value == REFUSAL:
                     continue
                 storage, _ = self.place(value)
                 if storage.base is None:
@@ -263,6 +274,8 @@ class _Memory:
     def operand(self, value: int | None, offset: int) -> tuple[int, int]:
         if value is None:
             return 0, 0
+        if value == REFUSAL:
+            return self._refused, 0
         storage, inner = self.place(value)
         base = self._arena if storage.base is None else storage.base
         return base, storage.offset + inner + offset
@@ -275,6 +288,7 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
     isa = instruction_set.index()
     [result, *_] = step.outputs
     y = types[result]
+    word = y.numpy_dtype.itemsize
     if all(types[value].size == 0 for value in step.outputs):
         return []
 
@@ -291,18 +305,29 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
     ) -> Instruction:
         lengths, merged = _merged(extents, strides)
         padded = (*inputs, *((None, 0),) * (3 - len(inputs)))
+        if y.numpy_dtype.itemsize != 4:
+            assert function == "copy"
+            return Instruction(
+                lambda: _sequence.fixed_elements_step(
+                    isa, "copy", lengths, merged, [2], 2, cast=NO_CAST, below=NO_CAST
+                ),
+                padded,
+                ((result, offset * word),),
+                step.node,
+            )
         return Instruction(
             lambda: _sequence.elementwise_step(isa, function, activation, lengths, merged),
             padded,
-            ((result, offset * WORD),),
+            ((result, offset * word),),
             step.node,
         )
 
     def copied(source: int | None, extents: Sequence[int], x: Sequence[int], y: Sequence[int], at: int, to: int) -> Any:
-        return walk("copy", IDENTITY, extents, (y, x), ((source, at * WORD),), to)
+        return walk("copy", IDENTITY, extents, (y, x), ((source, at * word),), to)
 
     [first, *_] = step.inputs
-    match step.form:
+    form: object = step.form  # those of layouts.py, too
+    match form:
         case Operation(problem=problem, kernel=kernel, parameters=parameters):
             varying = [None if place in parameters else value for place, value in enumerate(step.inputs)]
             varying += [None] * (OPERANDS - len(varying))
@@ -338,14 +363,12 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                 )
             ]
         case Walk():
-            form = step.form
             return [walk(form.function, form.activation, form.extents, form.strides, whole(step.inputs))]
         case View(offset=offset):
             assert first is not None
-            if memory.together(first, result, offset * y.numpy_dtype.itemsize):
+            if memory.together(first, result, offset * word):
                 return []
-            words = y.nbytes // WORD
-            return [copied(first, [words], [1], [1], offset * y.numpy_dtype.itemsize // WORD, 0)]
+            return [copied(first, [y.size], [1], [1], offset, 0)]
         case Elementwise(function=function, activation=activation):
             strides = [_strides(y.shape), *(_broadcast(types[v].shape, y.shape) for v in step.inputs if v is not None)]
             return [walk(function, activation, y.shape, strides, whole(step.inputs))]
@@ -360,7 +383,7 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                 x = types[value]
                 distance = start * math.prod(y.shape[axis + 1 :])
                 start += x.shape[axis]
-                if x.size and not memory.together(result, value, distance * WORD):
+                if x.size and not memory.together(result, value, distance * word):
                     found.append(copied(value, x.shape, _strides(x.shape), _strides(y.shape), 0, distance))
             return found
         case Rearrangement(pieces=pieces):
@@ -369,6 +392,10 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                 if math.prod(piece.extents):
                     found.append(copied(first, piece.extents, piece.x_strides, piece.y_strides, piece.x, piece.y))
             return found
+        case FixedElementwise():
+            return [_fixed_elements(form, step, types)]
+        case FixedSoftmax():
+            return [_fixed_softmax(form, step, types)]
         case Softmax(axis=axis, logarithm=logarithm):
             shape = math.prod(y.shape[:axis]), y.shape[axis], math.prod(y.shape[axis + 1 :])
             return [
@@ -390,6 +417,58 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                     step.node,
                 )
             ]
+    raise AssertionError(f"a step of a form that the sequencer does not take: {form}")
+
+
+def _fixed_cast(fraction: int, y: Fixed) -> tuple[int, tuple[int, ...]]:
+    """A cast of integers with so many fraction bits, as C has it."""
+    return fraction - y.fraction, y.members
+
+
+NO_CAST = _fixed_cast(0, Fixed(2, 2))
+"""In place of a cast that a step does not do."""
+
+
+def _fixed_elements(form: FixedElementwise, step: Step, types: Mapping[int, Tensor]) -> Instruction:
+    from quatrefoil.cpu import _sequence
+
+    y = types[step.outputs[0]]
+    given = [types[value] for value in step.inputs if value is not None]
+    lengths, merged = _merged(y.shape, [_strides(y.shape), *(_broadcast(x.shape, y.shape) for x in given)])
+    cast = below = NO_CAST
+    if form.y is not None:
+        cast, below = _fixed_cast(form.fraction, form.y), _fixed_cast(form.fraction_below, form.y)
+    quantizes = form.function == "quantize"
+    scale = 2.0 ** (form.y.fraction if quantizes and form.y is not None else -form.fraction)
+    refusal = ((REFUSAL, 0),) if form.function in ("quantize", "check") else ()
+    return Instruction(
+        lambda: _sequence.fixed_elements_step(
+            instruction_set.index(), form.function, lengths, merged, [x.numpy_dtype.itemsize for x in given],
+            y.numpy_dtype.itemsize, shifts=form.shifts, factor=form.factor, offset=form.offset, low=form.low,
+            high=form.high, scale=scale, cast=cast, below=below, table=form.table, table_bits=form.table_bits,
+        ),
+        tuple((value, 0) for value in step.inputs),
+        ((step.outputs[0], 0), *refusal),
+        step.node,
+    )  # fmt: skip
+
+
+def _fixed_softmax(form: FixedSoftmax, step: Step, types: Mapping[int, Tensor]) -> Instruction:
+    from quatrefoil.cpu import _sequence
+
+    x, y = (types[value] for value in (*step.inputs, *step.outputs) if value is not None)
+    casts = [_fixed_cast(*cast) for cast in (form.difference, form.accumulator, form.total, form.cast)]
+    indexed = (form.difference[1], form.powers), (form.total[1], form.inverses)
+    shifts = [index.width - (len(table).bit_length() - 1) for index, table in indexed]
+    return Instruction(
+        lambda: _sequence.fixed_softmax_step(
+            instruction_set.index(), math.prod(y.shape[:-1]), y.shape[-1], x.numpy_dtype.itemsize,
+            y.numpy_dtype.itemsize, casts, form.powers, form.inverses, shifts,
+        ),
+        ((step.inputs[0], 0),),
+        ((step.outputs[0], 0),),
+        step.node,
+    )  # fmt: skip
 
 
 def _strides(shape: Sequence[int]) -> list[int]:

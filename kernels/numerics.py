@@ -138,10 +138,15 @@ class Fixed:
         return self.text
 
     @property
-    def initializer(self) -> str:
-        """The members of include/quatrefoil/fixed.h's qf_format, as C writes them."""
+    def members(self) -> tuple[int, int, int, int, int, int]:
+        """Those of include/quatrefoil/fixed.h's qf_format."""
         codes = ROUNDINGS.index(self.rounding), OVERFLOWS.index(self.overflow)
-        return ",".join(map(str, (self.low, self.high, self.width, int(self.signed), *codes)))
+        return self.low, self.high, self.width, int(self.signed), *codes
+
+    @property
+    def initializer(self) -> str:
+        """The members as C writes them."""
+        return ",".join(map(str, self.members))
 
     def cast(self, values: np.ndarray, fraction: int) -> np.ndarray:
         """int64 integers with ``fraction`` fraction bits, at most 2^62 in size, as int64 integers of this format."""

@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from quatrefoil.numerics import Fixed
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Kernel
@@ -97,7 +98,64 @@ class LocalResponse:
     bias: float
 
 
-Form: TypeAlias = Operation | View | Elementwise | Affine | Concat | Rearrangement | Softmax | LocalResponse
+@dataclass(frozen=True, eq=False)
+class FixedElementwise:
+    """Fixed-point integers to others, broadcast as NumPy does: what the function gives is exact, and is cast once to y.
+
+    function   "quantize": float32 to integers; a value that is not finite is refused
+               "dequantize": integers with ``fraction`` fraction bits to float32
+               "sum": a * 2^shifts[0] + factor * b * 2^shifts[1]; "product": a * b
+               "affine": a * factor + offset, not below low nor above high
+               "table": the table's entry (int32, of y) at numerics.table_index, of which ``table_bits`` is known
+               "slope_below": a where it is above 0, else a * factor, which has ``fraction_below`` fraction bits
+               "check": a as it is; one below low or above high is refused
+               "table_below": a where it is above 0, else the table's entry
+    fraction   of the exact result
+    y          its format, None for float32
+    """
+
+    function: str
+    fraction: int = 0
+    y: Fixed | None = None
+    shifts: tuple[int, int] = (0, 0)
+    factor: int = 1
+    offset: int = 0
+    low: int = -(2**62)
+    high: int = 2**62
+    fraction_below: int = 0
+    table: np.ndarray | None = None
+    table_bits: int = 0
+
+    @property
+    def dtype(self) -> str:
+        """Of the result."""
+        return "float32" if self.y is None else self.y.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class FixedSoftmax:
+    """Softmax of integers along the last axis by two tables, as models/fixed/elements.py says.
+
+    Each of difference, accumulator, total and y is cast from the fraction bits beside it. powers, inverses: int64.
+    """
+
+    difference: tuple[int, Fixed]
+    accumulator: tuple[int, Fixed]
+    total: tuple[int, Fixed]
+    cast: tuple[int, Fixed]
+    powers: np.ndarray
+    inverses: np.ndarray
+
+    @property
+    def dtype(self) -> str:
+        """Of the result."""
+        return self.cast[1].dtype
+
+
+FixedForm: TypeAlias = FixedElementwise | FixedSoftmax
+"""Forms between fixed-point operators."""
+
+Form: TypeAlias = Operation | View | Elementwise | Affine | Concat | Rearrangement | Softmax | LocalResponse | FixedForm
 
 
 @dataclass(frozen=True)
@@ -139,10 +197,11 @@ class Joined:
 class PreparedSequence(Protocol):
     """A plan made ready. May run in several threads at once; keeps nothing of the arrays it is given."""
 
-    def __call__(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs, newly allocated, from contiguous inputs of the planned types."""
+    def __call__(self, inputs: Sequence[Array]) -> list[Array] | None:
+        """The outputs, newly allocated, from contiguous inputs of the planned types; None where a step refuses a value,
+        which the steps one by one say in a sentence."""
 
-    def timed(self, inputs: Sequence[Array]) -> tuple[list[Array], dict[str, float]]:
+    def timed(self, inputs: Sequence[Array]) -> tuple[list[Array] | None, dict[str, float]]:
         """The same, and the seconds that the steps of each node took."""
 
 

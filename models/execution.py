@@ -38,6 +38,7 @@ from quatrefoil.models.scheduling import (
 from quatrefoil.ops import pool, rnn
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.ops.conv import RESIDUAL
+from quatrefoil.ops.fixed import input_format
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Backend
 from quatrefoil.sequences import Elementwise, Sequencer
@@ -144,14 +145,21 @@ class HouseOperation:
     def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
         """A residual of another shape is added afterwards. Values that have to be checked are not looked at here; integers
         of fixed point need no look, since what makes them in a graph casts them to their format."""
-        recurrent = self.op in ops.FAMILIES["rnn"]
-        checked = self.spec.validate is not None and not recurrent and self.op not in ops.FAMILIES["fixed"]
+        recurrent = self.op.removeprefix("fixed_") in ops.FAMILIES["rnn"]
+        fixed = self.op in ops.FAMILIES["fixed"]
+        checked = self.spec.validate is not None and not recurrent and not fixed
         if self.repacks or checked or (recurrent and len(inputs) > rnn.LENGTHS and inputs[rnn.LENGTHS] is not None):
             raise NotInSequence
         given = [None if value is None else draft.types[value] for value in inputs]
         problem, broadcast = self._problem(given)
         parameters = {place: array for place, array in self.parameters.items() if place < len(problem.inputs)}
         varying = [None if place in parameters else value for place, value in enumerate(inputs[: len(problem.inputs)])]
+        if fixed and self.spec.validate is not None:
+            self.spec.validate(problem, [parameters.get(place) for place in range(len(problem.inputs))])
+            varying = [
+                draft.held(value, form) if (form := input_format(problem, place)) is not None else value
+                for place, value in enumerate(varying)
+            ]
         if broadcast is None:
             results = [draft.value() if output == UNWANTED else output for output in outputs]
             _, selection = draft.operation(problem, parameters, varying, results)
@@ -260,6 +268,11 @@ class HostOperation:
         return None
 
     def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
+        form = getattr(self.operator, "form", None)
+        if form is not None:
+            shape = np.broadcast_shapes(*(draft.types[value].shape for value in inputs if value is not None))
+            draft.add(form, inputs, shape, outputs[0])
+            return Placement(self.node, where=draft.sequencer.name if draft.sequencer is not None else "")
         described = getattr(self.operator, "described", None)
         if described is None or draft.sequencer is None:
             raise NotInSequence

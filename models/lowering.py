@@ -18,6 +18,7 @@ from quatrefoil.models.host.normalization import folded
 from quatrefoil.models.host.shapes import border, tensor_dtype
 from quatrefoil.models.host.table import Array, Node, axes_of, axis_of, ints
 from quatrefoil.models.passes.activations import PARAMETERS
+from quatrefoil.numerics import Fixed
 from quatrefoil.ops import conv
 from quatrefoil.ops.activations import activation
 from quatrefoil.problem import Problem, Tensor
@@ -26,6 +27,8 @@ from quatrefoil.sequences import (
     Affine,
     Concat,
     Elementwise,
+    FixedElementwise,
+    FixedSoftmax,
     Form,
     LocalResponse,
     Operation,
@@ -55,6 +58,8 @@ class Draft:
         """Values that may keep their channels in blocks: what kernels for blocks made, and what was made of that."""
         self.kernels: list[str] = []
         """The kernels of its operations."""
+        self.formats: dict[int, str] = {}
+        """Fixed-point formats of values that cannot but lie in them, by their text."""
 
     def value(self, tensor: Tensor | None = None) -> int:
         """A new value's number."""
@@ -69,12 +74,17 @@ class Draft:
         return number
 
     def add(self, form: Form, inputs: Sequence[int | None], shape: Sequence[int], output: int | None = None) -> int:
-        """Drafts a step that gives ``output``, or a new value, of the first input's dtype. Raises NotInSequence."""
+        """Drafts a step that gives ``output``, or a new value, of the first input's dtype or the form's own.
+
+        Raises NotInSequence.
+        """
         [first, *_] = inputs
         assert first is not None
-        tensor = Tensor(self.types[first].dtype, tuple(map(int, shape)))
+        dtype = form.dtype if isinstance(form, (FixedElementwise, FixedSoftmax)) else self.types[first].dtype
+        tensor = Tensor(dtype, tuple(map(int, shape)))
         result = self.value() if output is None else output
         self.types[result] = tensor
+        self._keep_format(form, inputs, result)
         self._append(Step(form, tuple(inputs), (result,), self.node))
         if isinstance(form, (Elementwise, Affine, Concat)) and self.blocks.intersection(inputs):
             self.blocks.add(result)
@@ -99,7 +109,28 @@ class Draft:
         self._append(Step(Operation(problem, selection.chosen, parameters), tuple(inputs), results, self.node))
         if selection.chosen.blocked is not None:
             self.blocks.add(results[0])
+        if problem.op in ops.FAMILIES["fixed"]:
+            self.formats.update(dict.fromkeys(results, problem.string("y_format")))
         return results[0], selection
+
+    def _keep_format(self, form: Form, inputs: Sequence[int | None], result: int) -> None:
+        if isinstance(form, FixedElementwise | FixedSoftmax):
+            made = form.y if isinstance(form, FixedElementwise) else form.cast[1]
+            if made is not None:
+                self.formats[result] = made.text
+        elif isinstance(form, View | Concat | Rearrangement):
+            # what fills the gaps of a rearrangement is 0, which every format has
+            moved = inputs[:1] if isinstance(form, Rearrangement) else inputs
+            found = {self.formats.get(value) for value in moved if value is not None}
+            if len(found) == 1 and (text := found.pop()) is not None:
+                self.formats[result] = text
+
+    def held(self, value: int | None, form: Fixed) -> int | None:
+        """The value, or one that is checked to hold integers of the format when it runs, where nothing else says so."""
+        if value is None or self.formats.get(value) == form.text:
+            return value
+        check = FixedElementwise("check", form.fraction, form, low=form.low, high=form.high)
+        return self.add(check, (value,), self.types[value].shape)
 
     def _append(self, step: Step) -> None:
         if self.sequencer is None or not self.sequencer.takes(step, self.types):

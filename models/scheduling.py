@@ -172,13 +172,16 @@ class SequenceOperation:
         self._types = [(plan.types[value].shape, plan.types[value].numpy_dtype) for value in plan.inputs]
 
     def run(self, inputs: list[Any]) -> Sequence[Any]:
-        return self._prepared(inputs) if self._takes(inputs) else self._one_by_one(inputs)
+        results = self._prepared(inputs) if self._takes(inputs) else None
+        return self._one_by_one(inputs) if results is None else results
 
     def timed(self, inputs: list[Any]) -> tuple[Sequence[Any], Mapping[str, float]]:
         """The outputs, and the seconds of each node; no seconds where the inputs are of other types."""
         if not self._takes(inputs):
             return self._one_by_one(inputs), {}
         results, seconds = self._prepared.timed(inputs)
+        if results is None:
+            return self._one_by_one(inputs), {}
         return results, {step.operation.node.name: seconds.get(step.operation.node.name, 0.0) for step in self._members}
 
     def _takes(self, inputs: list[Any]) -> bool:

@@ -4,14 +4,9 @@
 
 #include <cstdint>
 
+#include "fixed_cast.h"
 #include "instruction_sets.h"
-#include "quatrefoil/fixed.h"
-
-// A cast of integers with `drop` more fraction bits than the format has.
-struct FixedCast {
-  int32_t drop;
-  qf_format format;
-};
+#include "native_step.h"
 
 // How products are computed, and in what they are summed.
 enum FixedKind {
@@ -114,3 +109,49 @@ QF_DECLARE(void, fixed_conv, (const FixedConv*, const void* x, void* y, char* wo
 QF_DECLARE(void, fixed_recurrent, (const FixedRecurrent*, const FixedRecurrentCall*))
 QF_DECLARE(int64_t, fixed_recurrent_workspace, (const FixedRecurrent*))
 QF_DECLARE(void, fixed_pool, (const FixedPool*, const void* x, void* y, int threads))
+
+// ---- the operators as native steps: what is run on what, and the multiply-accumulates or taps of a call
+
+struct FixedConvStep {
+  void (*run)(const FixedConv*, const void*, void*, char*, int);
+  FixedConv arguments;
+  double work;
+};
+
+struct FixedPoolStep {
+  void (*run)(const FixedPool*, const void*, void*, int);
+  FixedPool arguments;
+  double work;
+};
+
+struct FixedRecurrentStep {
+  void (*run)(const FixedRecurrent*, const FixedRecurrentCall*);
+  FixedRecurrent arguments;
+};
+
+// Another thread is worth waking for so much work.
+inline int fixed_threads(double work, int threads) {
+  constexpr double WORTH = 1 << 18;
+  return work < 2 * WORTH ? 1 : threads < work / WORTH ? threads : int(work / WORTH);
+}
+
+inline void run_fixed_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                                int threads) {
+  const FixedConvStep& s = *static_cast<const FixedConvStep*>(context);
+  s.run(&s.arguments, inputs[0], outputs[0], workspace, fixed_threads(s.work, threads));
+}
+
+inline void run_fixed_pool_step(const void* context, const void* const* inputs, void* const* outputs, char*, int threads) {
+  const FixedPoolStep& s = *static_cast<const FixedPoolStep*>(context);
+  s.run(&s.arguments, inputs[0], outputs[0], fixed_threads(s.work, threads));
+}
+
+// inputs: those of ops/fixed.py by position, absent ones null; outputs: y, zeroed where there are lengths, y_h, y_c.
+inline void run_fixed_recurrent_step(const void* context, const void* const* inputs, void* const* outputs,
+                                     char* workspace, int) {
+  const FixedRecurrentStep& s = *static_cast<const FixedRecurrentStep*>(context);
+  const FixedRecurrentCall call = {
+      inputs[0], static_cast<const int32_t*>(inputs[4]), inputs[5], inputs[6], outputs[0], outputs[1],
+      s.arguments.cell == FIXED_LSTM ? outputs[2] : nullptr, workspace};
+  s.run(&s.arguments, &call);
+}

@@ -6,10 +6,12 @@
 #include <chrono>
 #include <cstdint>
 
+#include "fixed_cast.h"
 #include "instruction_sets.h"
 #include "native_step.h"
 
-// Where an operand is: base[base] + offset bytes. Base 0 is null, so that there the offset is the address itself.
+// Where an operand is: base[base] + offset bytes. Base 0 is null, so that there the offset is the address itself; 1 is the
+// arena, 2 an int32 that a step sets to 1 where a value is none that it takes, and the caller's arrays follow.
 struct Operand {
   int64_t offset;
   int32_t base;
@@ -74,6 +76,43 @@ struct ElementwiseContext {
   int64_t strides[4][MOST_AXES];  // in elements, of y, a, b and c
 };
 
+// Fixed-point integers to others (sequences.FixedElementwise says what each function is), or 2-byte elements as they are.
+enum FixedElementsFunction {
+  FIXED_COPY = 0,
+  FIXED_QUANTIZE = 1,
+  FIXED_DEQUANTIZE = 2,
+  FIXED_SUM = 3,
+  FIXED_PRODUCT = 4,
+  FIXED_AFFINE = 5,
+  FIXED_TABLE = 6,
+  FIXED_SLOPE_BELOW = 7,
+  FIXED_TABLE_BELOW = 8,
+  FIXED_CHECK = 9
+};
+
+struct FixedElementsContext {
+  int32_t function, y_bytes;
+  int32_t x_bytes[2];  // of a and b; integers of 2 or 4 bytes
+  int64_t rank;        // as in ElementwiseContext
+  int64_t extents[MOST_AXES];
+  int64_t strides[3][MOST_AXES];
+  int32_t shifts[2];
+  int64_t factor, offset, low, high;
+  double scale;          // of real numbers
+  FixedCast cast, below;  // of the exact result to y; below: of one that has been multiplied by the slope
+  const int32_t* table;   // of integers of y
+  int32_t table_bits, table_size;
+};
+
+// Softmax of fixed-point integers along rows (models/fixed/elements.py: FixedSoftmax).
+struct FixedSoftmaxContext {
+  int64_t rows, length;
+  int32_t x_bytes, y_bytes;
+  FixedCast difference, accumulator, sum, y;
+  const int64_t *powers, *inverses;
+  int32_t difference_shift, sum_shift;  // from an integer to its place in a table
+};
+
 // Softmax along the middle axis of (outer, length, inner), or its logarithm.
 struct SoftmaxContext {
   int64_t outer, length, inner;
@@ -98,3 +137,5 @@ QF_DECLARE_STEP(sequence_elementwise)
 QF_DECLARE_STEP(sequence_softmax)
 QF_DECLARE_STEP(sequence_lrn)
 QF_DECLARE_STEP(sequence_reorder)
+QF_DECLARE_STEP(sequence_fixed_elements)
+QF_DECLARE_STEP(sequence_fixed_softmax)

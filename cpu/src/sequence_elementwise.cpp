@@ -1,19 +1,11 @@
 // Element-wise steps of a sequence: arithmetic on up to three float arrays, then an activation; also copies into
 // another order or into a part of an array (transposing, slicing, padding, joining), since copying is a function too.
 //
-// Arrays are walked row by row over y's last axis, LANES elements at a time; every operand has a stride for each axis,
-// 0 where it is broadcast (cpu/sequence.py merges axes that all operands walk alike, so that rows are long). Limited by
-// memory, hence no unrolling; rows that an operand walks with a stride above 1 are gathered element by element.
-// Threads share rows, and parts of long ones.
-#include <omp.h>
-
-#include "sequence.h"
-#include "simd.h"
+// Rows (sequence_walk.h) are taken LANES elements at a time. Limited by memory, hence no unrolling; rows that an operand
+// walks with a stride above 1 are gathered element by element.
+#include "sequence_walk.h"
 
 namespace {
-
-constexpr int64_t PART = 1 << 14;           // elements of a row that one thread takes at once
-constexpr int64_t WORTH_THREADS = 1 << 16;  // elements from which on a second thread pays
 
 struct Source {
   const float* at;
@@ -65,38 +57,17 @@ using Row = void (*)(const ElementwiseContext&, const Source (&)[3], float*, int
 constexpr Row ROWS[] = {row<0>, row<1>, row<2>, row<3>, row<4>,  row<5>,
                         row<6>, row<7>, row<8>, row<9>, row<10>, row<11>};
 
-// An even share of the rows' parts, begun by division and continued by counting.
-void share(const ElementwiseContext& s, const void* const* inputs, float* y, int64_t tasks, int thread, int team) {
-  const int64_t last = s.rank - 1, length = s.extents[last], parts = divide_up(length, PART);
-  const int64_t first = tasks * thread / team;
-  const Row walk = ROWS[s.function];
-  int64_t place[MOST_AXES], rest = first / parts, part = first % parts;
-  for (int64_t axis = last - 1; axis >= 0; axis--) place[axis] = rest % s.extents[axis], rest /= s.extents[axis];
-  for (int64_t count = tasks * (thread + 1) / team - first; count > 0; count--) {
-    int64_t offsets[4] = {};
-    for (int64_t axis = 0; axis < last; axis++)
-      for (int operand = 0; operand < 4; operand++) offsets[operand] += place[axis] * s.strides[operand][axis];
-    Source in[3];
-    for (int operand = 0; operand < 3; operand++)
-      in[operand] = {static_cast<const float*>(inputs[operand]) + offsets[operand + 1], s.strides[operand + 1][last]};
-    walk(s, in, y + offsets[0], part * PART, smaller(length, (part + 1) * PART));
-    if (++part < parts) continue;
-    part = 0;
-    for (int64_t axis = last - 1; axis >= 0 && ++place[axis] == s.extents[axis]; axis--) place[axis] = 0;
-  }
-}
-
 }  // namespace
 
 extern "C" void QF_EXPORT(sequence_elementwise)(const void* context, const void* const* inputs, void* const* outputs,
                                                 char*, int threads) {
   const ElementwiseContext& s = *static_cast<const ElementwiseContext*>(context);
-  int64_t elements = 1;
-  for (int64_t axis = 0; axis < s.rank; axis++) elements *= s.extents[axis];
-  const int64_t length = s.extents[s.rank - 1], tasks = elements / length * divide_up(length, PART);
-  const int team = elements < WORTH_THREADS ? 1 : int(smaller(threads, tasks));
-  float* y = static_cast<float*>(outputs[0]);
-  if (team == 1) return share(s, inputs, y, tasks, 0, 1);  // without the cost of a parallel region
-#pragma omp parallel num_threads(team)
-  share(s, inputs, y, tasks, omp_get_thread_num(), omp_get_num_threads());
+  const Row walk = ROWS[s.function];
+  walk_rows<4>(s, threads, [&](const int64_t (&offsets)[4], int64_t begin, int64_t end) {
+    Source in[3];
+    for (int operand = 0; operand < 3; operand++)
+      in[operand] = {static_cast<const float*>(inputs[operand]) + offsets[operand + 1],
+                     s.strides[operand + 1][s.rank - 1]};
+    walk(s, in, static_cast<float*>(outputs[0]) + offsets[0], begin, end);
+  });
 }

@@ -397,15 +397,19 @@ def unrestricted(problem: Problem) -> bool:
     return all(attribute and _fills_its_dtype(format_of(problem, attribute)) for attribute in attributes)
 
 
+def input_format(problem: Problem, position: int) -> Fixed | None:
+    """The format that an input's integers have to lie in, where its dtype holds others, too."""
+    attribute = INPUT_FORMATS[problem.op][position]
+    form = format_of(problem, attribute) if attribute and problem.inputs[position] is not None else None
+    return None if form is None or _fills_its_dtype(form) else form
+
+
 def validate(problem: Problem, inputs: Sequence[Any]) -> None:
     """Integers have to lie in the range of their format."""
     names = CONV_NAMES if problem.op == "fixed_conv" else RECURRENT_NAMES
     for position, array in enumerate(inputs):
-        attribute = INPUT_FORMATS[problem.op][position]
-        if array is None or not attribute or problem.input(position).size == 0:
-            continue
-        form = format_of(problem, attribute)
-        if _fills_its_dtype(form):
+        form = None if array is None else input_format(problem, position)
+        if form is None or problem.input(position).size == 0:
             continue
         low, high = int(array.min()), int(array.max())
         if low < form.low or high > form.high:

@@ -25,9 +25,10 @@ from typing import Any, Final
 import numpy as np
 
 from quatrefoil.models.graph import ModelError, Node
-from quatrefoil.numerics import TABLE_REACH, Fixed, exponential, function_table, table_index
+from quatrefoil.numerics import TABLE_REACH, Fixed, exponential, function_table, table_bits, table_index
 from quatrefoil.ops.activations import Activation
 from quatrefoil.ops.fixed import parse_format
+from quatrefoil.sequences import FixedElementwise, FixedForm, FixedSoftmax
 
 PLAIN: Final = ("Relu", "Clip", "LeakyRelu", "HardSigmoid", "Elu")
 """Functions with constants in place of a table; Elu has both."""
@@ -42,9 +43,10 @@ Compute = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 @dataclass(frozen=True)
 class ElementOperator:
-    """Runs a node of a fixed-point graph on the host."""
+    """Runs a node of a fixed-point graph on the host. form: what it is in a sequence, None where it has none."""
 
     function: Compute
+    form: FixedForm | None
     name: str = "numpy"
 
     def compute(self, inputs: Sequence[Any]) -> list[Any]:
@@ -54,7 +56,7 @@ class ElementOperator:
 def operator_of(node: Node) -> ElementOperator | None:
     """What runs a node of one of the kinds above; None for any other node."""
     build = BUILDERS.get(node.kind) if node.op is None and node.proto is None else None
-    return None if build is None else ElementOperator(build(node.attributes))
+    return None if build is None else ElementOperator(build(node.attributes), form_of(node.kind, node.attributes))
 
 
 def format_of(attributes: Mapping[str, Any], name: str) -> Fixed:
@@ -229,3 +231,66 @@ BUILDERS: Final[dict[str, Callable[[Mapping[str, Any]], Compute]]] = {
     "FixedMul": _product,
     "FixedSoftmax": _softmax,
 }
+
+
+def form_of(kind: str, attributes: Mapping[str, Any]) -> FixedForm | None:
+    """A node's form in a sequence, which computes the same integers as its builder above."""
+    if kind == "FixedSoftmax":
+        return _softmax_form(attributes)
+    if kind == "FixedDequantize":
+        return FixedElementwise("dequantize", format_of(attributes, "x_format").fraction)
+    y = format_of(attributes, "y_format")
+    if kind == "FixedQuantize":
+        return FixedElementwise("quantize", y=y)
+    if kind == "FixedCast":
+        return FixedElementwise("affine", format_of(attributes, "x_format").fraction, y)
+    if kind == "FixedActivation":
+        return _activation_form(attributes, format_of(attributes, "x_format"), y)
+    a, b = (format_of(attributes, name).fraction for name in ("a_format", "b_format"))
+    if kind == "FixedMul":
+        return FixedElementwise("product", a + b, y)
+    most = max(a, b)
+    return FixedElementwise("sum", most, y, shifts=(most - a, most - b), factor=1 if kind == "FixedAdd" else -1)
+
+
+def _activation_form(attributes: Mapping[str, Any], x: Fixed, y: Fixed) -> FixedForm | None:
+    function = Activation.parse(str(attributes["function"]))
+    name = function.name
+    if name == "Relu":
+        return FixedElementwise("affine", x.fraction, y, low=0)
+    if name in TABLE_REACH:
+        size, kept = int(attributes["table_size"]), format_of(attributes, "table_format")
+        entries = _cast(function_table(name, size, kept), kept.fraction, y).astype(np.int32)
+        return FixedElementwise("table", y=y, table=entries, table_bits=table_bits(x.fraction, name, size))
+    _, (alpha, beta) = constants(attributes)
+    if name == "Clip":
+        return FixedElementwise("affine", x.fraction, y, low=alpha, high=beta)
+    scale = format_of(attributes, "constant_format")
+    if name == "LeakyRelu":
+        return FixedElementwise("slope_below", x.fraction, y, factor=alpha, fraction_below=x.fraction + scale.fraction)
+    if name == "HardSigmoid":
+        places = max(x.fraction, 0)
+        fraction, factor = places + scale.fraction, alpha << (places - x.fraction)
+        offset = beta << places
+        return FixedElementwise("affine", fraction, y, factor=factor, offset=offset, low=0, high=1 << fraction)
+    size, kept = int(attributes["table_size"]), format_of(attributes, "table_format")
+    if size < ELU_REACH or size & (size - 1):
+        return None
+    # the table in the order in which numerics.table_index counts, of one that reaches as far above 0
+    entries = _cast(alpha * elu_table(size, kept), scale.fraction + kept.fraction, y).astype(np.int32)
+    below = np.minimum(size - np.arange(2 * size), size - 1)
+    both = np.where(below > 0, entries[np.maximum(below, 0)], 0).astype(np.int32)
+    bits = (2 * ELU_REACH).bit_length() - 1 + x.fraction - (2 * size).bit_length() + 1
+    return FixedElementwise("table_below", x.fraction, y, table=both, table_bits=bits)
+
+
+def _softmax_form(attributes: Mapping[str, Any]) -> FixedSoftmax:
+    x, y = format_of(attributes, "x_format"), format_of(attributes, "y_format")
+    difference, power, accumulator, total, inverse = (format_of(attributes, name) for name in SOFTMAX_FORMATS)
+    size = int(attributes["table_size"])
+    fraction = accumulator.fraction
+    return FixedSoftmax(
+        (x.fraction, difference), (fraction, accumulator), (fraction, total), (fraction + inverse.fraction, y),
+        accumulator.cast(exponential_table(size, difference, power), power.fraction),
+        inverse_table(size, total, inverse),
+    )  # fmt: skip
