@@ -1,22 +1,11 @@
 # The thin door to cpu/src/conv*.cpp: a prepared convolution is an object that holds the shape, the packed weights and
 # the function of the instruction set in use; calling it takes the arrays, gives the GIL away and runs the kernel.
 
-from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int16_t, int32_t, int64_t
-from libc.stdlib cimport free
-from posix.stdlib cimport posix_memalign
+include "door.pxi"
+
+from libc.stdint cimport int16_t
 
 from quatrefoil.ops.activations import IDENTITY
-from quatrefoil.settings import num_threads
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    void* address "array_address"(object array) except? NULL
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
 
 cdef extern from "large_pages.h" nogil:
     void prefer_large_pages(void* data, size_t size)
@@ -91,13 +80,6 @@ cdef extern from "conv_kernels.h" nogil:
         ConvGradientFunction run
 
     bint find_conv_gradient_algorithm(const char* name, int isa, ConvGradientAlgorithm*)
-
-    ctypedef struct NativeStep:
-        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
-        const void* context
-        size_t workspace
-
-    const char* NATIVE_STEP
 
     ctypedef struct ConvStep:
         ConvRunFunction run

@@ -1,23 +1,9 @@
 # The thin door to cpu/src/fixed*.cpp: a prepared fixed-point operator is an object that holds its sizes, formats and
 # packed weights; calling it allocates the outputs, gives the GIL away and runs the kernel.
 
-from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free
-from posix.stdlib cimport posix_memalign
+include "door.pxi"
 
 import numpy as np
-
-from quatrefoil.settings import num_threads
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    void* address "array_address"(object array) except? NULL
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
 
 cdef extern from "fixed_kernels.h" nogil:
     ctypedef struct qf_format:
@@ -95,7 +81,6 @@ ctypedef void (*ConvFunction)(const FixedConv*, const void*, void*, char*, int) 
 ctypedef void (*PoolFunction)(const FixedPool*, const void*, void*, int) noexcept nogil
 ctypedef void (*RecurrentFunction)(const FixedRecurrent*, const FixedRecurrentCall*) noexcept nogil
 ctypedef int64_t (*WorkspaceFunction)(const FixedRecurrent*) noexcept nogil
-ctypedef void (*StepFunction)(const void*, const void* const*, void* const*, char*, int) noexcept nogil
 
 cdef extern from "fixed_kernels.h" nogil:
     TilesFunction fixed_tiles(int isa)
@@ -103,14 +88,6 @@ cdef extern from "fixed_kernels.h" nogil:
     PoolFunction fixed_pool(int isa)
     RecurrentFunction fixed_recurrent(int isa)
     WorkspaceFunction fixed_recurrent_workspace(int isa)
-
-    ctypedef struct NativeStep:
-        StepFunction run
-        const void* context
-        size_t workspace
-
-    const char* NATIVE_STEP
-    int STEP_INPUTS
 
     ctypedef struct FixedConvStep:
         ConvFunction run

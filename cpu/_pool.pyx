@@ -1,23 +1,12 @@
 # The thin door to cpu/src/pool*.cpp: a prepared pool is an object that holds its arguments; calling it allocates the
 # outputs, gives the GIL away and runs the kernel.
 
-from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t, uint64_t
-from libc.stdlib cimport calloc, free
-from posix.stdlib cimport posix_memalign
+include "door.pxi"
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc
 
 import numpy as np
-
-from quatrefoil.settings import num_threads
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    void* address "array_address"(object array) except? NULL
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
 
 cdef extern from "pool.h" nogil:
     int POOL_MAX, POOL_AVERAGE, POOL_LP
@@ -101,13 +90,6 @@ cdef extern from "pool_gradient.h" nogil:
     PoolGradientFunction pool_gradient_global_f32(int isa)
     PoolGradientFunction pool_gradient_general(int isa)
     UnpoolGradientFunction pool_gradient_unpool(int isa)
-
-    ctypedef struct NativeStep:
-        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
-        const void* context
-        size_t workspace
-
-    const char* NATIVE_STEP
 
     ctypedef struct PoolStep:
         PoolFunction run

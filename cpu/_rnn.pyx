@@ -2,19 +2,7 @@
 # its run allocates the outputs, gives the GIL away and calls the kernel. (A method, because calling an object packs its
 # arguments into one tuple more, which a step of a small layer would feel.)
 
-from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int32_t, int64_t
-
-from quatrefoil.settings import num_threads
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    void* address "array_address"(object array) except? NULL
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
+include "door.pxi"
 
 cdef extern from "rnn_memory.h" nogil:
     void* rnn_take(size_t bytes)
@@ -86,13 +74,6 @@ cdef extern from "rnn.h" nogil:
     GradientWorkspaceFunction rnn_gradient_f32_workspace(int isa)
     GradientFunction rnn_gradient_f32(int isa)
     GradientFunction rnn_gradient_general_f64(int isa)
-
-    ctypedef struct NativeStep:
-        void (*run)(const void*, const void* const*, void* const*, char*, int) noexcept
-        const void* context
-        size_t workspace
-
-    const char* NATIVE_STEP
 
     ctypedef struct RnnStep:
         RunFunction run

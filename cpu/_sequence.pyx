@@ -1,37 +1,18 @@
 # The thin door to cpu/src/sequence*: the steps of a sequence as native functions, and the walk over them with the GIL
 # given away once. cpu/sequence.py plans what is where.
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+include "door.pxi"
+
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
-from posix.stdlib cimport posix_memalign
 
 import numpy as np
-
-from quatrefoil.settings import num_threads
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
 
 cdef extern from "large_pages.h" nogil:
     void prefer_large_pages(void* data, size_t size)
 
 cdef extern from "sequence.h" nogil:
-    ctypedef void (*StepFunction)(const void*, const void* const*, void* const*, char*, int) noexcept nogil
-
-    ctypedef struct NativeStep:
-        StepFunction run
-        const void* context
-        size_t workspace
-
-    const char* NATIVE_STEP
     int MOST_OPERANDS, MOST_AXES
 
     ctypedef struct Operand:
@@ -151,17 +132,8 @@ cdef size_t LARGE_PAGE = 2 << 20
 ABSOLUTE, ARENA, REFUSED, ARRAYS = 0, 1, 2, 3
 
 
-cdef void* address(object array) except? NULL:
-    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
-    cdef void* data = view.buf
-    PyBuffer_Release(&view)
-    return data
-
-
 def address_of(array) -> int:
-    """The same as a number."""
+    """Where a C-contiguous array's elements are; the caller keeps the array alive."""
     return <Py_ssize_t>address(array)
 
 

@@ -91,18 +91,16 @@ def _kind(formats: Formats, w: np.ndarray, bias: np.ndarray, in_pairs: bool) -> 
 
     w: (rows, steps); bias: (rows) integers of the accumulator, both int64.
     """
-    accumulator, up = formats.accumulator, max(-formats.drop, 0)
-    largest = max(formats.x.high, -formats.x.low)
-    # in Python's integers, which nothing overflows
-    sums = [int(total) * largest for total in np.abs(w).sum(axis=1)]
-    most = max((total << up) + abs(int(first)) for total, first in zip(sums, bias)) if sums else 0
+    accumulator, up, fraction = formats.accumulator, max(-formats.drop, 0), formats.x.fraction + formats.w.fraction
+    products = semantics.largest_sum(formats.x, w, accumulator.fraction, 0, accumulator)
+    most = semantics.largest_sum(formats.x, w, fraction, bias, accumulator)
     inside = most <= min(accumulator.high, -accumulator.low)
     exact = formats.drop <= 0 and (accumulator.overflow == "WRAP" or inside)
     wraps = _wraps(accumulator, 32) and up < 32
     if not exact:
         narrow = wraps or (accumulator.overflow != "WRAP" and accumulator.width <= 31 - (not accumulator.signed))
         return ("short" if formats.short and narrow else "wide"), False, False
-    if not formats.short or not (wraps or max(sums, default=0) < 2**31):
+    if not formats.short or not (wraps or products < 2**31):
         return "wide", True, False
     kind = "pairs" if in_pairs else "short"
     return kind, True, not (wraps or (most < 2**31 and accumulator.signed))

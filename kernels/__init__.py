@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from quatrefoil.models.fixed.network import FixedNetwork, fixed
     from quatrefoil.models.fixed.precision import Precision
     from quatrefoil.models.fixed.quantized import load_quantized
+    from quatrefoil.models.int8 import quantize_int8
     from quatrefoil.models.simulation import simulate
 
 __version__ = "0.1.0"
@@ -87,6 +88,7 @@ _LAZY = {
     "load_quantized": ("quatrefoil.models.fixed.quantized", "load_quantized"),
     "FixedNetwork": ("quatrefoil.models.fixed.network", "FixedNetwork"),
     "Precision": ("quatrefoil.models.fixed.precision", "Precision"),
+    "quantize_int8": ("quatrefoil.models.int8", "quantize_int8"),
     "simulate": ("quatrefoil.models.simulation", "simulate"),
     "export_hls": ("quatrefoil.fpga.hls4ml_export", "export"),
 }
@@ -155,6 +157,7 @@ __all__ = [
     "num_threads",
     "plan",
     "qlinear_conv",
+    "quantize_int8",
     "random",
     "rnn",
     "set_num_threads",

@@ -14,6 +14,7 @@ import pytest
 import quatrefoil as qf
 from quatrefoil import autotune, backends, dispatch, ops
 from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
+from quatrefoil.ops import rnn
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Availability, Kernel, Reject
 
@@ -133,6 +134,20 @@ def test_tuning_measures_and_remembers(fake) -> None:
     assert again.chosen.id == "conv_any_nchw_f32_fake"
     assert again.reason == "fastest when measured"
     assert "us measured" in str(again)
+
+
+@pytest.mark.parametrize("op", ["rnn", "fixed_rnn"])
+def test_tuning_takes_whole_sequences(op: str) -> None:
+    """Of no length there would be nothing to measure."""
+    names = ("x_format", "w_format", "r_format", "accumulator", "y_format", "table_format")
+    fixed = op == "fixed_rnn"
+    dtype = "int16" if fixed else "float32"
+    x, w, r = (Tensor(dtype, shape) for shape in [(7, 3, 5), (1, 4, 5), (1, 4, 4)])
+    problem = ops.canonical(
+        op, [x, w, r, None, Tensor("int32", (3,))], dict.fromkeys(names, "fixed<12,4>") if fixed else {}
+    )
+    lengths = dispatch._made_up(backends.get("cpu"), problem, {})[rnn.LENGTHS]
+    np.testing.assert_array_equal(lengths, [7, 7, 7])
 
 
 def test_damaged_tuning_file_is_set_aside_with_a_warning(fake, tmp_path) -> None:

@@ -64,41 +64,17 @@ def format_of(problem: Problem, name: str) -> Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrentGeometry:
-    """The sizes of a recurrent problem, and its settled options; as rnn.RecurrentGeometry."""
+class RecurrentGeometry(rnn.RecurrentSizes):
+    """The sizes of a recurrent problem, and its settled options."""
 
-    steps: int
-    batch: int
-    inputs: int
-    hidden: int
-    gates: int
-    reverse: tuple[bool, ...]
     activations: tuple[tuple[str, ...], ...]
     """For each direction its functions f, g, h: names in FUNCTIONS."""
-    linear_before_reset: bool
-
-    @property
-    def directions(self) -> int:
-        return len(self.reverse)
 
 
 def recurrent_geometry(problem: Problem) -> RecurrentGeometry:
-    x, plain = problem.input(rnn.X), _plain(problem.op)
-    count = len(rnn.DEFAULT_ACTIVATIONS[plain])
-    functions = problem["activations"]
+    functions, kind = problem["activations"], _plain(problem.op)
     assert isinstance(functions, tuple)
-    reverse = rnn.REVERSE[problem.string("direction")]
-    steps, batch, inputs = x.shape
-    return RecurrentGeometry(
-        steps=steps,
-        batch=batch,
-        inputs=inputs,
-        hidden=problem.integer("hidden_size"),
-        gates=rnn.GATES[plain],
-        reverse=reverse,
-        activations=tuple(tuple(map(str, functions[d * count : (d + 1) * count])) for d in range(len(reverse))),
-        linear_before_reset=plain == "gru" and problem.integer("linear_before_reset") == 1,
-    )
+    return RecurrentGeometry(*rnn.sizes(problem, kind), activations=rnn.by_direction(tuple(map(str, functions)), kind))
 
 
 def tables(problem: Problem) -> dict[str, np.ndarray]:
@@ -113,19 +89,25 @@ def products_order(count: int, reuse: int) -> np.ndarray:
     return np.concatenate([np.arange(first, count, reuse) for first in range(min(reuse, count))])
 
 
-def largest_sum(
-    values: Fixed, weights: np.ndarray, fraction: int, start: np.ndarray | int, accumulator: Fixed
-) -> float:
-    """How large a sum of products may get on its way, in places of the accumulator.
+def largest_sum(values: Fixed, weights: np.ndarray, fraction: int, start: np.ndarray | int, accumulator: Fixed) -> int:
+    """How large a sum of products may get on its way, in places of the accumulator: a bound.
 
-    values: the format of one factor. weights: (sums, products), the other factor. fraction: of a product. start: what
-    the sums begin with. Where the accumulator holds this, no cast to it overflows, and the order makes no difference.
+    values: the format of one factor. weights: integers (sums, products), the other factor. fraction: of a product.
+    start: integers that the sums begin with. Where the accumulator holds this, no cast to it overflows, and the order
+    makes no difference.
     """
-    largest = float(max(values.high, -values.low))
-    products = np.abs(weights.astype(np.float64)).sum(axis=-1) * largest
-    rounded_up = weights.shape[-1] if fraction > accumulator.fraction else 0
-    sums = np.ldexp(products, accumulator.fraction - fraction) + rounded_up + np.abs(np.asarray(start, np.float64))
-    return float(sums.max(initial=0.0)) * (1 + 1e-9)
+    largest, up = max(values.high, -values.low), accumulator.fraction - fraction
+    rounded_up = 0 if up >= 0 else weights.shape[-1] + 1
+    totals = np.abs(np.asarray(weights, np.int64)).sum(axis=-1)
+    reached = np.broadcast_arrays(totals, np.abs(np.asarray(start, np.int64)))
+    return max(
+        # in Python's integers, which nothing overflows
+        (
+            (total * largest << up if up >= 0 else total * largest >> -up) + rounded_up + first
+            for total, first in zip(*(array.reshape(-1).tolist() for array in reached))
+        ),
+        default=0,
+    )
 
 
 def divisors(problem: Problem) -> np.ndarray:

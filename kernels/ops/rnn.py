@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops.activations import FUNCTIONS, Activation, activation
@@ -60,8 +60,8 @@ def layer(op: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RecurrentGeometry:
-    """The sizes of a recurrent problem, and its settled options."""
+class RecurrentSizes:
+    """The sizes of a recurrent problem, in floating or fixed point."""
 
     steps: int
     batch: int
@@ -70,12 +70,7 @@ class RecurrentGeometry:
     gates: int
     reverse: tuple[bool, ...]
     """For each direction, whether it runs backwards: (False,), (True,) or (False, True)."""
-    activations: tuple[tuple[Activation, ...], ...]
-    """For each direction its functions f, g, h."""
-    clip: float
-    """Bound of the gates' arguments; infinity when there is none."""
     linear_before_reset: bool
-    input_forget: bool
 
     @property
     def directions(self) -> int:
@@ -87,24 +82,44 @@ class RecurrentGeometry:
         return self.gates + self.linear_before_reset
 
 
+def sizes(problem: Problem, kind: str) -> tuple[int, int, int, int, int, tuple[bool, ...], bool]:
+    """The members of RecurrentSizes, of a canonical problem whose steps come first. kind: rnn, lstm or gru."""
+    steps, batch, inputs = problem.input(X).shape
+    linear = kind == "gru" and problem.integer("linear_before_reset") == 1
+    reverse = REVERSE[problem.string("direction")]
+    return steps, batch, inputs, problem.integer("hidden_size"), GATES[kind], reverse, linear
+
+
+Function = TypeVar("Function")
+
+
+def by_direction(functions: Sequence[Function], kind: str) -> tuple[tuple[Function, ...], ...]:
+    """The functions f, g, h of each direction, out of all of them."""
+    count = len(DEFAULT_ACTIVATIONS[kind])
+    return tuple(tuple(functions[first : first + count]) for first in range(0, len(functions), count))
+
+
+@dataclass(frozen=True, slots=True)
+class RecurrentGeometry(RecurrentSizes):
+    """The sizes of a problem in floating point, and its settled options."""
+
+    activations: tuple[tuple[Activation, ...], ...]
+    """For each direction its functions f, g, h."""
+    clip: float
+    """Bound of the gates' arguments; infinity when there is none."""
+    input_forget: bool
+
+
 def geometry(problem: Problem) -> RecurrentGeometry:
     """The geometry of a canonical problem of layout 0."""
     assert problem.integer("layout") == 0
-    x, w = problem.input(X), problem.input(W)
     kind = layer(problem.op)
-    count = len(DEFAULT_ACTIVATIONS[kind])
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]
     clip = problem.number("clip")
     return RecurrentGeometry(
-        steps=x.shape[0],
-        batch=x.shape[1],
-        inputs=x.shape[2],
-        hidden=problem.integer("hidden_size"),
-        gates=GATES[kind],
-        reverse=REVERSE[problem.string("direction")],
-        activations=tuple(tuple(functions[d * count : (d + 1) * count]) for d in range(w.shape[0])),
+        *sizes(problem, kind),
+        activations=by_direction(functions, kind),
         clip=clip if clip > 0 else float("inf"),
-        linear_before_reset=kind == "gru" and problem.integer("linear_before_reset") == 1,
         input_forget=kind == "lstm" and problem.integer("input_forget") == 1,
     )
 

@@ -43,6 +43,9 @@ WIDE: Final = Precision(
     Fixed(28, 12, "RND", "SAT"), Fixed(20, 4, "RND", "SAT"), table=Fixed(24, 2, "RND", "SAT"), table_size=65536
 )
 
+CURVE: Final = (3, 4, 5, 6, 8, 10, 12)
+"""Widths of a layer's curve."""
+
 WEIGHT: Final = "weight"
 RESULT: Final = "result"
 
@@ -83,6 +86,8 @@ class Calibration:
     error      of the outputs, root mean square over the float model's
     agreement  the share of samples whose greatest output is the same, None where outputs are no scores
     bits       mean width of all weights and values
+    curves     where they were asked for: for each layer the outputs' error against the width of its weights and results,
+               everything else being as wide as is tried
     """
 
     precision: Precision
@@ -91,6 +96,7 @@ class Calibration:
     agreement: float | None
     bits: float
     trials: tuple[Trial, ...] = field(repr=False, default=())
+    curves: Mapping[str, tuple[Trial, ...]] = field(repr=False, default_factory=dict)
 
     @cached_property
     def first_diverging(self) -> CalibratedLayer | None:
@@ -141,12 +147,14 @@ def calibrate(
     budget: float | None = None,
     unsigned: bool = True,
     start: Precision | None = None,
+    curves: bool = False,
 ) -> Calibration:
     """Choose a model's fixed-point formats on samples.
 
     model: a ``Model``, or what ``load`` takes. samples: inputs as for ``Model.run``, batch first; some hundred do.
     bits, error, budget: one of them (see above); 8 bits when all are left out. unsigned: give values that are never
     negative formats without a sign. start: accumulators, reuse and whatever else is not searched, for every layer.
+    curves: measure the outputs' error against each layer's width, too.
 
     Raises ModelError for what has no fixed-point form, and where no width up to 18 bits keeps the error.
     """
@@ -164,7 +172,7 @@ def calibrate(
             raise ModelError(f"calibrate: bits is {wanted}; give {NARROWEST} to {WIDEST}")
         widths = search.uniform(wanted)
         search.error(widths)
-    return search.result(widths)
+    return search.result(widths, search.curves() if curves else {})
 
 
 Widths = dict[tuple[str, str], int]
@@ -264,6 +272,20 @@ class _Search:
         self.trials.append(Trial(self.mean(widths), found))
         return found
 
+    def curves(self) -> dict[str, tuple[Trial, ...]]:
+        """Of each layer the outputs' error against its width."""
+        found, before = {}, len(self.trials)
+        for site in self.sites:
+            errors = []
+            for width in CURVE:
+                widths = {
+                    place: width if place[0] == site.name else wide for place, wide in self.uniform(WIDEST).items()
+                }
+                errors.append(Trial(width, self.error(widths)))
+            found[site.name] = tuple(errors)
+        del self.trials[before:]
+        return found
+
     def for_error(self, target: float) -> Widths:
         if not target > 0:
             raise ModelError(f"calibrate: error is {target}; give a positive share, for example 0.02")
@@ -307,7 +329,7 @@ class _Search:
             widths = {**widths, place: widths[place] - 1}
         return widths
 
-    def result(self, widths: Widths) -> Calibration:
+    def result(self, widths: Widths, curves: Mapping[str, tuple[Trial, ...]]) -> Calibration:
         precision = self.precision(widths)
         network = fixed(self.model, precision)
         outputs = network.run(self.samples, backend="cpu")
@@ -329,7 +351,7 @@ class _Search:
             )  # fmt: skip
         return Calibration(
             precision, tuple(layers), self.outputs_error(outputs), agreement(outputs, self.expected), self.mean(widths),
-            tuple(self.trials),
+            tuple(self.trials), curves,
         )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.ops.activations import activation as activation_named
 from quatrefoil.ops.conv import BIAS, RESIDUAL
 from quatrefoil.ops.fixed import FUNCTIONS as RECURRENT_FUNCTIONS
-from quatrefoil.ops.fixed import WIDEST_ELEMENT
+from quatrefoil.ops.fixed import WIDEST_ELEMENT, largest_sum
 from quatrefoil.problem import Tensor
 
 MOVES: Final = (
@@ -588,12 +588,10 @@ def exact_sum(x: Fixed, w_format: Fixed, w: np.ndarray, bias: np.ndarray, bias_f
     w: integers (M, …), bias: integers (M) with bias_fraction fraction bits.
     """
     fraction = x.fraction + w_format.fraction
-    reach = max(-x.low, x.high)
-    totals = [int(total) * reach for total in np.abs(w.astype(np.int64)).reshape(len(w), -1).sum(1)]
     shift = fraction - bias_fraction
-    offsets = [abs(int(b)) << shift if shift >= 0 else (abs(int(b)) >> -shift) + 1 for b in bias]
-    width = max((total + offset).bit_length() for total, offset in zip(totals, offsets)) + 1
-    width = max(width, 2)
+    start = [min(abs(int(b) << shift if shift >= 0 else int(b) >> -shift), 1 << WIDEST_SUM) for b in bias]
+    most = largest_sum(x, w.reshape(len(w), -1), fraction, np.array(start, np.int64), Fixed(2, 2 - fraction))
+    width = max(most.bit_length() + 1, 2)
     return Fixed(min(width, WIDEST_SUM), width - fraction)
 
 

@@ -20,7 +20,7 @@ from quatrefoil.models.passes.cleaning import (
     remove_identities,
 )
 from quatrefoil.models.passes.convolutions import fold_affine, fold_pads, fold_scale
-from quatrefoil.models.passes.quantized import fuse_quantized, join_round_trips, tabulate
+from quatrefoil.models.passes.quantized import fuse_quantized, join_round_trips, pass_bytes, tabulate
 
 
 def optimize(graph: Graph) -> Graph:
@@ -29,6 +29,7 @@ def optimize(graph: Graph) -> Graph:
         constants_into_bodies,
         remove_identities,
         partial(fold_constants, leave=("DequantizeLinear",)),
+        pass_bytes,
         fuse_quantized,
         tabulate,
         fold_constants,
@@ -63,6 +64,7 @@ __all__ = [
     "join_round_trips",
     "name_activations",
     "optimize",
+    "pass_bytes",
     "remove_dead_nodes",
     "remove_identities",
     "tabulate",

@@ -6,6 +6,9 @@ ONNX Runtime makes of it: zero points and scales constant, one for the whole inp
 channel of the weights, and the bias in int32 with the scale of the products. The float path rounds the sum of products
 once more, so that a result may differ by one unit from it.
 
+``pass_bytes`` takes a max pool and what only moves values from between DequantizeLinear and QuantizeLinear of one scale to the
+integers: nothing changes.
+
 ``tabulate`` makes one look-up in 256 entries of a chain of elementwise operators between DequantizeLinear and
 QuantizeLinear, and in 65,536 of one that adds, subtracts or multiplies two. The entries are computed by the operators
 themselves: nothing changes.
@@ -41,6 +44,8 @@ _ELEMENTWISE = (
 
 
 _PAIRS = ("Add", "Sub", "Mul")
+
+_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,13 @@ class _Quantization:
     def per_tensor(self) -> bool:
         return self.scale.size == 1 and self.scale.ndim <= 1 and self.zero_point.size == 1
 
+    def same(self, other: _Quantization) -> bool:
+        """Whether both have one scale and zero point for everything, and these are equal."""
+        if not self.per_tensor or not other.per_tensor or self.zero_point.dtype != other.zero_point.dtype:
+            return False
+        pairs = (self.scale, other.scale), (self.zero_point, other.zero_point)
+        return all(a.reshape(-1)[0] == b.reshape(-1)[0] for a, b in pairs)
+
 
 def _quantization(node: Node, constants: Mapping[str, np.ndarray]) -> _Quantization | None:
     """What a QuantizeLinear or DequantizeLinear node does, where it is float32 to bytes and back by constants."""
@@ -100,6 +112,26 @@ def _quantization(node: Node, constants: Mapping[str, np.ndarray]) -> _Quantizat
     if scale.dtype != np.float32 or not (np.isfinite(scale).all() and (scale > 0).all()):
         return None
     return _Quantization(scale, zero_point, node.inputs[1], node.inputs[2])
+
+
+def pass_bytes(graph: Graph) -> Graph:
+    """DequantizeLinear -> MaxPool -> QuantizeLinear of one scale and zero point becomes MaxPool; likewise for moves."""
+    producers, reader = graph.producers(), sole_reader(graph)
+    replaced: dict[str, Node] = {}
+    gone: set[str] = set()
+    for node in graph.nodes:
+        quantize = reader(node) if on_host(node, *_MOVES) or node.op == "max_pool" else None
+        before = producers.get(node.inputs[0]) if quantize is not None else None
+        if quantize is None or before is None or len(node.outputs) > 1:
+            continue
+        if not on_host(quantize, "QuantizeLinear") or not on_host(before, "DequantizeLinear"):
+            continue
+        x, y = _quantization(before, graph.constants), _quantization(quantize, graph.constants)
+        if x is None or y is None or not x.same(y) or x.zero_point.dtype not in BYTES:
+            continue
+        replaced[node.name] = replace(node, inputs=(before.inputs[0], *node.inputs[1:]), outputs=quantize.outputs)
+        gone.add(quantize.name)
+    return graph.with_nodes(replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
 
 
 def fuse_quantized(graph: Graph) -> Graph:
@@ -291,14 +323,9 @@ def join_round_trips(graph: Graph) -> Graph:
         if back is None or not on_host(back, "DequantizeLinear") or back.inputs[0] != node.outputs[0]:
             continue
         there, again = _quantization(node, graph.constants), _quantization(back, graph.constants)
-        if there is None or again is None or not there.per_tensor or not again.per_tensor:
+        if there is None or again is None or not there.same(again) or there.zero_point.dtype not in BYTES:
             continue
-        zero = there.zero_point.reshape(-1)[0]
-        if zero.dtype not in BYTES or again.zero_point.dtype != zero.dtype or again.zero_point.reshape(-1)[0] != zero:
-            continue
-        scale = there.scale.reshape(-1)[0]
-        if again.scale.reshape(-1)[0] != scale:
-            continue
+        zero, scale = there.zero_point.reshape(-1)[0], there.scale.reshape(-1)[0]
         limits = np.iinfo(zero.dtype)
         attributes = {
             "scale": scale,

@@ -17,7 +17,7 @@ from quatrefoil import ops
 from quatrefoil.models.fixed import elements
 from quatrefoil.models.fixed.c_export.moves import NOWHERE, Nest
 from quatrefoil.models.graph import Node
-from quatrefoil.numerics import OVERFLOWS, ROUNDINGS, TABLE_REACH, Fixed, function_table
+from quatrefoil.numerics import TABLE_REACH, Fixed, function_table
 from quatrefoil.ops import conv, pool, rnn
 from quatrefoil.ops import fixed as fixed_ops
 from quatrefoil.ops.activations import Activation
@@ -47,9 +47,7 @@ def c_bytes(kind: str) -> int:
 
 def literal(form: Fixed) -> str:
     """A qf_format."""
-    rounding, overflow = ROUNDINGS.index(form.rounding), OVERFLOWS.index(form.overflow)
-    low, high = wide(form.low), wide(form.high)
-    return f"(qf_format){{{low}, {high}, {form.width}, {int(form.signed)}, {rounding}, {overflow}}}"
+    return f"(qf_format){{{form.initializer}}}"
 
 
 def wide(number: int) -> str:
@@ -140,11 +138,8 @@ class Sum:
     def of(cls, accumulator: Fixed, x: Fixed, w: Fixed, weights: np.ndarray, start: np.ndarray) -> Sum:
         """weights: integers (outputs, …), start: (outputs)."""
         fraction = x.fraction + w.fraction
-        up = accumulator.fraction - fraction
-        totals = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(1).tolist()
-        reach = max(-x.low, x.high) << max(up, 0)
-        most = max((total * reach + abs(int(first)) for total, first in zip(totals, start)), default=0)
-        exact = up >= 0 and most <= accumulator.high
+        most = fixed_ops.largest_sum(x, weights.reshape(len(weights), -1), fraction, start, accumulator)
+        exact = accumulator.fraction >= fraction and most <= accumulator.high
         narrow = exact and most < 1 << 31 and x.width + w.width <= 32
         return cls(accumulator, fraction, "int32_t" if narrow else "qf_int64", exact, accumulator.overflow == "WRAP")
 
