@@ -303,8 +303,10 @@ class _Writer:
         inputs = [self.constant(f"{name}.integers", integers), self.constant(f"{name}.scale", scale),
                   self.constant(f"{name}.zero", zero)]  # fmt: skip
         output = f"{name}.dequantized"
-        more = {"axis": axis} if self.per_channel else {}
-        self.added.append(helper.make_node("DequantizeLinear", inputs, [output], f"{name}.dequantize", **more))
+        node = helper.make_node("DequantizeLinear", inputs, [output], f"{name}.dequantize")
+        if self.per_channel:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.added.append(node)
         return output
 
     def sort(self) -> None:

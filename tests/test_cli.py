@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
+import quatrefoil as qf
 from onnx import TensorProto, helper
 
 from quatrefoil import backends
@@ -302,6 +304,22 @@ def test_quantize_and_export_to_c(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert (tmp_path / "c" / "digits.h").is_file()
     again = call_json(capsys, "export", CNN, "--to", "c", "--precision", "auto", "--bits", "6", *arguments)
     assert again["flash_bytes"] == made["flash_bytes"]
+
+
+def test_quantize_writes_int8_models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (30, 1, 8, 8)).astype(np.float32)
+    samples, made = tmp_path / "samples.npy", tmp_path / "digits.onnx"
+    np.save(samples, images)
+    data = call_json(capsys, "quantize", CNN, "-i", str(samples), "--int8", "-o", str(made))
+    assert [(layer["name"], layer["channels"]) for layer in data["layers"]] == [
+        ("conv1", 16), ("conv2", 32), ("dense1", 64), ("dense2", 10),
+    ]  # fmt: skip
+    assert data["left"] == {}
+    assert qf.load(made).run(images)["scores"].shape == (30, 10)
+    for wrong, wanted in ((["--int8", "--bits", "6"], "leave --bits"), (["--per-tensor"], "said of --int8")):
+        code, _, err = call(capsys, "quantize", CNN, "-i", str(samples), *wrong)
+        assert code == 2
+        assert wanted in err
 
 
 def test_quantize_wants_samples(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -52,7 +52,11 @@ def test_a_target_error_takes_as_few_bits_as_it_needs() -> None:
 def test_a_layer_that_is_cut_off_is_told() -> None:
     model = qf.load(path("digits_cnn"))
     images, _ = digits(4)
-    found = calibrate(model, images[:60], bits=3)
+    found = calibrate(model, images[:60], bits=3, curves=True)
+    assert list(found.curves) == [layer.name for layer in found.layers]
+    for curve in found.curves.values():
+        assert curve[0].error > 3 * curve[-1].error, "narrower is worse"
+        assert curve[0].error < found.error, "than all layers narrow"
     assert found.first_diverging is not None
     assert f"{found.first_diverging.name} is the first layer" in str(found)
     before = found.layers[: found.layers.index(found.first_diverging)]
