@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
-import quatrefoil as qf
 from onnx import TensorProto, helper
 
+import quatrefoil as qf
 from quatrefoil import backends
 from quatrefoil.cli import info
 from quatrefoil.cli.app import run
