@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
@@ -35,7 +36,7 @@ class Trial:
     """A network with images to choose formats on, and others to be right about."""
 
     name: str
-    source: str | ModelProto
+    source: Path | ModelProto
     chosen_on: np.ndarray
     images: np.ndarray
     labels: np.ndarray
