@@ -46,7 +46,19 @@ def call_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0
 def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for name in ("run", "bench", "explain", "quantize", "export", "simulate", "sweep", "doctor", "info", "demo", "gallery"):
+    for name in (
+        "run",
+        "bench",
+        "explain",
+        "quantize",
+        "export",
+        "simulate",
+        "sweep",
+        "doctor",
+        "info",
+        "demo",
+        "gallery",
+    ):
         assert name in out
         assert call(capsys, name, "--help")[0] == 0
 
