@@ -7,6 +7,7 @@ import pytest
 
 import quatrefoil as qf
 from quatrefoil.models import ModelError
+from quatrefoil.models.fixed import calibration
 from quatrefoil.models.fixed.calibration import best_format, calibrate, relative
 from quatrefoil.models.fixed.network import fixed
 from quatrefoil.models.gallery import path
@@ -49,7 +50,8 @@ def test_a_target_error_takes_as_few_bits_as_it_needs() -> None:
     assert any(trial.error > 0.05 for trial in found.trials)
 
 
-def test_a_layer_that_is_cut_off_is_told() -> None:
+def test_a_layer_that_is_cut_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "CURVE", (3, 12))
     model = qf.load(path("digits_cnn"))
     images, _ = digits(4)
     found = calibrate(model, images[:60], bits=3, curves=True)

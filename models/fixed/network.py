@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -78,8 +79,17 @@ def fixed(model: Model | Any, precision: Precision | Fixed | str | None = None) 
     return FixedNetwork(loaded, graph, formats, chosen)
 
 
-def value_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+_shapes: WeakKeyDictionary[Model, dict[str, tuple[int, ...]]] = WeakKeyDictionary()
+
+
+def value_shapes(model: Model) -> Mapping[str, tuple[int, ...]]:
     """The shape of every value of a model's graph, for zeros of its declared shapes and a batch of one."""
+    if model not in _shapes:  # a search makes hundreds of networks of one model
+        _shapes[model] = _value_shapes(model)
+    return _shapes[model]
+
+
+def _value_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     names = [name for node in model.graph.nodes for name in node.outputs if name]
     traced = Model(replace(model.graph, outputs=tuple(Value(name, None, None) for name in names)), optimized=False)
     zeros = {value.name: declared_zeros(value) for value in model.inputs}
