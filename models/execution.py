@@ -143,8 +143,8 @@ class HouseOperation:
         return None
 
     def lower(self, draft: Draft, inputs: Sequence[int | None], outputs: Sequence[int]) -> Placement:
-        """A residual of another shape is added afterwards. Values that have to be checked are not looked at here; integers
-        of fixed point need no look, since what makes them in a graph casts them to their format."""
+        """A residual of another shape is added afterwards. Values that have to be checked are not looked at here, but for
+        integers of fixed point (``Draft.held``)."""
         recurrent = self.op.removeprefix("fixed_") in ops.FAMILIES["rnn"]
         fixed = self.op in ops.FAMILIES["fixed"]
         checked = self.spec.validate is not None and not recurrent and not fixed

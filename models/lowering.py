@@ -126,11 +126,15 @@ class Draft:
                 self.formats[result] = text
 
     def held(self, value: int | None, form: Fixed) -> int | None:
-        """The value, or one that is checked to hold integers of the format when it runs, where nothing else says so."""
+        """The value, or one that is checked to hold integers of the format when it runs, where nothing else says so and
+        the sequencer has such a step; one that has none relies on what makes values in a graph to cast them."""
         if value is None or self.formats.get(value) == form.text:
             return value
         check = FixedElementwise("check", form.fraction, form, low=form.low, high=form.high)
-        return self.add(check, (value,), self.types[value].shape)
+        try:
+            return self.add(check, (value,), self.types[value].shape)
+        except NotInSequence:
+            return value
 
     def _append(self, step: Step) -> None:
         if self.sequencer is None or not self.sequencer.takes(step, self.types):
