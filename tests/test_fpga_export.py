@@ -243,6 +243,43 @@ def test_bad_sharing_is_refused_before_anything_is_written(tmp_path: Path, optio
     assert not (tmp_path / "hls").exists()
 
 
+def test_quartus_shares_with_strategy_resource_alone(tmp_path: Path) -> None:
+    net = Network(6).dense(6, 4)
+    report = export(net.model(), tmp_path / "a", backend="Quartus", io="stream", reuse=3)
+    assert [(layer.strategy, layer.reuse_factor) for layer in report.layers] == [("resource", 3)]
+    with pytest.raises(ExportError, match="gemm0: hls4ml makes strategy resource of latency there"):
+        export(net.model(), tmp_path / "b", backend="Quartus", reuse=3, strategy="latency")
+
+
+@needs_simulation
+def test_a_stream_of_quartus_is_equal_to_the_last_bit(tmp_path: Path) -> None:
+    """Two outputs, a stream with two readers; every layer is traced by its own stream."""
+    net = Network(3, 5).conv(2, 3, 3, pads=[1, 1]).add("Relu")
+    skipped = net.last
+    net.conv(2, 2, 1).add("Add", skipped)
+    report = export(
+        net.model(net.last, skipped),
+        tmp_path,
+        backend="Quartus",
+        io="stream",
+        precision="fixed<14,5>",
+        check=net.samples(),
+    )
+    assert len(report.checked) == 3
+    assert all(output.max_error < 0.05 < output.scale for output in report.outputs)
+
+
+def test_the_example_in_the_docs_is_a_report_of_this_form() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "examples" / "hls_export.txt").read_text()
+    for line in (
+        "Vitis project qf_digits_cnn in project",
+        "sharing",
+        "C simulation equal to the last bit",
+        "Estimate before",
+    ):
+        assert line in text
+
+
 def test_layers_that_cannot_share_say_so(tmp_path: Path) -> None:
     net = Network(3, 6, 6).conv(3, 3, 3, 3, group=3)
     with pytest.raises(ExportError, match=r"conv0.* depthwise convolution has a multiplier for each product"):

@@ -234,7 +234,9 @@ def _check_sharing(node: Any, layer: FixedLayer) -> None:
         if key == "strategy" and layer.reuse_factor == 1:
             continue  # both unroll
         if made is not None and str(made).lower() != str(value):
-            raise ExportError(f"{layer.name}: hls4ml made {key} {made} of {value}; give it that one")
+            raise ExportError(
+                f"{layer.name}: hls4ml makes {key} {str(made).lower()} of {value} there; give it that one"
+            )
 
 
 def _format_of(precision: Any) -> Fixed:

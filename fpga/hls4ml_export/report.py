@@ -112,7 +112,7 @@ class ExportReport:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.backend} project {self.project} in {self.directory}",
+            f"{self.backend} project {self.project} in {_shown(self.directory)}",
             f"part {self.part}, {self.io}, {self.precision}",
         ]
         rows = [("layer", "function", "sharing", "", "node")]
@@ -145,3 +145,9 @@ class ExportReport:
             if ran.reported is not None and self.estimate is not None:
                 lines.append(beside(self.estimate, ran.reported))
         return "\n".join(lines)
+
+
+def _shown(path: Path) -> Path:
+    """From the current folder, where it lies in that."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -54,7 +54,10 @@ class Sharing:
 
     def target(self, name: str, target: Target) -> Target:
         """What a layer of this name is exported to."""
-        return replace(target, strategy=_of(self.strategy, name) or "latency", reuse_factor=_of(self.reuse, name) or 1)
+        reuse = _of(self.reuse, name) or 1
+        # hls4ml's Quartus shares with strategy resource alone
+        default = "resource" if target.backend == "Quartus" and reuse > 1 else "latency"
+        return replace(target, strategy=_of(self.strategy, name) or default, reuse_factor=reuse)
 
     def names(self, name: str) -> bool:
         """Whether a layer has a reuse factor of its own, not one of a pattern."""
