@@ -121,6 +121,26 @@ def test_residual_network_as_a_stream_is_equal_to_the_last_bit(tmp_path: Path) -
 
 
 @needs_simulation
+def test_constants_and_broadcasts_are_exported(tmp_path: Path) -> None:
+    """A gate for each channel of a map, a constant for each channel, one for each element, one less the map."""
+    net = Network(3, 4, 5)
+    per_channel = net.constant(np.array([0.5, -1.25, 2], np.float32).reshape(3, 1, 1))
+    each = net.constant(np.linspace(-1, 1, 60, dtype=np.float32).reshape(1, 3, 4, 5))
+    one = net.constant(np.float32(1))
+    net.add("Mul", per_channel).add("Add", each)
+    net.nodes.append(helper.make_node("Sub", [one, net.last], ["less"], name="less"))
+    net.last = "less"
+    net.add("GlobalMaxPool")
+    gate, net.last = net.last, "less"
+    net.nodes.append(helper.make_node("Mul", [gate, "less"], ["gated"], name="gated"))
+    report = export(net.model("gated"), tmp_path, io="stream", precision="fixed<20,8>", check=net.samples())
+    assert [layer.function for layer in report.layers].count("normalize") == 3
+    assert set(report.checked) >= {"mul0", "add1", "less", "gated"}
+    [output] = report.outputs
+    assert output.max_error < 0.02 < output.scale
+
+
+@needs_simulation
 def test_formats_that_were_chosen_on_samples_are_exported(tmp_path: Path) -> None:
     net = Network(6, 5)
     net.add("Flatten").dense(30, 8).add("Tanh").dense(8, 3)

@@ -457,6 +457,41 @@ def merge(name: str, first: str, second: str, operation: str, y: Fixed, target: 
     return FixedLayer(layer, {"result": y})
 
 
+def scaling(
+    name: str,
+    source: str,
+    operation: str,
+    constant: np.ndarray,
+    form: Fixed,
+    y: Fixed,
+    channels: int,
+    target: Target,
+    *,
+    constant_first: bool = False,
+) -> FixedLayer:
+    """``MERGES`` with a constant: scale x + bias, exact, cast to y. constant: integers of ``form``, one for each element in the
+    design's order; kept once for each channel where that is enough."""
+    target.require(name, "constant")
+    if form.width == 1:
+        raise ExportError(f"{name}: a constant of {form}; hls4ml takes one bit as -1 and 1: give two bits")
+    if len(constant) % channels == 0 and np.array_equal(constant, np.resize(constant[:channels], len(constant))):
+        constant, filters = constant[:channels], channels
+    else:
+        filters = -1
+    real, one = form.dequantize(constant), np.ones(len(constant))
+    unit, negated = Fixed(4, 4), Fixed(form.width + 1, form.integer + 1)
+    scale, bias, scale_format, bias_format = one, real, unit, form
+    if operation == "multiply":
+        scale, bias, scale_format, bias_format = real, np.zeros(len(constant)), form, unit
+    elif operation == "subtract" and constant_first:
+        scale = -one
+    elif operation == "subtract":
+        bias, bias_format = -real, negated
+    layer: Layer = {"class_name": "ApplyAlpha", "name": name, "inputs": [source], "n_filt": filters}
+    layer |= {"scale_data": scale, "bias_data": bias}
+    return FixedLayer(layer, {"result": y, "scale": scale_format, "bias": bias_format})
+
+
 def move(name: str, source: str, places: np.ndarray, shape: Sequence[int], form: Fixed, target: Target) -> FixedLayer:
     """A layer of our own: element i is the source's places[i], 0 where that is negative; of the given shape."""
     target.require(name, "move")

@@ -332,9 +332,12 @@ class _Walk:
         )
 
     def merge(self, node: Node) -> None:
-        first, second = (self.feature(name, node) for name in node.inputs)
-        if first.shape != second.shape:
-            raise ExportError(f"{node}: it takes {first.shape} and {second.shape}; hls4ml merges values of one shape")
+        constant = [place for place, name in enumerate(node.inputs) if name in self.graph.constants]
+        if constant:
+            self.with_constant(node, constant[0])
+            return
+        full = self.shapes[node.outputs[0]]
+        first, second = (self.broadcast(self.feature(name, node), full) for name in node.inputs)
         if first.source is second.source and np.array_equal(first.places, second.places):
             raise ExportError(f"{node}: it takes {node.inputs[0]!r} twice; hls4ml merges two values")
         source, shape, order = self.natural(first, node)
@@ -342,6 +345,25 @@ class _Walk:
         y = self.form(node.outputs[0])
         layer = layers.merge(self.name(node.name), source, other, layers.MERGES[node.kind], y, self.target)
         self.given(node.outputs[0], self.add(layer, node), shape, order)
+
+    def broadcast(self, feature: Feature, shape: tuple[int, ...]) -> Feature:
+        """A value repeated to a shape, as NumPy does."""
+        if feature.shape == shape:
+            return feature
+        places = np.broadcast_to(feature.places.reshape(feature.shape), shape).reshape(-1)
+        return Feature(feature.source, shape, places)
+
+    def with_constant(self, node: Node, place: int) -> None:
+        """A sum, difference or product with a constant."""
+        x, shape = self.feature(node.inputs[1 - place], node), self.shapes[node.outputs[0]]
+        form = ops.parse_format(str(node.attributes[("a_format", "b_format")[place]]))
+        source, here, order = self.natural(self.broadcast(x, shape), node)
+        constant = np.broadcast_to(np.asarray(self.graph.constants[node.inputs[place]]), shape).reshape(-1)[order]
+        layer = layers.scaling(
+            self.name(node.name), source, layers.MERGES[node.kind], constant.astype(np.int64), form,
+            self.form(node.outputs[0]), here[-1], self.target, constant_first=place == 0,
+        )  # fmt: skip
+        self.given(node.outputs[0], self.add(layer, node), here, order)
 
     def softmax(self, node: Node) -> None:
         x = self.feature(node.inputs[0], node)

@@ -149,6 +149,9 @@ def check_casts(layers: Sequence[FixedLayer]) -> None:
         forms = layer.formats | {key.removesuffix("_t"): form for key, form in layer.own_formats.items()}
         given = [made[name] for name in layer.description.get("inputs", ())]
         casts = [(source.width, source.fraction, "result") for source in given]
+        if "scale" in forms:
+            scale = forms["scale"]
+            casts = [(source.width + scale.width, source.fraction + scale.fraction, "result") for source in given]
         for kind, values in (("weight", given[:1]), ("recurrent_weight", [forms["result"]])):
             if kind in forms and "accum" in forms:
                 casts = casts if kind == "recurrent_weight" else []

@@ -343,6 +343,28 @@ def _pair(kind: str) -> Callable[[Chain], None]:
     return make
 
 
+def _with_constant(chain: Chain) -> None:
+    """Any of the three, the constant on either side; one for each channel or for each element."""
+    rng = chain.rng
+    kind, first = str(rng.choice(list(layers.MERGES))), bool(rng.random() < 0.5)
+    shape = (3,) if rng.random() < 0.5 else (2, 3, 4)
+    x, c = (_modeless(_format(rng, 3, 16, (-1, 6))) for _ in range(2))
+    y = _format(rng, 4, 20, (x.integer - 2, x.integer + 3))
+    name, values = chain.input(x, shape)
+    constant = chain.integers(c, shape if rng.random() < 0.5 else (shape[0], *[1] * (len(shape) - 1)))
+    given, forms = [values, constant[None]], [x, c]
+    if first:
+        given, forms = given[::-1], forms[::-1]
+    texts = {"a_format": forms[0].text, "b_format": forms[1].text, "y_format": y.text}
+    found = operator_of(Node("n", kind, (), (), attributes=texts))
+    assert found is not None
+    full = _last(np.broadcast_to(constant, (1, *shape))).reshape(-1).astype(np.int64)
+    layer = layers.scaling(
+        chain.name("constant"), name, layers.MERGES[kind], full, c, y, shape[0], chain.target, constant_first=first
+    )
+    chain.add(layer, found.compute(given)[0])
+
+
 def _concat(axis: int) -> Callable[[Chain], None]:
     """axis: in the design's order."""
 
@@ -529,6 +551,7 @@ TRIALS: Final[dict[str, Callable[[Chain], None]]] = {
     "add": _pair("FixedAdd"),
     "subtract": _pair("FixedSub"),
     "multiply": _pair("FixedMul"),
+    "constant": _with_constant,
     "concat": _concat(-1),
     "concat_elsewhere": _concat(0),
     "flatten": _reshape,

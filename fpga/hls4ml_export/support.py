@@ -55,6 +55,7 @@ ROWS: Final = {
     "add": "Sum of two values",
     "subtract": "Difference of two values",
     "multiply": "Product of two values",
+    "constant": "Sum, difference or product with a constant",
     "concat": "Concatenation of channels",
     "concat_elsewhere": "Concatenation along another axis",
     "flatten": "Flatten, then dense",
