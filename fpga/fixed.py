@@ -7,6 +7,7 @@ accumulator, or the accumulator wraps, only the whole sum is fitted to it, and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -21,8 +22,9 @@ from quatrefoil.ops import fixed as semantics
 from quatrefoil.ops import pool as pool_semantics
 from quatrefoil.ops import rnn as rnn_semantics
 from quatrefoil.ops.fixed import format_of
-from quatrefoil.problem import Problem
+from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Kernel, Reject, Run
+from quatrefoil.sequences import FixedElementwise
 
 NARROW = 2**31
 """Sizes below this are kept in 32 bits."""
@@ -87,6 +89,35 @@ def streamed_conv(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
 def streamed_pool(problem: Problem, parameters: Mapping[int, Array]) -> Stage:
     """The stage of fixed_max_pool or fixed_average_pool, on pixels of all channels."""
     return pool.stage(problem, pool_defines(problem), problem.input(0).shape[1])
+
+
+FUNCTIONS = {"affine": "AFFINE", "table": "TABLE", "slope_below": "SLOPE_BELOW", "table_below": "TABLE_BELOW"}
+"""Functions of one value that can be a stage, by their names in fixed_function.h."""
+
+
+def streamed_function(form: FixedElementwise, x: Tensor, y: Tensor) -> Stage:
+    """The stage of a function of values of type x."""
+    assert form.y is not None
+    table = form.table
+    channels, places = x.shape[1], math.prod(x.shape[2:])
+    kinds = OPENCL_TYPES[x.dtype], OPENCL_TYPES[y.dtype]
+    defines: dict[str, opencl.Define] = {
+        "FUNCTION": FUNCTIONS[form.function],
+        "X_T": kinds[0],
+        "Y_T": kinds[1],
+        "CHANNELS": channels,
+        "Y_FORMAT": form.y.initializer,
+        "DROP": form.fraction - form.y.fraction,
+        "DROP_BELOW": form.fraction_below - form.y.fraction,
+        "TABLE_SIZE": 0 if table is None else table.size,
+        "TABLE_BITS": form.table_bits,
+        **{name.upper(): f"{getattr(form, name)}L" for name in ("factor", "offset", "low", "high")},
+    }
+    given = None if table is None else table.astype(np.int32)
+    return Stage(
+        opencl.source("fixed_function.h"), defines, kinds[0], channels, kinds[1], channels, places, places,
+        "begin_#(&stage_#, table_#);", ("__global const int* restrict table_#",), (given,),
+    )  # fmt: skip
 
 
 def accepts_dense(problem: Problem) -> Reject | None:

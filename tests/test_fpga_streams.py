@@ -141,6 +141,24 @@ def test_streams_in_fixed_point_are_equal_to_the_last_bit(name: str, precision: 
 
 
 @device
+@pytest.mark.parametrize("function", ["Sigmoid", "Elu", "LeakyRelu"])
+def test_functions_of_fixed_point_are_stages(function: str) -> None:
+    net = Chain(1, 3, 8, 7)
+    net.add("Conv", net.weights(5, 3, 3, 3), net.weights(5))
+    net.add(function)
+    net.add("MaxPool", kernel_shape=[2, 2])
+    model = qf.load(net.model())
+    network, x = qf.fixed(model, "fixed<10,4,RND,SAT>"), samples(model, 1)
+    kernels = [kernel for kernel in joined(network.model, x) if "_stream_" in kernel]
+    assert kernels == ["fixed_conv+fixed_function+fixed_max_pool_stream_nhwc_fixed_opencl"] * 3
+    got, want = (network.run(x, backend=backend)[net.last] for backend in ("fpga", "cpu"))
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(
+        network.integers(x, "fpga")[net.last + ".fixed"], network.integers(x)[net.last + ".fixed"]
+    )
+
+
+@device
 def test_explain_and_profile_name_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     net = dense_chain()
     model, x = qf.load(net.model(), optimized=False), np.zeros(net.shape, np.float32)
