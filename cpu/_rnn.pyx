@@ -21,7 +21,7 @@ cdef extern from "rnn.h" nogil:
         int32_t reverse[2]
         RnnFunction functions[2][3]
         double clip
-        int32_t linear_before_reset, input_forget, finite, downwards
+        int32_t linear_before_reset, input_forget, finite, passing, downwards
         const void* w
         const void* r
         const void* b
@@ -111,6 +111,7 @@ cdef void describe(RnnArguments* a, str kind, geometry):
     a.linear_before_reset = geometry.linear_before_reset
     a.input_forget = geometry.input_forget
     a.downwards = 0
+    a.passing = 0
     a.sums = NULL
 
 
@@ -154,6 +155,8 @@ cdef class Layer:
             self.threads = 1
             return
         self.function = rnn_packed_f32(isa)
+        # training packs weights for each call, and a single step reads them once
+        a.passing = training and a.steps == 1
         rnn_needs_f32(isa)(a, &needs)
         self.workspace = <size_t>needs.workspace_floats * 4
         self.threads = needs.threads
@@ -162,7 +165,7 @@ cdef class Layer:
         if self.packed == NULL:
             raise MemoryError(f"{self.packed_bytes} bytes for a recurrent layer's packed weights")
         with nogil:
-            a.finite = rnn_finite_f32(isa)(a)
+            a.finite = not a.passing and rnn_finite_f32(isa)(a)
             rnn_pack_f32(isa)(a, self.packed)
         a.packed = self.packed
 

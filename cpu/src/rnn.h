@@ -26,9 +26,10 @@ struct RnnArguments {
   double clip;                  // infinity when there is none
   int32_t linear_before_reset, input_forget;
   int32_t finite;     // what rnn_finite_f32 said
+  int32_t passing;    // 1: weights are packed by blocks when they are used, once, by one thread; w and r have to be there
   int32_t downwards;  // 1: the first step takes the blocks of units from the last to the first
 
-  const void *w, *r, *b, *p;  // as the operator has them; b and p may be null. rnn_packed_f32 reads them in pack alone
+  const void *w, *r, *b, *p;  // as the operator has them; b and p may be null. rnn_packed_f32 reads them in pack, or where passing
   const float* packed;        // what rnn_pack_f32 made of them
 
   const void* x;

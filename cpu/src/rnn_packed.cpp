@@ -47,7 +47,7 @@ QF_INLINE Layout layout_of(const RnnArguments& a) {
   l.vectors = divide_up(all, l.blocks);
   l.columns = l.gates * l.vectors;
   l.slots = l.gates == 1 ? l.columns : 4;
-  const int64_t lanes = l.blocks * l.vectors * LANES;
+  const int64_t all_lanes = l.blocks * l.vectors * LANES, lanes = a.passing ? l.vectors * LANES : all_lanes;
   l.w = 0;
   l.r = l.w + lanes * a.inputs * l.gates;
   // the candidate's recurrent weights follow in a panel of their own where gru takes a second pass
@@ -55,7 +55,7 @@ QF_INLINE Layout layout_of(const RnnArguments& a) {
   l.candidate = l.r + lanes * a.hidden * (apart ? 2 : l.gates);
   l.bias = l.candidate + (apart ? lanes * a.hidden : 0);
   l.peepholes = l.bias + l.blocks * l.slots * LANES;
-  l.size = l.peepholes + (a.p ? lanes * 3 : 0);
+  l.size = l.peepholes + (a.p ? all_lanes * 3 : 0);
   return l;
 }
 
@@ -130,6 +130,31 @@ QF_INLINE vfloat gru_cell_linear(const Direction& d, const float* sums, vfloat h
   return between(z, gates.g(load(sums + 2 * LANES) + r * load(sums + 3 * LANES)), h);
 }
 
+// to[k][gate][unit of the block] = from[gate][unit][k] of the block that begins with unit `first`, units beyond the hidden size 0.
+// LANES of k at a time, so that what is written lies together.
+void pack_block(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, int64_t first, float* to) {
+  const int64_t step = gates * units;  // from one k to the next
+  for (int64_t k = 0; k < count; k += LANES)
+    for (int64_t gate = 0; gate < gates; gate++)
+      for (int64_t unit = first; unit < first + units; unit += LANES) {
+        const float* rows = from + (gate * hidden + unit) * count + k;
+        const int64_t there = hidden - unit, some = smaller(LANES, count - k);
+        vfloat square[LANES];
+        if (there >= LANES && some == LANES)
+          QF_UNROLL for (int i = 0; i < LANES; i++) square[i] = load(rows + i * count);
+        else
+          for (int i = 0; i < LANES; i++) square[i] = i < there ? load_first(rows + i * count, (int)some) : (vfloat){};
+        transpose(square);
+        float* column = to + k * step + gate * units + unit - first;
+        for (int64_t i = 0; i < some; i++) store(column + i * step, square[i]);
+      }
+}
+
+void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, float* to) {
+  for (int64_t first = 0; first < hidden; first += units, to += count * gates * units)
+    pack_block(from, hidden, count, gates, units, first, to);
+}
+
 // A layer as a thread sees it.
 struct Layer {
   const RnnArguments& a;
@@ -165,6 +190,16 @@ struct Layer {
   // How many units a vector holds.
   int lanes_of(int64_t vector) const { return clamped(a.hidden - vector * LANES, LANES); }
 
+  // A block's weights of `gates` gates, packed; those of a layer that packs them in passing, from its plain weights.
+  const float* panel(const float* packed, const void* plain, const Direction& d, int64_t first_gate, int64_t gates, int64_t count,
+                     int64_t block) const {
+    const int64_t units = l.vectors * LANES;
+    if (!a.passing) return packed + block * count * gates * units;
+    const float* from = static_cast<const float*>(plain) + (d.index * l.gates + first_gate) * a.hidden * count;
+    pack_block(from, a.hidden, count, gates, units, block * units, const_cast<float*>(packed));
+    return packed;
+  }
+
   // A block's products with the inputs of some steps, all rows.
   void input_product(const Direction& d, int64_t block, int64_t first_step, int64_t steps) const {
     const float* x = static_cast<const float*>(a.x) + first_step * a.batch * a.inputs;
@@ -172,7 +207,7 @@ struct Layer {
     float* sums = block_sums(d, block);
     const int64_t rows = steps * a.batch;
     const int columns = (int)l.columns;
-    products_of(columns, rows, x, a.inputs, a.inputs, d.w + block * a.inputs * columns * LANES, bias, 0, sums,
+    products_of(columns, rows, x, a.inputs, a.inputs, panel(d.w, a.w, d, 0, l.gates, a.inputs, block), bias, 0, sums,
                 row_sums(), columns - 1);
     if (a.linear_before_reset)
       for (int64_t row = 0; row < rows; row++) store(sums + row * row_sums() + 3 * LANES, load(bias + 3 * LANES));
@@ -224,8 +259,8 @@ struct Layer {
         float* sums = block_sums(d, block) + row * row_sums();
         if (alone) input_product(d, block, t, 1);
         if (!still)
-          products_of(columns, a.batch, now, w.row, a.hidden, d.r + block * a.hidden * columns * LANES, sums,
-                      row_sums(), sums, row_sums(), last);
+          products_of(columns, a.batch, now, w.row, a.hidden, panel(d.r, a.r, d, 0, two_passes ? 2 : l.gates, a.hidden, block),
+                      sums, row_sums(), sums, row_sums(), last);
         if (a.sums) keep(d, block, t, sums, 0, two_passes ? 2 : l.gates == 1 ? (int)l.vectors : (int)slots_of(a));
       }
       const auto each_cell = [&](auto cell) __attribute__((always_inline)) {
@@ -275,7 +310,7 @@ struct Layer {
       const int64_t block = block_of(i, begin, end, phase);
       float* sums = block_sums(d, block) + row * row_sums();
       if (!still)
-        products<1>(a.batch, d.resets, w.row, a.hidden, d.candidate + block * a.hidden * LANES, sums, row_sums(), sums,
+        products<1>(a.batch, d.resets, w.row, a.hidden, panel(d.candidate, a.r, d, 2, 1, a.hidden, block), sums, row_sums(), sums,
                     row_sums(), 2);
       if (a.sums) keep(d, block, t, sums, 2, 1);
       for (int64_t n = 0; n < a.batch; n++, sums += row_sums()) {
@@ -358,6 +393,7 @@ Direction direction_of(const RnnArguments& a, const Layout& l, const Workspace& 
 int team_of(const RnnArguments& a, const Layout& l) {
   const int64_t step = a.batch * l.gates * a.hidden * a.hidden;
   int64_t team = 1;
+  if (a.passing) return 1;
   if (step >= WORTH_THREADS) team = a.threads < l.blocks * a.directions ? a.threads : l.blocks * a.directions;
   else if (a.directions == 2 && step * a.steps >= WORTH_TWO) team = a.threads < 2 ? 1 : 2;
   return a.directions == 2 && team > 1 ? (int)(team / 2 * 2) : (int)team;
@@ -403,27 +439,6 @@ void layer(const RnnArguments& a) {
   }
 }
 
-// to[block][k][gate][unit of the block] = from[gate][unit][k], units beyond the hidden size 0. LANES of k at a time, so that
-// what is written lies together.
-void pack_panels(const float* from, int64_t hidden, int64_t count, int64_t gates, int64_t units, float* to) {
-  const int64_t step = gates * units;  // from one k to the next
-  for (int64_t first = 0; first < hidden; first += units, to += count * step)
-    for (int64_t k = 0; k < count; k += LANES)
-      for (int64_t gate = 0; gate < gates; gate++)
-        for (int64_t unit = first; unit < first + units; unit += LANES) {
-          const float* rows = from + (gate * hidden + unit) * count + k;
-          const int64_t there = hidden - unit, some = smaller(LANES, count - k);
-          vfloat square[LANES];
-          if (there >= LANES && some == LANES)
-            QF_UNROLL for (int i = 0; i < LANES; i++) square[i] = load(rows + i * count);
-          else
-            for (int i = 0; i < LANES; i++) square[i] = i < there ? load_first(rows + i * count, (int)some) : (vfloat){};
-          transpose(square);
-          float* column = to + k * step + gate * units + unit - first;
-          for (int64_t i = 0; i < some; i++) store(column + i * step, square[i]);
-        }
-}
-
 }  // namespace
 
 extern "C" void QF_EXPORT(rnn_needs_f32)(const RnnArguments* a, RnnNeeds* needs) {
@@ -456,12 +471,11 @@ extern "C" void QF_EXPORT(rnn_pack_f32)(const RnnArguments* a, float* packed) {
   for (int64_t index = 0; index < a->directions; index++, packed += l.size) {
     const float* r = static_cast<const float*>(a->r) + index * rows * hidden;
     const float* w = static_cast<const float*>(a->w) + index * rows * a->inputs;
-    pack_panels(w, hidden, a->inputs, l.gates, units, packed + l.w);
-    if (l.candidate == l.bias) {
-      pack_panels(r, hidden, hidden, l.gates, units, packed + l.r);
-    } else {
-      pack_panels(r, hidden, hidden, 2, units, packed + l.r);
-      pack_panels(r + 2 * hidden * hidden, hidden, hidden, 1, units, packed + l.candidate);
+    if (!a->passing) {
+      const bool apart = l.candidate != l.bias;
+      pack_panels(w, hidden, a->inputs, l.gates, units, packed + l.w);
+      pack_panels(r, hidden, hidden, apart ? 2 : l.gates, units, packed + l.r);
+      if (apart) pack_panels(r + 2 * hidden * hidden, hidden, hidden, 1, units, packed + l.candidate);
     }
     // the biases of W and R are added up, but for gru's candidate where the reset gate stands between them
     const float* b = a->b ? static_cast<const float*>(a->b) + index * 2 * rows : nullptr;
