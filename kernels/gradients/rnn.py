@@ -35,8 +35,9 @@ def backward(back: Backward) -> dict[int, Array]:
             _swapped(back, array) if place in ops.BATCH_FIRST_INPUTS or place >= semantics.Y else array
             for place, array in enumerate(arrays)
         ]
-    attributes = {**ops.onnx_attributes(problem), "layout": 0, "wanted": back.wanted}
-    found = back.run(ops.layer(problem.op) + semantics.GRADIENT, arrays, attributes, len(back.wanted))
+    given = tuple(gradient is not None for gradient in gradients)
+    asked = semantics.gradient(ops.without_layout(problem), given, back.wanted)
+    found = back.compute(asked, arrays[: len(asked.inputs)])
     by_position = dict(zip(back.wanted, found))
     if batch_first:
         for position in ops.BATCH_FIRST_INPUTS:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from quatrefoil.errors import OperatorError
@@ -250,6 +251,7 @@ def _canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes)
     return Problem(op, tuple(given), tuple(outputs), tuple(settled))
 
 
+@lru_cache(maxsize=1024)
 def training(problem: Problem) -> Problem:
     """The form of a layer's problem that also gives the sums, as its last output."""
     return _canonical(layer(problem.op) + TRAINING, problem.inputs, onnx_attributes(problem))

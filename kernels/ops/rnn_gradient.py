@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from quatrefoil.errors import OperatorError
@@ -59,7 +59,9 @@ def _count(op: str) -> int:
     return len(rnn.NAMES) if op == "lstm" else INITIAL_C
 
 
+@lru_cache(maxsize=1024)
 def geometry(problem: Problem) -> RecurrentGeometry:
+    """The geometry of the layer."""
     return rnn.geometry(layer(problem))
 
 
@@ -96,6 +98,19 @@ def canonical(op: str, inputs: Sequence[Tensor | None], attributes: Attributes, 
         given.pop()
     settled = (*forward.attributes, ("wanted", positions))
     return Problem(name, tuple(given), tuple(_present(given, position) for position in positions), settled)
+
+
+@lru_cache(maxsize=1024)
+def gradient(problem: Problem, given: tuple[bool, ...], asked: tuple[int, ...]) -> Problem:
+    """The problem of the gradients of a layer's problem of layout 0.
+
+    given: which of dy, dy_h and dy_c there are. asked: positions of inputs, as ``wanted``.
+    """
+    form = rnn.training(problem)
+    y, *states, sums = form.outputs
+    dys = [tensor if there else None for tensor, there in zip((y, *states), given)]
+    inputs = [*form.inputs, *[None] * (Y - len(form.inputs)), y, sums, *dys]
+    return canonical(rnn.layer(problem.op), inputs, {**rnn.onnx_attributes(problem), "wanted": asked})
 
 
 def _canonical_layer(op: str, inputs: Sequence[Tensor | None], attributes: Attributes) -> Problem:
