@@ -3,8 +3,8 @@
 
 include "door.pxi"
 
-from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport malloc
 
 import numpy as np
 
@@ -36,7 +36,7 @@ cdef extern from "pool.h" nogil:
         const void* x
         const int64_t* indices
         void* y
-        int64_t size
+        int64_t planes, size
         int64_t indexed[3]
         int64_t output[3]
         int32_t element_bytes
@@ -67,8 +67,8 @@ cdef extern from "pool_gradient.h" nogil:
         const void* dy
         const int64_t* indices
         void* dx
-        uint64_t* taken
-        int64_t size
+        uint8_t* taken
+        int64_t planes, size
         int64_t indexed[3]
         int64_t output[3]
         int32_t element_bytes
@@ -219,6 +219,7 @@ cdef class Unpool:
     def __init__(self, int isa, geometry, shape, dtype):
         self.function = pool_unpool(isa)
         self.shape, self.dtype = shape, dtype
+        self.arguments.planes = geometry.planes
         self.arguments.size = geometry.planes * geometry.input_size
         self.arguments.element_bytes = dtype.itemsize
         for axis in range(3):
@@ -227,13 +228,14 @@ cdef class Unpool:
 
     def __call__(self, inputs):
         cdef UnpoolArguments a = self.arguments
-        y = zeros(self.shape, self.dtype)
-        if a.size:
-            a.x = address(inputs[0])
-            a.indices = <const int64_t*>address(inputs[1])
-            a.y = address(y)
-            with nogil:
-                self.function(&a)
+        if a.size == 0:
+            return (zeros(self.shape, self.dtype),)
+        y = new_array(self.shape, self.dtype)
+        a.x = address(inputs[0])
+        a.indices = <const int64_t*>address(inputs[1])
+        a.y = address(y)
+        with nogil:
+            self.function(&a)
         return (y,)
 
 
@@ -320,12 +322,13 @@ cdef class UnpoolGradient:
     cdef UnpoolGradientFunction function
     cdef UnpoolGradientArguments arguments
     cdef object shape, dtype
-    cdef size_t words
+    cdef size_t places
 
     def __init__(self, int isa, geometry, int64_t places, shape, dtype):
         self.function = pool_gradient_unpool(isa)
         self.shape, self.dtype = shape, dtype
-        self.words = places // 64 + 1
+        self.places = places
+        self.arguments.planes = geometry.planes
         self.arguments.size = geometry.planes * geometry.input_size
         self.arguments.element_bytes = dtype.itemsize
         for axis in range(3):
@@ -339,9 +342,9 @@ cdef class UnpoolGradient:
             a.dy = address(inputs[0])
             a.indices = <const int64_t*>address(inputs[1])
             a.dx = address(dx)
-            a.taken = <uint64_t*>calloc(self.words, 8)
+            a.taken = <uint8_t*>malloc(self.places)
             if a.taken == NULL:
-                raise MemoryError(f"{self.words * 8} bytes to mark what was overwritten")
+                raise MemoryError(f"{self.places} bytes to mark what was overwritten")
             with nogil:
                 self.function(&a)
                 free(a.taken)

@@ -30,8 +30,8 @@ struct PoolArguments {
 struct UnpoolArguments {
   const void* x;
   const int64_t* indices;
-  void* y;  // zeroed
-  int64_t size;  // elements of x
+  void* y;
+  int64_t planes, size;  // size: elements of x
   int64_t indexed[3], output[3];
   int32_t element_bytes;  // 1, 2, 4 or 8
 };

@@ -1,5 +1,5 @@
 // Pooling by its definition: plain loops over the taps that are inside, for every dtype, window and option.
-// max_unpool, which is a scatter.
+// max_unpool, which is a scatter over zeros.
 //
 // Accepts everything. Each thread takes whole planes, or bands of rows where there are few planes.
 #include "pool_rows.h"
@@ -13,15 +13,32 @@ void every_row(const PoolArguments& a) {
   });
 }
 
+// Plane by plane, while what it writes is in the first-level cache. False where an index is of another plane.
+template <class T>
+bool scatter_planes(const UnpoolArguments& a) {
+  const int64_t size = a.output[0] * a.output[1] * a.output[2], each = a.size / a.planes;
+  const int64_t* indices = a.indices;
+  const T* x = static_cast<const T*>(a.x);
+  T* y = static_cast<T*>(a.y);
+  for (int64_t plane = 0; plane < a.planes; plane++, y += size, x += each, indices += each) {
+    memset(y, 0, size * sizeof(T));
+    for (int64_t i = 0; i < each; i++) {
+      const int64_t at = indices[i] - plane * size;
+      if (at < 0 || at >= size) return false;
+      y[at] = x[i];
+    }
+  }
+  return true;
+}
+
 template <class T>
 void scatter(const UnpoolArguments& a) {
   const T* x = static_cast<const T*>(a.x);
   T* y = static_cast<T*>(a.y);
   const int64_t from = a.indexed[0] * a.indexed[1] * a.indexed[2], to = a.output[0] * a.output[1] * a.output[2];
-  if (from == to) {  // the output holds the indexed shape on every axis, so that both are the same
-    for (int64_t i = 0; i < a.size; i++) y[a.indices[i]] = x[i];
-    return;
-  }
+  // where both are the same the output, which holds the indexed shape on every axis, is just that
+  if (from == to && scatter_planes<T>(a)) return;
+  memset(y, 0, a.planes * to * sizeof(T));
   for (int64_t i = 0; i < a.size; i++) {
     const int64_t index = a.indices[i], w = index % a.indexed[2], h = index / a.indexed[2] % a.indexed[1];
     const int64_t d = index / (a.indexed[2] * a.indexed[1]) % a.indexed[0];

@@ -21,8 +21,8 @@ struct UnpoolGradientArguments {
   const void* dy;
   const int64_t* indices;
   void* dx;
-  uint64_t* taken;  // zeroed, a bit for each place of dy
-  int64_t size;     // elements of dx
+  uint8_t* taken;        // room for as many bytes as dy has places
+  int64_t planes, size;  // size: elements of dx
   int64_t indexed[3], output[3];
   int32_t element_bytes;
 };
