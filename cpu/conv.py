@@ -363,6 +363,12 @@ def _as_conv(problem: Problem) -> Problem | Reject:
 
 def _flipped_kernel(problem: Problem) -> Kernel | Reject:
     """The kernel of conv that runs in conv_transpose's place."""
+    return _flipped_kernel_of(problem, instruction_set.name())
+
+
+@lru_cache(maxsize=1024)
+def _flipped_kernel_of(problem: Problem, instructions: str) -> Kernel | Reject:
+    """``instructions`` is what the kernels' acceptance depends on beside the problem."""
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
     as_conv = _as_conv(problem)

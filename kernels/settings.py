@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from quatrefoil.errors import QuatrefoilError
@@ -44,8 +45,13 @@ def forced_kernel() -> str | None:
 
 def cache_folder() -> Path:
     """Where tuned choices and compiled device code are kept: QUATREFOIL_CACHE, else the user's cache folder."""
-    text = os.environ.get(CACHE_VARIABLE)
-    if text:
-        return Path(text)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "quatrefoil"
+    return _folder(os.environ.get(CACHE_VARIABLE), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+
+
+@lru_cache(maxsize=16)
+def _folder(given: str | None, caches: str | None, home: str | None) -> Path:
+    """Every call asks for the folder, and putting paths together takes longer than the rest of dispatch. ``home`` is what
+    Path.home() depends on."""
+    if given:
+        return Path(given)
+    return (Path(caches) if caches else Path.home() / ".cache") / "quatrefoil"

@@ -78,20 +78,17 @@ QF_INLINE void transform_output(const vfloat (&m)[TILE], vfloat (&y)[M]) {
 template <int M>
 QF_INLINE void transform_output(const vfloat (&m)[1], vfloat (&y)[1]) { y[0] = m[0]; }
 
-// Weights are transformed in double, once: HALF output channels at a time.
-constexpr int HALF = LANES / 2;
-typedef double vdouble __attribute__((vector_size(LANES * 4)));
-
 // G g: a row of K weights evaluated at the six points, and divided by the product of that point's distances; K = 1: as
 // it is.
 template <int K>
-QF_INLINE void transform_weights(const vdouble (&g)[K], vdouble (&u)[K == 1 ? 1 : TILE]) {
+QF_INLINE void transform_weights(const vfloat (&g)[K], vfloat (&u)[K == 1 ? 1 : TILE]) {
   if constexpr (K == 1) {
     u[0] = g[0];
   } else {
-    constexpr double POINT[TILE - 1] = {0, A, -A, B, -B}, SCALE[TILE - 1] = {1, -1 / 1.5, -1 / 1.5, 1.0 / 6, 1.0 / 6};
+    constexpr float POINT[TILE - 1] = {0, float(A), float(-A), float(B), float(-B)};
+    constexpr float SCALE[TILE - 1] = {1, float(-1 / 1.5), float(-1 / 1.5), float(1.0 / 6), float(1.0 / 6)};
     QF_UNROLL for (int i = 0; i < TILE - 1; i++) {
-      vdouble value = g[K - 1];
+      vfloat value = g[K - 1];
       QF_UNROLL for (int k = K - 2; k >= 0; k--) value = value * POINT[i] + g[k];
       u[i] = value * SCALE[i];
     }
@@ -558,30 +555,28 @@ struct FilterTaps {
   }
 };
 
-// The transformed filters between one channel of x and HALF of y, `count` of which are there: u[point * step ...]. weights: of
+// The transformed filters between one channel of x and LANES of y, `count` of which are there: u[point * step ...]. weights: of
 // the first one; o_step: from one channel of y to the next.
 template <int KH, int KW>
 void transform_filters(const FilterTaps& taps, const float* weights, int64_t o_step, int count, float* u, int64_t step) {
   constexpr int PH = KH == 1 ? 1 : TILE, PW = KW == 1 ? 1 : TILE;
-  typedef float vfloats __attribute__((vector_size(HALF * 4), aligned(4), may_alias));
-  float given[KH][KW][HALF] = {};
+  float given[KH][KW][LANES] = {};
   for (int i = 0; i < count; i++, weights += o_step)
     QF_UNROLL for (int a = 0; a < KH; a++)
       QF_UNROLL for (int b = 0; b < KW; b++)
         if (taps.at[a][b] >= 0) given[a][b][i] = weights[taps.at[a][b]];
-  vdouble half[PH][KW];
+  vfloat half[PH][KW];
   QF_UNROLL for (int b = 0; b < KW; b++) {
-    vdouble column[KH], turned[PH];
+    vfloat column[KH], turned[PH];
     QF_UNROLL for (int a = 0; a < KH; a++)
-      column[a] = __builtin_convertvector(*reinterpret_cast<const vfloats*>(given[a][b]), vdouble);
+      column[a] = load(given[a][b]);
     transform_weights<KH>(column, turned);
     QF_UNROLL for (int i = 0; i < PH; i++) half[i][b] = turned[i];
   }
   for (int i = 0; i < PH; i++) {
-    vdouble across[PW];
+    vfloat across[PW];
     transform_weights<KW>(half[i], across);
-    QF_UNROLL for (int j = 0; j < PW; j++, u += step)
-      *reinterpret_cast<vfloats*>(u) = __builtin_convertvector(across[j], vfloats);
+    QF_UNROLL for (int j = 0; j < PW; j++, u += step) store(u, across[j]);
   }
 }
 
@@ -617,9 +612,9 @@ void pack_all(const ConvShape& given, bool transposed, const float* weights, flo
         for (int64_t c = 0; c < channels; c += TOGETHER) {
           const int64_t together = smaller(TOGETHER, channels - c);
           for (int64_t i = 0; i < together; i++)
-            for (int64_t lane = 0; lane < lanes; lane += HALF) {
+            for (int64_t lane = 0; lane < lanes; lane += LANES) {
               const int64_t o = first + lane;
-              const int count = c + i < s.in_channels ? clamped(s.out_channels - o, HALF) : 0;
+              const int count = c + i < s.in_channels ? clamped(s.out_channels - o, LANES) : 0;
               transform(filter, of_group + o * o_step + (c + i) * c_step, o_step, count,
                                 room + i * lanes + lane, step);
             }
