@@ -262,34 +262,41 @@ extern "C" void QF_EXPORT(conv_blocked_f32_pack)(const ConvShape* s, const float
   const Plan plan(*s);
   const int64_t taps = volume(s->kernel), o_step = s->in_channels * taps;
   vfloat check = {};  // NaN as soon as a weight is not finite
+  int64_t* of_tap = new int64_t[taps];  // where the block of channels begins for each tap
   for (int64_t group = 0; group < s->groups; group++, packed += plan.packed_floats(1))
     for (int64_t first = 0; first < plan.out_blocks; first += plan.columns) {
       const int64_t columns = smaller(plan.columns, plan.out_blocks - first);
-      // A block of channels with all its taps while its weights are in the cache; their places are far apart.
-      for (int64_t b = 0; b < plan.in_blocks; b++)
+      // LANES channels with all their taps follow each other in memory, and so do LANES rows of the transposed weights: some
+      // of them at a time are turned, and stored where each one's channel and tap belong.
+      for (int64_t b = 0; b < plan.in_blocks; b++) {
         for (int64_t tap = 0; tap < taps; tap++) {
           const int64_t block = tap * plan.in_blocks + b, slice = plan.slice_of(block), begin = plan.first_of_slice(slice);
-          float* to = packed + (begin * plan.out_blocks + first * (plan.first_of_slice(slice + 1) - begin) +
-                                (block - begin) * columns) * LANES * LANES;
-          const int channels = clamped(s->in_channels - b * LANES, LANES);
-          for (int64_t j = 0; j < columns; j++) {
-            const int64_t o = (first + j) * LANES;
-            const int outputs = clamped(s->out_channels - o, LANES);
-            const float* from = weights + (group * s->out_channels + o) * o_step + b * LANES * taps + tap;
-            vfloat rows[LANES] = {};
-            for (int i = 0; i < outputs; i++, from += o_step)
-              if (taps == 1)
-                rows[i] = load_first(from, channels);
-              else
-                for (int c = 0; c < channels; c++) rows[i][c] = from[c * taps];
+          of_tap[tap] = (begin * plan.out_blocks + first * (plan.first_of_slice(slice + 1) - begin) + (block - begin) * columns) *
+                        LANES * LANES;
+        }
+        const int64_t there = smaller(LANES, s->in_channels - b * LANES) * taps;
+        for (int64_t j = 0; j < columns; j++) {
+          const int64_t o = (first + j) * LANES;
+          const int outputs = clamped(s->out_channels - o, LANES);
+          const float* from = weights + (group * s->out_channels + o) * o_step + b * LANES * taps;
+          int64_t channel = 0, tap = 0;
+          for (int64_t at = 0; at < LANES * taps; at += LANES) {
+            const int count = clamped(there - at, LANES);
+            vfloat rows[LANES];
+            for (int i = 0; i < LANES; i++)
+              rows[i] = i >= outputs ? (vfloat){}
+                        : count == LANES ? load(from + i * o_step + at) : load_first(from + i * o_step + at, count);
             transpose(rows);
-            for (int c = 0; c < LANES; c++) {
-              store(to + (c * columns + j) * LANES, rows[c]);
-              check += rows[c] * 0.0f;
+            for (int i = 0; i < LANES; i++) {
+              store(packed + of_tap[tap] + (channel * columns + j) * LANES, rows[i]);
+              check += rows[i] * 0.0f;
+              if (++tap == taps) tap = 0, channel++;
             }
           }
         }
+      }
     }
+  delete[] of_tap;
   bool finite = true;
   for (int lane = 0; lane < LANES; lane++) finite = finite && check[lane] == 0.0f;
   *packed = finite ? 0.0f : 1.0f;
