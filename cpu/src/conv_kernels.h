@@ -135,6 +135,10 @@ inline void flip_weights(const float* weights, int64_t groups, int64_t in_channe
           for (int64_t c = c0; c < c0 + SIDE && c < in_channels; c++) {
             const float* from = weights + (c * out_channels + m) * taps;
             float* to = flipped + (m * in_channels + c) * taps + taps - 1;
+            if (taps == 1) {  // a loop would take several times as long as what it does
+              *to = *from;
+              continue;
+            }
             for (int64_t tap = 0; tap < taps; tap++) to[-tap] = from[tap];
           }
 }
