@@ -90,15 +90,17 @@ def best(steps: list[Callable[[], object]], rounds: int) -> list[float]:
 
 def differs(ours: list[Any], theirs: list[Any]) -> float:
     """The largest difference of two lists of gradients, as a share of each one's largest value."""
-    return max(
-        (float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(ours, theirs)), default=0.0
-    )
+    return max((float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(ours, theirs)), default=0.0)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m quatrefoil.bench.training_speed", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(
+        prog="python -m quatrefoil.bench.training_speed", description=__doc__.splitlines()[0]
+    )  # type: ignore[union-attr]
     parser.add_argument("--suite", default=SUITES, help="suites, with commas between them")
-    parser.add_argument("--batch", type=int, default=0, help="images or sequences in a batch; left out: the suites' own")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="images or sequences in a batch; left out: the suites' own"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     try:
@@ -141,7 +143,10 @@ def main() -> int:
             ratios.append(seconds[0] / seconds[1])
             note = "" if difference <= AGREE else f" differs by {difference:.1e}"
             wrong += difference > AGREE
-            print(f"| {entry.name} | {seconds[0] * 1e3:.2f} | {seconds[1] * 1e3:.2f} | {ratios[-1]:.2f}{note} |", flush=True)
+            print(
+                f"| {entry.name} | {seconds[0] * 1e3:.2f} | {seconds[1] * 1e3:.2f} | {ratios[-1]:.2f}{note} |",
+                flush=True,
+            )
         if ratios:
             mean = float(np.exp(np.mean(np.log(ratios))))
             print(f"\n{len(ratios)} layers, geometric mean {mean:.2f}, least {min(ratios):.2f}")

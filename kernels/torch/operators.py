@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from quatrefoil import dispatch, gradients, ops
 from quatrefoil.ops.rnn import TRAINING
@@ -45,7 +47,64 @@ def attributes_of(op: str, text: str) -> dict[str, Any]:
 def apply(inputs: Sequence[Tensor | None], op: str, attributes: str, outputs: int) -> list[Tensor]:
     """All outputs of an operator of the house, differentiable: its inputs in order (None for absent ones), its name, its
     attributes as ``text_of`` writes them, and how many outputs are asked for. Raises OperatorError as any call."""
-    return apply_operator(*_packed(inputs), op, attributes, outputs)
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return apply_operator(*_packed(inputs), op, attributes, outputs)
+    return list(_Eager.apply(op, attributes, outputs, *inputs))
+
+
+class _Eager(torch.autograd.Function):
+    """What the custom operators do where nobody traces: to go through them takes longer than a small layer takes."""
+
+    @staticmethod
+    def forward(ctx: Any, op: str, attributes: str, outputs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+        call = _call(op, _arrays(inputs), attributes, outputs)
+        results = tuple(map(_tensor, dispatch.call(call)))
+        if any(ctx.needs_input_grad):
+            read = [place for place in gradients.rule_of(op).reads if place < outputs]
+            ctx.save_for_backward(*inputs, *(results[place] for place in read))
+            ctx.call = (op, attributes, outputs, len(inputs), read)
+            ctx.mark_non_differentiable(*results[_of_layer(op, outputs) :])
+            ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *output_gradients: Tensor | None) -> tuple[Any, ...]:
+        op, attributes, outputs, count, read = ctx.call
+        given = _arrays(ctx.saved_tensors[:count])
+        results: list[Any] = [None] * outputs
+        for place, array in zip(read, _arrays(ctx.saved_tensors[count:])):
+            results[place] = array
+        wanted = [place for place in gradients.rule_of(op).inputs if place < count and ctx.needs_input_grad[3 + place]]
+        dys = [None if dy is None or not dy.is_floating_point() else dy for dy in output_gradients]
+        if not wanted or all(dy is None for dy in dys):
+            return (None,) * (3 + count)
+        problem = _call(op, given, attributes, outputs).problem()
+        found = gradients.vjp(problem, given, results, _arrays(dys), wanted)
+        made = {place: _own(_tensor(found[place]), [dy for dy in dys if dy is not None]) for place in wanted}
+        return None, None, None, *(made.get(place) for place in range(count))
+
+
+def _of_layer(op: str, outputs: int) -> int:
+    """How many of the outputs are the layer's: a training form gives one more, for its gradients' sake."""
+    return outputs - op.endswith(TRAINING)
+
+
+def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
+    """Tensors on the CPU as NumPy's arrays of the same memory, which is quicker than DLPack; others as they are."""
+    return [
+        tensor.detach().numpy()
+        if tensor is not None and tensor.device.type == "cpu" and tensor.dtype in PLAIN
+        else tensor
+        for tensor in tensors
+    ]
+
+
+PLAIN = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32)
+
+
+def _tensor(array: Any) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
 # torch would not see, and say nothing, that a tensor beside a None in a list requires a gradient. So lists hold what is there,
@@ -148,7 +207,7 @@ def _backward(ctx: Any, output_gradients: Sequence[Tensor | None]) -> tuple[Any,
     known = gradients.rule_of(op).inputs
     wanted = [place for place, needed in zip(places, ctx.needs_input_grad[0]) if needed and place in known]
     # Indices have no gradient, nor has what a layer's training form gives for its gradients' sake, whatever stands for it here.
-    results_of_layer = outputs - op.endswith(TRAINING)
+    results_of_layer = _of_layer(op, outputs)
     dys, dy_places = _packed(
         [
             dy if place < results_of_layer and dy is not None and dy.is_floating_point() else None
