@@ -96,7 +96,7 @@ def differs(ours: list[Any], theirs: list[Any]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m quatrefoil.bench.training_speed", description=__doc__.splitlines()[0]
-    )  # type: ignore[union-attr]
+    )
     parser.add_argument("--suite", default=SUITES, help="suites, with commas between them")
     parser.add_argument(
         "--batch", type=int, default=0, help="images or sequences in a batch; left out: the suites' own"
