@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from quatrefoil import ops
-from quatrefoil.ops import conv, fixed, pool, rnn
+from quatrefoil.ops import conv, fixed, pool, rnn, sparse
 from quatrefoil.ops.spec import Case, Fill
 from quatrefoil.problem import Problem
 
@@ -47,6 +47,14 @@ def _fills(problem: Problem) -> dict[int, Fill]:
         }
     if problem.op in ops.FAMILIES["fixed"]:
         return _fixed_fills(problem)
+    if problem.op == sparse.OP:
+        g = sparse.geometry(problem)
+        bound = (3 * g.hidden / max(g.nonzeros, 1)) ** 0.5  # a row's sum keeps the size of its terms
+        return {
+            sparse.VALUES: Fill("uniform", -bound, bound),
+            sparse.COLUMNS: Fill("integers", 0, g.hidden - 1),
+            sparse.OFFSETS: Fill("offsets", 0, g.nonzeros),
+        }
     if problem.op == "max_unpool":
         geometry = pool.unpool_geometry(problem)
         size = geometry.planes * int(np.prod(geometry.indexed))

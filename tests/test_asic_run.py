@@ -43,6 +43,7 @@ CASES = {
     "lstm": ("peepholes_bidirectional", "hidden_33"),
     "gru": ("lengths_bidirectional", "linear_before_reset_bidirectional"),
     "rnn": ("lengths_zero_reverse",),
+    "sparse_rnn": ("leaky", "nan_batch"),
     "fixed_conv": ("saturates_in_order", "grouped"),
     "fixed_average_pool": ("saturates",),
     "fixed_gru": ("saturates_in_order", "lengths_bidirectional"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quatrefoil import ops
-from quatrefoil.gpu import compiler, conv, conv_gradient, conv_integer, fixed, rnn, rnn_gradient
+from quatrefoil.gpu import compiler, conv, conv_gradient, conv_integer, fixed, rnn, rnn_gradient, sparse
 from quatrefoil.ops import rnn as rnn_semantics
 from quatrefoil.problem import Tensor
 
@@ -47,7 +47,7 @@ class RecordingDevice:
 def builds() -> dict[Build, set[str]]:
     """Every source and set of constants that the conformance cases load, with the kernels taken from it."""
     device = RecordingDevice()
-    families = (conv, conv_integer, rnn, rnn_gradient, fixed, conv_gradient)
+    families = (conv, conv_integer, rnn, rnn_gradient, fixed, conv_gradient, sparse)
     for kernel in (kernel for family in families for kernel in family.kernels(device)):
         spec = ops.SPECS[kernel.op]
         for case in spec.cases():
@@ -56,7 +56,12 @@ def builds() -> dict[Build, set[str]]:
                 problem = rnn_semantics.without_layout(problem)
             if kernel.accepts(problem) is None:
                 present = {i: t for i, t in enumerate(problem.inputs) if t is not None and i in spec.parameters}
-                kernel.prepare(problem, {i: np.ones(t.shape, t.numpy_dtype) for i, t in present.items()})
+                parameters = {i: np.ones(t.shape, t.numpy_dtype) for i, t in present.items()}
+                if case.op in ops.FAMILIES["sparse"]:  # whose places are checked
+                    parameters |= {
+                        i: array for i, array in enumerate(case.arrays()) if i in present and array is not None
+                    }
+                kernel.prepare(problem, parameters)
     return device.builds
 
 

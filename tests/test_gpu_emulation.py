@@ -140,6 +140,7 @@ SANITIZED = [
     ("conv_integer_dp4a_nchw_i8_cuda", "conv_integer", "s8s8_per_channel"),
     ("qlinear_conv_direct_nchw_i8_cuda", "qlinear_conv", "s8s8s8"),
     ("lstm_steps_tnc_f32_cuda", "lstm", "peepholes_bidirectional"),
+    ("sparse_rnn_rows_tnc_f32_cuda", "sparse_rnn", "batch_19"),
     ("fixed_conv_dp4a_nchw_fixed_cuda", "fixed_conv", "8_bits"),
     ("fixed_conv_direct_nchw_fixed_cuda", "fixed_conv", "asymmetric_pads"),
     ("fixed_average_pool_direct_nchw_fixed_cuda", "fixed_average_pool", "3d"),
