@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -144,18 +143,17 @@ def require_finite(name: str, loss: float, epoch: int) -> float:
 
 def write_whole(path: Path, contents: bytes) -> None:
     """Write a file so that it holds either what it held before or all of the new contents."""
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(contents)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
         raise QuatrefoilError(f"{path} cannot be written: {error}") from None
 
 
