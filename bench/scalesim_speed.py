@@ -40,11 +40,16 @@ run = scalesim(save_disk_space=True, verbose=False, config=config, topology=topo
 run.run_scale(top_path=out)
 """
 
-TOOK = """
-seconds = time.perf_counter() - started
+PEAK_MEMORY = """
 with open("/proc/self/status") as status:
     memory = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-print(f"took {seconds} {memory}")
+"""
+"""Of this process up to now, in KiB, for a program that is run as text."""
+
+TOOK = f"""
+seconds = time.perf_counter() - started
+{PEAK_MEMORY}
+print(f"took {{seconds}} {{memory}}")
 """
 
 
