@@ -158,7 +158,7 @@ void Cursor::skip_empty() {
         repeat_ = 0;
         section_++;
       }
-    } else if (tiling().folds == 0 || stage().groups == 0) {
+    } else if (section.tilings[stage_].folds == 0 || section.stages[stage_].groups == 0) {
       bool any = false;
       for (size_t i = 0; i < section.stages.size(); i++) {
         any = any || (section.tilings[i].folds > 0 && section.stages[i].groups > 0);
@@ -170,6 +170,8 @@ void Cursor::skip_empty() {
         stage_ = 0;
       }
     } else {
+      now_ = &section.stages[stage_];
+      tiling_ = &section.tilings[stage_];
       return;
     }
   }
@@ -366,7 +368,7 @@ void Cursor::skip_within_block() {
   }
 }
 
-void Cursor::next() {
+void Cursor::advance() {
   const size_t section = section_, stage_before = stage_;
   const int64_t repeat = repeat_, group = group_, block = block_, strip = strip_, slice = slice_;
   const bool moved = step();

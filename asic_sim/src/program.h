@@ -155,7 +155,13 @@ class Cursor {
   bool done() const { return section_ == program_.sections().size(); }
   const Fold& operator*() const { return fold_; }
   const Fold* operator->() const { return &fold_; }
-  void next();
+  void next() {
+    if (slice_ > 0 && slice_ + 2 < tiling_->slices) { /* between the first and the last slice all are alike */
+      fold_.slice = ++slice_;
+    } else {
+      advance();
+    }
+  }
 
   /* Where it is, from the outermost loop to the innermost (block and strip change places where strips come first). */
   enum Loop { SECTION, REPEAT, STAGE, GROUP, OUTER, INNER, PATCH, SLICE, LOOPS };
@@ -175,9 +181,10 @@ class Cursor {
   void skip_within_block();
 
  private:
-  const Stage& stage() const { return program_.sections()[section_].stages[stage_]; }
-  const Tiling& tiling() const { return program_.sections()[section_].tilings[stage_]; }
+  const Stage& stage() const { return *now_; }
+  const Tiling& tiling() const { return *tiling_; }
   void skip_empty();
+  void advance();
   struct Box {
     int64_t places = 0, bytes = 0;
     int64_t fill = -1; /* the part of the bytes that is a fold's; -1: not known yet */
@@ -194,6 +201,8 @@ class Cursor {
   size_t section_ = 0;
   int64_t repeat_ = 0;
   size_t stage_ = 0;
+  const Stage* now_ = nullptr; /* the stage */
+  const Tiling* tiling_ = nullptr;
   int64_t group_ = 0, block_ = 0, strip_ = 0, patch_ = 0, slice_ = 0;
   Box box_; /* the block */
   int64_t alike_from_ = 0, alike_end_ = 0; /* the blocks of this stage that are known to be alike */

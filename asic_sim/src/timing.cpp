@@ -5,7 +5,6 @@
  * moves on by what the last one took, every count by what it counted. Nothing is rounded or assumed. */
 #include "timing.h"
 
-#include <deque>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -41,6 +40,34 @@ class Record {
  private:
   std::vector<Event>* events_ = nullptr;
   size_t most_ = 0;
+};
+
+/* First in, first out; a ring that grows. */
+template <typename T>
+class Queue {
+ public:
+  bool empty() const { return size_ == 0; }
+  size_t size() const { return size_; }
+  T& operator[](size_t i) { return room_[(first_ + i) & (room_.size() - 1)]; }
+  const T& operator[](size_t i) const { return room_[(first_ + i) & (room_.size() - 1)]; }
+  const T& front() const { return room_[first_]; }
+  void pop_front() {
+    first_ = (first_ + 1) & (room_.size() - 1);
+    size_--;
+  }
+  void push_back(const T& value) {
+    if (size_ == room_.size()) {
+      std::vector<T> larger(room_.size() * 2);
+      for (size_t i = 0; i < size_; i++) larger[i] = (*this)[i];
+      room_.swap(larger);
+      first_ = 0;
+    }
+    (*this)[size_++] = value;
+  }
+
+ private:
+  std::vector<T> room_ = std::vector<T>(8); /* a power of two */
+  size_t first_ = 0, size_ = 0;
 };
 
 /* The one port to DRAM. Transactions of a class are numbered from 0 in the order of their requests, and taken in it.
@@ -96,7 +123,8 @@ class Port {
       }
       state.push_back(counts_.requested[kind] - counts_.taken[kind]);
     }
-    for (const Request& request : queue_) {
+    for (size_t i = 0; i < queue_.size(); i++) {
+      const Request& request = queue_[i];
       state.insert(state.end(), {request.time - base, request.kind, counts_.requested[request.kind] - request.id,
                                  request.bytes});
     }
@@ -123,7 +151,8 @@ class Port {
         arrivals_[kind][counts_.taken[kind] + static_cast<int64_t>(i)] = in_flight[i];
       }
     }
-    for (Request& request : queue_) {
+    for (size_t i = 0; i < queue_.size(); i++) {
+      Request& request = queue_[i];
       request.time += time;
       request.id += ids[request.kind];
     }
@@ -178,7 +207,7 @@ class Port {
   DramTiming dram_;
   Ring arrivals_[CLASSES];
   Counts counts_;
-  std::deque<Request> queue_; /* in the order of service */
+  Queue<Request> queue_; /* in the order of service */
   int64_t last_ = 0;
 };
 
@@ -232,24 +261,25 @@ class Memories {
 /* Asks for tiles ahead of the folds that need them. */
 class Ahead {
  public:
-  Ahead(const Program& program, Port& port, Operand operand)
+  Ahead(const Program& program, Port& port, Operand operand, bool rests)
       : fold_(program, operand),
         port_(port),
         operand_(operand),
+        rests_(rests),
         memories_(program.design()),
         load_cycles_(program.design().load_cycles()) {}
 
   void request(int64_t time) {
     if (fold_.done()) return;
     port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_]);
-    const Memories::Cycles loading =
-        memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
+    Memories::Cycles loading{0, 0};
+    if (rests_) loading = memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
     tiles_.push_back({fold_->waits, loading.all, loading.conflicts});
     fold_.next();
   }
   struct Tile {
     bool waits;            /* it holds results of the stage before */
-    int64_t load_cycles;   /* if it rests in the array */
+    int64_t load_cycles;   /* if it rests in the array, else 0 */
     int64_t conflicts;     /* among them */
   };
   bool any_left() const { return !tiles_.empty(); }
@@ -263,16 +293,19 @@ class Ahead {
 
   TileCursor& fold() { return fold_; }
   void describe(State& state) const {
-    for (const Tile& tile : tiles_) state.insert(state.end(), {tile.waits, tile.load_cycles, tile.conflicts});
+    for (size_t i = 0; i < tiles_.size(); i++) {
+      state.insert(state.end(), {tiles_[i].waits, tiles_[i].load_cycles, tiles_[i].conflicts});
+    }
   }
 
  private:
   TileCursor fold_;
   Port& port_;
   Operand operand_;
+  const bool rests_; /* in the array */
   const Memories memories_;
   const int64_t load_cycles_;
-  std::deque<Tile> tiles_; /* requested and not taken */
+  Queue<Tile> tiles_; /* requested and not taken */
 };
 
 /* The vector unit, behind the array in every dataflow. */
@@ -280,15 +313,22 @@ class Vector {
  public:
   Vector(Port& port, Counters& counters, const Record& record) : port_(port), counters_(counters), record_(record) {}
 
-  void pass(int64_t out, const Fold& fold) {
+  /* What the last slice of a tile hands on. */
+  struct Tile {
+    explicit Tile(const Fold& fold)
+        : finished(fold.last_slice), cycles(fold.vector_cycles), output_bytes(fold.output_bytes) {}
+    bool finished;
+    int64_t cycles, output_bytes;
+  };
+  void pass(int64_t out, const Tile& tile) {
     const Port::Counts& counts = port_.counts();
     const bool full = counts.requested[OUTPUTS] - counts.taken[OUTPUTS] == BUFFERS;
     const int64_t slot_free = full ? port_.take(OUTPUTS) : 0;
     before_ = end_;
-    end_ = std::max({out, end_, slot_free}) + fold.vector_cycles;
-    counters_.vector_busy += fold.vector_cycles;
-    record_(Event::VECTOR, end_ - fold.vector_cycles, end_);
-    port_.request(OUTPUTS, end_, fold.output_bytes);
+    end_ = std::max({out, end_, slot_free}) + tile.cycles;
+    counters_.vector_busy += tile.cycles;
+    record_(Event::VECTOR, end_ - tile.cycles, end_);
+    port_.request(OUTPUTS, end_, tile.output_bytes);
   }
   int64_t end() const { return end_; }       /* of the tile before the one that folds add to */
   int64_t before() const { return before_; } /* of the tile before that */
@@ -362,6 +402,7 @@ class Clock {
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
     if (fold.done() || record.wanted() || !port.repeats()) return; /* what is to be told is not skipped */
+    if (fold->slice > 0) return;
     const Cursor::Position here = fold.position();
     const auto loop = static_cast<Cursor::Loop>(
         std::mismatch(here.begin(), here.end(), last_.begin()).first - here.begin());
@@ -453,7 +494,8 @@ struct RestingArray {
         rests(design.dataflow == Dataflow::input ? ACTIVATIONS : WEIGHTS),
         streams(rests == WEIGHTS ? ACTIVATIONS : WEIGHTS),
         clock(clock),
-        ahead{Ahead(program, clock.port, WEIGHTS), Ahead(program, clock.port, ACTIVATIONS)} {}
+        ahead{Ahead(program, clock.port, WEIGHTS, rests == WEIGHTS),
+              Ahead(program, clock.port, ACTIVATIONS, rests == ACTIVATIONS)} {}
 
   void run(Cursor& fold) {
     Vector& vector = clock.vector;
@@ -472,11 +514,11 @@ struct RestingArray {
       const int64_t start = clock.start(*fold, clock.memories.streaming(*fold), causes), end = clock.end;
       if (fold->fresh[rests] && design.shadowed()) lay_early(start + design.release_cycles());
 
-      const Fold current = *fold;
+      const Vector::Tile tile(*fold);
       fold.next();
       if (fold.done() || fold->fresh[streams]) ahead[streams].request(end);
       if (!fold.done() && fold->fresh[rests] && !design.shadowed()) lay_early(end + design.release_cycles());
-      if (current.last_slice) vector.pass(end + design.array_depth(), current);
+      if (tile.finished) vector.pass(end + design.array_depth(), tile);
       clock.look_back(fold, *this);
     }
   }
@@ -521,7 +563,7 @@ struct SummingArray {
   SummingArray(const Program& program, Clock& clock)
       : design(program.design()),
         clock(clock),
-        ahead{Ahead(program, clock.port, WEIGHTS), Ahead(program, clock.port, ACTIVATIONS)} {}
+        ahead{Ahead(program, clock.port, WEIGHTS, false), Ahead(program, clock.port, ACTIVATIONS, false)} {}
 
   void run(Cursor& fold) {
     for (int tile = 0; tile < BUFFERS; tile++) {
@@ -538,14 +580,14 @@ struct SummingArray {
                               {fold->waits ? clock.vector.end() : 0, &Counters::stall_steps},
                               {room, &Counters::stall_outputs}};
       clock.start(*fold, cycles, causes);
-      const Fold current = *fold;
+      const Vector::Tile tile(*fold);
       fold.next();
       for (int operand = 0; operand < OPERANDS; operand++) {
         if (fold.done() || fold->fresh[operand]) ahead[operand].request(clock.end);
       }
-      if (current.last_slice) {
+      if (tile.finished) {
         out = clock.end + design.array_depth() + design.array_rows;
-        clock.vector.pass(out, current);
+        clock.vector.pass(out, tile);
       }
       clock.look_back(fold, *this);
     }
