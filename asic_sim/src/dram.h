@@ -70,13 +70,51 @@ class DramTiming {
     return end;
   }
 
+  /* Whether requests of so many bytes each keep every channel moving, without a wait for a row: two that are waiting, made
+   * at `first` and `second`, and others, each made `delay` cycles at most after the one two before has been moved. Then
+   * no time of a request bears on anything. */
+  bool streams(int kind, int64_t bytes, int64_t first, int64_t second, int64_t delay) {
+    const int64_t bursts = ceil_div(bytes, dram_.burst_bytes), early = std::max<int64_t>(dram_.row_miss_cycles, 1);
+    if (bursts % dram_.channels) return false;
+    const int64_t cycles = cycles_of(bursts / dram_.channels), earliest = earliest_free();
+    if (latest_free() - earliest + delay + early > cycles) return false;
+    if (worked(first) + early > earliest || worked(second) + early > earliest + cycles) return false;
+    if (!dram_.has_rows()) return true;
+    if (!whole_cycles_ || (dram_.banks - 1) * cycles_of(row_bursts_) < early) return false;
+    for (const Channel& channel : channels_) {
+      const Place& place = channel.places[kind];
+      const int64_t last = place.burst ? place.bank : (place.bank + dram_.banks - 1) % dram_.banks;
+      for (int64_t number = 0; number < dram_.banks; number++) {
+        const Bank& bank = channel.banks[static_cast<size_t>(number)];
+        if (number != last && bank.free + early > channel.free) return false;
+        if (number == last && place.burst && bank.row != place.page * CLASSES + kind) return false;
+      }
+    }
+    return true;
+  }
+  /* Moves so many of such requests; when the last one has been moved. */
+  int64_t stream(int kind, int64_t requests, int64_t bytes, Counters& counters) {
+    const int64_t each = ceil_div(bytes, dram_.burst_bytes) / dram_.channels, count = requests * each;
+    for (Channel& channel : channels_) {
+      const int64_t since = channel.free;
+      channel.free += requests * cycles_of(each);
+      if (dram_.has_rows()) stream_rows(channel, kind, since, count, counters);
+      if (!dram_.refreshed()) continue;
+      const int64_t ended = ends(channel.free);
+      counters.refresh_waits += ended - channel.ended - (channel.free - since);
+      channel.ended = ended;
+    }
+    return ends(latest_free());
+  }
+
   /* The cycle with which the next one begins in which DRAM works, so many having passed. */
   int64_t begins(int64_t worked) const {
     return dram_.refreshed() ? worked + worked / open_cycles_ * dram_.refresh_cycles : worked;
   }
 
-  void describe(int64_t base, std::vector<int64_t>& state) const {
-    for (const Channel& channel : channels_) state.push_back(channel.free - base);
+  /* `low`: no request to come is earlier. */
+  void describe(int64_t base, int64_t low, std::vector<int64_t>& state) const {
+    for (const Channel& channel : channels_) state.push_back(std::max(channel.free, low) - base);
     state.insert(state.end(), next_, next_ + CLASSES);
   }
   /* Rows and refreshes depend on where and when they are: nothing can be known to happen again. */
@@ -181,6 +219,33 @@ class DramTiming {
     }
     channel.free = end;
     return begin;
+  }
+
+  void stream_rows(Channel& channel, int kind, int64_t since, int64_t count, Counters& counters) {
+    Place& place = channel.places[kind];
+    const int64_t touched = ceil_div(place.burst + count, row_bursts_), opened = touched - (place.burst > 0);
+    counters.row_misses += opened;
+    counters.row_hits += count - opened;
+    for (int64_t i = std::max<int64_t>(0, touched - dram_.banks); i < touched; i++) {
+      Bank& bank = channel.banks[static_cast<size_t>((place.bank + i) % dram_.banks)];
+      bank.row = (place.page + i) * CLASSES + kind;
+      bank.free = since + cycles_of(std::min(count, (i + 1) * row_bursts_ - place.burst));
+    }
+    const int64_t left = (place.burst + count) / row_bursts_; /* rows behind it */
+    place.page += left;
+    place.bank = (place.bank + left) % dram_.banks;
+    place.burst = (place.burst + count) % row_bursts_;
+  }
+
+  int64_t latest_free() const {
+    int64_t latest = 0;
+    for (const Channel& channel : channels_) latest = std::max(latest, channel.free);
+    return latest;
+  }
+  int64_t earliest_free() const {
+    int64_t earliest = INT64_MAX;
+    for (const Channel& channel : channels_) earliest = std::min(earliest, channel.free);
+    return earliest;
   }
 
   const Dram& dram_;

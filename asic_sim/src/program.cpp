@@ -48,6 +48,24 @@ void cut_blocks(const Stage& stage, int64_t most_places, int64_t most_bytes, Til
   }
 }
 
+/* How many outputs a block has along an axis, and how many positions they read. */
+std::array<int64_t, 2> extent(const Stage& stage, const Tiling& tiling, int axis, int64_t block) {
+  const int64_t first = block * tiling.block[axis];
+  const int64_t count = std::min(tiling.block[axis], stage.axes[axis].outputs - first);
+  return {count, stage.axes[axis].touched(first, count)};
+}
+
+/* Blocks of a row: those along the innermost axis that is cut, if they are not all alike. */
+int64_t row_of(const Stage& stage, const Tiling& tiling) {
+  int axis = 3;
+  while (axis > 0 && tiling.blocks[axis] == 1) axis--;
+  const std::array<int64_t, 2> first = extent(stage, tiling, axis, 0);
+  for (int64_t block = 1; block < tiling.blocks[axis]; block++) {
+    if (extent(stage, tiling, axis, block) != first) return tiling.blocks[axis];
+  }
+  return 1;
+}
+
 /* All blocks' patches together: a block is whole or what is left along each axis, so there are 16 kinds of them. */
 int64_t count_patches(const Stage& stage, const Tiling& tiling) {
   if (!tiling.patch) return tiling.block_count;
@@ -114,6 +132,7 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
     }
   }
   cut_blocks(stage, std::max<int64_t>(1, most_places), stage.activations_here ? INT64_MAX : half, tiling);
+  tiling.row = row_of(stage, tiling);
   tiling.strips = ceil_div(stage.columns, tiling.strip);
   if (design.dataflow == Dataflow::input) {
     tiling.strips_first = true;
@@ -182,47 +201,92 @@ Cursor::Box Cursor::measure(int64_t block) const {
   const Tiling& t = tiling();
   Box found{1, s.channels * s.fetched_bytes(), -1};
   for (int axis = 3; axis >= 0; axis--) {
-    const int64_t first = block % t.blocks[axis] * t.block[axis];
-    const int64_t count = std::min(t.block[axis], s.axes[axis].outputs - first);
+    const std::array<int64_t, 2> along = extent(s, t, axis, block % t.blocks[axis]);
     block /= t.blocks[axis];
-    found.places *= count;
-    found.bytes = times(found.bytes, s.axes[axis].touched(first, count));
+    found.places *= along[0];
+    found.bytes = times(found.bytes, along[1]);
   }
   return found;
 }
 
+/* Block by block, where rows are more than a block. */
+bool Cursor::rows_alike(int64_t row, int64_t other) const {
+  const Tiling& t = tiling();
+  int64_t block = row * t.row, other_block = other * t.row;
+  for (int axis = 3; axis >= 0; axis--) {
+    if (extent(stage(), t, axis, block % t.blocks[axis]) != extent(stage(), t, axis, other_block % t.blocks[axis])) {
+      return false;
+    }
+    block /= t.blocks[axis];
+    other_block /= t.blocks[axis];
+  }
+  return true;
+}
+
 Cursor::Position Cursor::position() const {
+  const int64_t row = done() ? 0 : block_ / tiling().row, block = done() ? 0 : block_ % tiling().row;
   const bool strips_first = !done() && tiling().strips_first;
-  return {static_cast<int64_t>(section_), repeat_, static_cast<int64_t>(stage_), group_, strips_first ? strip_ : block_,
-          strips_first ? block_ : strip_, patch_, slice_};
+  return {static_cast<int64_t>(section_), repeat_, static_cast<int64_t>(stage_), group_, strips_first ? strip_ : row,
+          strips_first ? row : block, strips_first ? block : strip_, patch_, slice_};
+}
+
+/* Which of the loops within a group it is. */
+Cursor::Loop Cursor::kind_of(Loop loop) const {
+  if (!tiling().strips_first || loop < OUTER || loop > INNER) return loop;
+  return loop == OUTER ? INNER : loop == MIDDLE ? OUTER : MIDDLE;
 }
 
 int64_t Cursor::alike_until(Loop loop) {
-  const bool strips_first = tiling().strips_first;
-  if (loop == REPEAT) return program_.sections()[section_].repeats - 1;
-  if (loop == GROUP) return stage().groups - 1;
-  if (loop == PATCH) return tiling().patches(box_.places) - 1;
-  if (loop == (strips_first ? OUTER : INNER)) return tiling().strips - 1;
-  if (block_ < alike_from_ || block_ >= alike_end_) {
-    alike_from_ = block_;
-    alike_end_ = block_ + 1;
-    while (alike_end_ < tiling().block_count && measure(alike_end_) == box_) alike_end_++;
+  const Tiling& t = tiling();
+  switch (kind_of(loop)) {
+    case REPEAT:
+      return program_.sections()[section_].repeats - 1;
+    case GROUP:
+      return stage().groups - 1;
+    case PATCH:
+      return t.patches(box_.places) - 1;
+    case INNER:
+      return t.strips - 1;
+    case OUTER: {
+      const int64_t row = block_ / t.row, rows = t.block_count / t.row;
+      if (row < rows_from_ || row >= rows_end_) {
+        rows_from_ = row;
+        rows_end_ = row + 1;
+        while (rows_end_ < rows && rows_alike(rows_end_, row)) rows_end_++;
+      }
+      return std::min(rows_end_, rows - 1);
+    }
+    default: {
+      if (block_ < alike_from_ || block_ >= alike_end_) {
+        alike_from_ = block_;
+        alike_end_ = block_ + 1;
+        while (alike_end_ < t.block_count && measure(alike_end_) == box_) alike_end_++;
+      }
+      const int64_t row_begin = block_ / t.row * t.row;
+      return std::min(alike_end_ - row_begin, t.row - 1);
+    }
   }
-  return std::min(alike_end_, tiling().block_count - 1);
 }
 
 void Cursor::skip(Loop loop, int64_t iterations) {
-  const bool strips_first = tiling().strips_first;
-  if (loop == REPEAT) {
-    repeat_ += iterations;
-  } else if (loop == GROUP) {
-    group_ += iterations;
-  } else if (loop == PATCH) {
-    patch_ += iterations;
-  } else if (loop == (strips_first ? OUTER : INNER)) {
-    strip_ += iterations;
-  } else {
-    block_ += iterations;
+  switch (kind_of(loop)) {
+    case REPEAT:
+      repeat_ += iterations;
+      break;
+    case GROUP:
+      group_ += iterations;
+      break;
+    case PATCH:
+      patch_ += iterations;
+      break;
+    case INNER:
+      strip_ += iterations;
+      break;
+    case OUTER:
+      block_ += iterations * tiling().row;
+      break;
+    default:
+      block_ += iterations;
   }
 }
 
@@ -347,7 +411,7 @@ bool Cursor::step() {
   }
   if (wraps(group_, stage().groups)) {
     stage_++;
-    alike_end_ = 0;
+    alike_end_ = rows_end_ = 0;
     skip_empty();
   }
   return true;

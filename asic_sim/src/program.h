@@ -82,6 +82,7 @@ struct Tiling {
   std::array<int64_t, 4> block{1, 1, 1, 1};  /* output places of a block along each axis */
   std::array<int64_t, 4> blocks{1, 1, 1, 1}; /* how many along each axis */
   int64_t block_count = 0;
+  int64_t row = 1;               /* blocks of a row: along the innermost axis that is cut, if they differ; else 1 */
   int64_t strip = 1, strips = 1; /* columns of a strip; how many */
   int64_t slice = 1, slices = 1; /* depth of a slice; how many */
   int64_t patch = 0;             /* places of a patch; 0: a block is one patch */
@@ -163,8 +164,9 @@ class Cursor {
     }
   }
 
-  /* Where it is, from the outermost loop to the innermost (block and strip change places where strips come first). */
-  enum Loop { SECTION, REPEAT, STAGE, GROUP, OUTER, INNER, PATCH, SLICE, LOOPS };
+  /* Where it is, from the outermost loop to the innermost: row, block of the row, strip; where strips come first strip,
+   * row, block of the row. */
+  enum Loop { SECTION, REPEAT, STAGE, GROUP, OUTER, MIDDLE, INNER, PATCH, SLICE, LOOPS };
   using Position = std::array<int64_t, LOOPS>;
   Position position() const;
 
@@ -174,6 +176,10 @@ class Cursor {
 
   /* Skips whole iterations, all of which are alike. */
   void skip(Loop loop, int64_t iterations);
+
+  /* How many folds come that differ from the present one in their slice alone; and past some of them. */
+  int64_t slices_alike() const { return slice_ > 0 ? std::max<int64_t>(tiling_->slices - 2 - slice_, 0) : 0; }
+  void skip_slices(int64_t count) { fold_.slice = slice_ += count; }
 
  protected:
   /* `operand`: what is wanted of the folds; OPERANDS: everything. */
@@ -191,6 +197,8 @@ class Cursor {
     bool operator==(const Box& other) const { return places == other.places && bytes == other.bytes; }
   };
   Box measure(int64_t block) const;
+  Loop kind_of(Loop loop) const; /* as if blocks came first: OUTER rows, MIDDLE blocks, INNER strips */
+  bool rows_alike(int64_t row, int64_t other) const;
   bool step();
   void describe(bool same_weights, bool same_activations);
   void describe_fills();
@@ -205,7 +213,8 @@ class Cursor {
   const Tiling* tiling_ = nullptr;
   int64_t group_ = 0, block_ = 0, strip_ = 0, patch_ = 0, slice_ = 0;
   Box box_; /* the block */
-  int64_t alike_from_ = 0, alike_end_ = 0; /* the blocks of this stage that are known to be alike */
+  /* The blocks of this stage, and the rows of them, that are known to be alike. */
+  int64_t alike_from_ = 0, alike_end_ = 0, rows_from_ = 0, rows_end_ = 0;
   Fold fold_;
 };
 

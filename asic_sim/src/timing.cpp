@@ -115,11 +115,13 @@ class Port {
 
   const Counts& counts() const { return counts_; }
 
-  void describe(int64_t base, State& state) const {
+  /* Nothing that is still to come asks for a time before `low`: what is over by then is the same to it. */
+  void describe(int64_t base, int64_t low, State& state) const {
+    if (!queue_.empty()) low = std::min(low, queue_.front().time);
     for (int kind = 0; kind < CLASSES; kind++) {
       for (int64_t id = counts_.taken[kind]; id < counts_.requested[kind]; id++) {
         const int64_t arrival = arrivals_[kind][id];
-        state.push_back(arrival == UNKNOWN ? INT64_MIN : arrival - base);
+        state.push_back(arrival == UNKNOWN ? INT64_MIN : std::max(arrival, low) - base);
       }
       state.push_back(counts_.requested[kind] - counts_.taken[kind]);
     }
@@ -128,10 +130,36 @@ class Port {
       state.insert(state.end(), {request.time - base, request.kind, counts_.requested[request.kind] - request.id,
                                  request.bytes});
     }
-    dram_.describe(base, state);
-    state.push_back(last_ - base);
+    dram_.describe(base, low, state);
+    state.push_back(std::max(last_, low) - base);
   }
   bool repeats() const { return dram_.repeats(); }
+
+  /* Whether a class's tiles of so many bytes come one behind the other: nothing but two of them waits, and each that
+   * follows is asked for at most `delay` cycles after the one two before has arrived. */
+  bool streams(Class kind, int64_t bytes, int64_t delay) {
+    if (queue_.size() != 2 || counts_.requested[kind] - counts_.taken[kind] != 2) return false;
+    for (size_t i = 0; i < 2; i++) {
+      if (queue_[i].kind != kind || queue_[i].bytes != bytes) return false;
+    }
+    return dram_.streams(kind, bytes, queue_[0].time, queue_[1].time, design_.dram_latency_cycles + delay);
+  }
+  /* So many of them are taken, two or more, and as many asked for, `delay` cycles after one has arrived; when the last has
+   * arrived. */
+  int64_t stream(Class kind, int64_t tiles, int64_t bytes, int64_t delay) {
+    const int64_t before = dram_.stream(kind, tiles - 1, bytes, counters_) + design_.dram_latency_cycles;
+    const int64_t arrived = dram_.stream(kind, 1, bytes, counters_) + design_.dram_latency_cycles;
+    counts_.requested[kind] += tiles;
+    counts_.taken[kind] += tiles;
+    counts_.bytes[kind] += tiles * bytes;
+    last_ = std::max(last_, arrived + delay);
+    for (size_t i = 0; i < 2; i++) {
+      queue_[i].id += tiles;
+      queue_[i].time = (i ? arrived : before) + delay;
+      arrivals_[kind][queue_[i].id] = UNKNOWN;
+    }
+    return arrived;
+  }
 
   /* So many iterations on, each of which took `cycles` and counted on from `before` to now. */
   void skip(int64_t iterations, int64_t cycles, const Counts& before) {
@@ -353,7 +381,8 @@ struct Cause {
 };
 
 /* What both kinds of array share: the clock, the port, the vector unit and the skipping of iterations that are alike.
- * Array: `describe(state)`, with times seen from `end`, and `skip(time)` for what it holds itself; `ahead`. */
+ * Array: `describe(state)`, with times seen from `end`, and `skip(time)` for what it holds itself; `low()`, before which
+ * nothing will be asked for; `ahead`. */
 class Clock {
  public:
   Clock(const Program& program, Counters& counters, const Record& record)
@@ -398,6 +427,24 @@ class Clock {
     return start;
   }
 
+  /* Where folds wait for nothing but weights that come one behind the other: on to the last but three of those that are
+   * alike. */
+  void stream(Cursor& fold, TileCursor& weights) {
+    const int64_t count = fold.slices_alike() - 2; /* the tiles of two more are asked for already */
+    if (count < 2 || record.wanted() || fold->fresh[ACTIVATIONS]) return;
+    const Memories::Cycles cycles = memories.streaming(*fold);
+    const int64_t bytes = fold->bytes[WEIGHTS], before = end;
+    if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
+    end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
+    counters_.stall_weights += end - before - count * cycles.all;
+    counters_.busy += count * fold->cycles;
+    counters_.stall_memory += count * (cycles.all - fold->cycles);
+    counters_.memory_conflicts += count * cycles.conflicts;
+    tally(*fold, counters_, count);
+    fold.skip_slices(count);
+    weights.skip_slices(count);
+  }
+
   /* To be called when `fold` has gone on. */
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
@@ -412,7 +459,7 @@ class Clock {
     if (here[loop] < 1 || here[loop] + 2 >= alike) return;
     Moment now{here, end, alike, counters_, port.counts(), {},
                {array.ahead[WEIGHTS].fold().position(), array.ahead[ACTIVATIONS].fold().position()}};
-    port.describe(end, now.state);
+    port.describe(end, array.low(), now.state);
     vector.describe(end, now.state);
     array.describe(now.state);
     std::vector<Moment>& before = moments_[loop];
@@ -420,7 +467,8 @@ class Clock {
       const int64_t iterations = could_skip(before[i], now, loop, array);
       if (iterations < 1) continue;
       skip(before[i], now, iterations, loop, fold, array);
-      for (auto& moments : moments_) moments.clear();
+      /* those of the loops around it are as if all had been walked */
+      for (size_t inner = loop; inner < Cursor::LOOPS; inner++) moments_[inner].clear();
       return;
     }
     if (before.size() == MOMENTS) before.erase(before.begin());
@@ -523,9 +571,11 @@ struct RestingArray {
     }
   }
 
+  int64_t low() const { return laid ? clock.end : std::min(clock.end, free); }
   void describe(State& state) const {
     /* the streaming tile, if it is used on, has been waited for; the resting one likewise */
-    state.insert(state.end(), {laid, laid ? ready - clock.end : ahead[rests].any_left() ? free - clock.end : 0});
+    const bool left = ahead[rests].any_left();
+    state.insert(state.end(), {laid, laid ? std::max<int64_t>(ready - clock.end, 0) : left ? free - clock.end : 0});
     for (const Ahead& each : ahead) each.describe(state);
   }
   void skip(int64_t time) {
@@ -589,10 +639,12 @@ struct SummingArray {
         out = clock.end + design.array_depth() + design.array_rows;
         clock.vector.pass(out, tile);
       }
+      clock.stream(fold, ahead[WEIGHTS].fold());
       clock.look_back(fold, *this);
     }
   }
 
+  int64_t low() const { return clock.end; }
   void describe(State& state) const {
     state.push_back(out - clock.end);
     for (const Ahead& each : ahead) each.describe(state);
@@ -612,13 +664,13 @@ struct SummingArray {
 
 }  // namespace
 
-void tally(const Fold& fold, Counters& counters) {
-  counters.folds++;
-  counters.weight_reads += fold.reads[WEIGHTS];
-  counters.activation_reads += fold.reads[ACTIVATIONS];
-  counters.accumulator_accesses += fold.accumulator_accesses;
-  counters.lane_operations += fold.lane_operations;
-  counters.activation_writes += fold.kept_bytes;
+void tally(const Fold& fold, Counters& counters, int64_t times) {
+  counters.folds += times;
+  counters.weight_reads += times * fold.reads[WEIGHTS];
+  counters.activation_reads += times * fold.reads[ACTIVATIONS];
+  counters.accumulator_accesses += times * fold.accumulator_accesses;
+  counters.lane_operations += times * fold.lane_operations;
+  counters.activation_writes += times * fold.kept_bytes;
 }
 
 static Counters run(const Program& program, const Record& record) {

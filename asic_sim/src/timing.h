@@ -92,8 +92,8 @@ struct Event {
   int64_t channel = 0; /* of DRAM that they move over */
 };
 
-/* What the folds alone say, in any order of events. */
-void tally(const Fold& fold, Counters& counters);
+/* What folds that are alike alone say, in any order of events. */
+void tally(const Fold& fold, Counters& counters, int64_t times = 1);
 
 /* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
 Counters time_program(const Program& program);
