@@ -135,6 +135,20 @@ class Port {
   }
   bool repeats() const { return dram_.repeats(); }
 
+  /* When the next of a class arrives, as far as it is known; else the greatest time. */
+  int64_t first(Class kind) const {
+    const int64_t arrival = arrivals_[kind][counts_.taken[kind]];
+    return arrival == UNKNOWN ? INT64_MAX : arrival;
+  }
+  /* So many tiles without bytes, two or more, are taken and as many asked for, the last two at these times. */
+  void pass(Class kind, int64_t tiles, int64_t before, int64_t last) {
+    counts_.requested[kind] += tiles;
+    counts_.taken[kind] += tiles;
+    arrivals_[kind][counts_.requested[kind] - 2] = before;
+    arrivals_[kind][counts_.requested[kind] - 1] = last;
+    last_ = std::max(last_, last);
+  }
+
   /* Whether a class's tiles of so many bytes come one behind the other: nothing but two of them waits, and each that
    * follows is asked for at most `delay` cycles after the one two before has arrived. */
   bool streams(Class kind, int64_t bytes, int64_t delay) {
@@ -427,15 +441,21 @@ class Clock {
     return start;
   }
 
-  /* Where folds wait for nothing but weights that come one behind the other: on to the last but three of those that are
-   * alike. */
+  /* Where folds wait for nothing, their weights being on the chip, or for nothing but weights that come one behind the
+   * other: on to the last but three of those that are alike. */
   void stream(Cursor& fold, TileCursor& weights) {
     const int64_t count = fold.slices_alike() - 2; /* the tiles of two more are asked for already */
     if (count < 2 || record.wanted() || fold->fresh[ACTIVATIONS]) return;
     const Memories::Cycles cycles = memories.streaming(*fold);
     const int64_t bytes = fold->bytes[WEIGHTS], before = end;
-    if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
-    end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
+    if (bytes == 0) {
+      if (port.first(WEIGHT_TILES) > end) return;
+      end += count * cycles.all;
+      port.pass(WEIGHT_TILES, count, end - cycles.all, end);
+    } else {
+      if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
+      end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
+    }
     counters_.stall_weights += end - before - count * cycles.all;
     counters_.busy += count * fold->cycles;
     counters_.stall_memory += count * (cycles.all - fold->cycles);
