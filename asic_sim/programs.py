@@ -75,24 +75,25 @@ def _dram(rng: random.Random) -> Any:
     )
 
 
-def _design(rng: random.Random, dataflow: str, weight_load: str) -> Any:
-    return native().Design(
-        array_rows=rng.randint(1, 9),
-        array_columns=rng.randint(1, 9),
-        accumulator_entries=rng.choice([2, 4, 8, 16, 40, 100]),
-        weight_fifo_tiles=rng.randint(1, 4),
-        activation_sram_bytes=rng.choice([200, 400, 800, 2000, 8000]),
-        weight_sram_bytes=rng.choice([0, 100, 1000, 10_000]),
-        dram_bytes_per_cycle=rng.randint(1, 40),
-        dram_latency_cycles=rng.randint(0, 50),
-        vector_lanes=rng.choice([1, 2, 4, 8, 16]),
-        dataflow=native().Dataflow.__members__[dataflow],
-        whole_weight_tiles=rng.random() < 0.2,
-        weight_load=native().WeightLoad.__members__[weight_load],
-        weight_sram=_sram(rng),
-        activation_sram=_sram(rng),
-        dram=_dram(rng),
-    )
+def _design(rng: random.Random, dataflow: str, weight_load: str, **changes: object) -> Any:
+    figures = {
+        "array_rows": rng.randint(1, 9),
+        "array_columns": rng.randint(1, 9),
+        "accumulator_entries": rng.choice([2, 4, 8, 16, 40, 100]),
+        "weight_fifo_tiles": rng.randint(1, 4),
+        "activation_sram_bytes": rng.choice([200, 400, 800, 2000, 8000]),
+        "weight_sram_bytes": rng.choice([0, 100, 1000, 10_000]),
+        "dram_bytes_per_cycle": rng.randint(1, 40),
+        "dram_latency_cycles": rng.randint(0, 50),
+        "vector_lanes": rng.choice([1, 2, 4, 8, 16]),
+        "dataflow": native().Dataflow.__members__[dataflow],
+        "whole_weight_tiles": rng.random() < 0.2,
+        "weight_load": native().WeightLoad.__members__[weight_load],
+        "weight_sram": _sram(rng),
+        "activation_sram": _sram(rng),
+        "dram": _dram(rng),
+    }
+    return native().Design(**{**figures, **changes})
 
 
 def _mapping(rng: random.Random) -> Any:
@@ -189,6 +190,21 @@ def try_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
     return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
 
 
+def try_deep_product(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
+    """The timing of a product of many slices, whose weights, if they are not on the chip, keep a slow port busy."""
+    design = _design(
+        rng, dataflow, weight_load, activation_sram_bytes=8000, dram_bytes_per_cycle=rng.randint(1, 6),
+        dram_latency_cycles=rng.randint(0, 12), weight_sram_bytes=rng.choice([0, 0, 0, 10_000]),
+    )  # fmt: skip
+    stage = product(
+        rng.randint(1, 12), rng.randint(50, 400), rng.randint(1, 20), weight_bytes=rng.choice([1, 4]),
+        activations_here=rng.random() < 0.3,
+    )  # fmt: skip
+    mapping = native().Mapping(rng.random() < 0.8, rng.choice([1, 3, 2**30]), rng.random() < 0.4)
+    fast = native().time_program(design, alone(stage), mapping)
+    return Trial(dataflow, weight_load, fast, native().step_program(design, alone(stage), mapping)[0])
+
+
 def try_vector(rng: random.Random) -> Trial:
     """The vector unit alone."""
     planes = rng.randint(1, 3)
@@ -220,8 +236,10 @@ def main(arguments: list[str] | None = None) -> int:
             trial = try_product(rng, values, flow, load)
         elif kind < 0.3:
             trial = try_fixed_product(rng, values, flow, load)
-        elif kind < 0.9:
+        elif kind < 0.8:
             trial = try_program(rng, flow, load)
+        elif kind < 0.9:
+            trial = try_deep_product(rng, flow, load)
         else:
             trial = try_vector(rng)
         key = (trial.dataflow, trial.weight_load)

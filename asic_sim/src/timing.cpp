@@ -2,7 +2,8 @@
  *
  * Loops whose iterations are alike soon take turns that are alike: when all that the future depends on, seen from the
  * end of the fold before, is what it was an iteration ago, so is what follows. Such iterations are skipped: every time
- * moves on by what the last one took, every count by what it counted. Nothing is rounded or assumed. */
+ * moves on by what the last one took, every count by what it counted. Where sums rest, slices are skipped too that find
+ * their operands on the chip, or wait for nothing but weights that keep the port busy. Nothing is rounded or assumed. */
 #include "timing.h"
 
 #include <stdexcept>
