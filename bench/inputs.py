@@ -28,9 +28,9 @@ def parameters(problem: Problem, inputs: list[np.ndarray | None]) -> dict[int, n
 
 
 def _fills(problem: Problem) -> dict[int, Fill]:
-    if problem.op in ops.FAMILIES["rnn"]:
+    if problem.op in (*ops.FAMILIES["rnn"], *ops.FAMILIES["rnn_gradient"]):
         bound = 1.0 / problem.integer("hidden_size") ** 0.5
-        steps = rnn.geometry(rnn.without_layout(problem)).steps
+        steps = problem.input(rnn.X).shape[problem.integer("layout")]
         weights = Fill("uniform", -bound, bound)
         return {rnn.W: weights, rnn.R: weights, rnn.B: weights, rnn.LENGTHS: Fill("lengths", min(1, steps), steps)}
     if problem.op == "qlinear_conv":
@@ -55,6 +55,8 @@ def _fills(problem: Problem) -> dict[int, Fill]:
             sparse.COLUMNS: Fill("integers", 0, g.hidden - 1),
             sparse.OFFSETS: Fill("offsets", 0, g.nonzeros),
         }
+    if problem.op == "max_unpool_gradient":
+        return {1: Fill("indices", 0, problem.input(0).size)}
     if problem.op == "max_unpool":
         geometry = pool.unpool_geometry(problem)
         size = geometry.planes * int(np.prod(geometry.indexed))

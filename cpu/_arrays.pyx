@@ -23,7 +23,7 @@ large_outputs = handler()
 """The allocation handler of large outputs, for new_array of arrays.h."""
 
 cdef enum:
-    MOST_INPUTS = 8  # of any operator
+    MOST_INPUTS = 16  # of any operator
 
 
 cdef class PlannedRun:
