@@ -1,0 +1,159 @@
+"""Networks that name a digit: a multilayer perceptron, three convolutional networks, and four recurrent ones.
+
+The perceptron is of two hidden layers (Rumelhart, Hinton and Williams 1986); LeNet has two convolutions, each with a pool
+(LeCun et al. 1998); the residual net adds what a block was given to what it made (He et al. 2016); the depthwise one takes
+apart channels and places (Howard et al. 2017, MobileNet). Recurrent networks read an image row by row, and their last state
+is classified: Elman's RNN (1990), LSTM (Hochreiter and Schmidhuber 1997), GRU (Cho et al. 2014), and an RNN in both
+directions (Schuster and Paliwal 1997).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+
+from quatrefoil.models.gallery import SEED, Split, data
+from quatrefoil.models.gallery.chains import Step
+from quatrefoil.models.gallery.descent import CLASSES, Pace, classify, export
+from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
+from quatrefoil.models.gallery.readout import accuracy, one_thread
+
+Steps = tuple[Step, ...]
+DATA = "5,000 images of MNIST (small: scikit-learn's digits)"
+HIDDEN = 128, 64
+
+
+def perceptron(side: int) -> Steps:
+    first, second = HIDDEN
+    return (
+        Step("Gemm", "hidden1", (side * side, first)), Step("Relu", "relu1"),
+        Step("Gemm", "hidden2", (first, second)), Step("Relu", "relu2"),
+        Step("Gemm", "scores", (second, CLASSES)),
+    )  # fmt: skip
+
+
+def lenet(side: int) -> Steps:
+    flat = 16 * (side // 4) ** 2
+    return (
+        Step("Conv", "conv1", (1, 6), 5, pad=2), Step("Tanh", "tanh1"), Step("MaxPool", "pool1", kernel=2),
+        Step("Conv", "conv2", (6, 16), 5, pad=2), Step("Tanh", "tanh2"), Step("MaxPool", "pool2", kernel=2),
+        Step("Reshape", "flat", (flat,)), Step("Gemm", "dense1", (flat, 84)), Step("Tanh", "tanh3"),
+        Step("Gemm", "scores", (84, CLASSES)),
+    )  # fmt: skip
+
+
+def residual(side: int) -> Steps:
+    steps: Steps = (Step("Conv", "stem", (1, 16), 3, 2 if side > 8 else 1, 1), Step("Relu", "block0"))
+    for n in (1, 2):
+        steps += (
+            Step("Conv", f"conv{n}a", (16, 16), 3, pad=1), Step("Relu", f"relu{n}a"),
+            Step("Conv", f"conv{n}b", (16, 16), 3, pad=1), Step("Add", f"add{n}", also=f"block{n - 1}"),
+            Step("Relu", f"block{n}"),
+        )  # fmt: skip
+    flat = 16 * ((side // 2 if side > 8 else side) // 2) ** 2
+    return (*steps, Step("MaxPool", "pool", kernel=2), Step("Reshape", "flat", (flat,)), Step("Gemm", "scores", (flat, CLASSES)))
+
+
+def depthwise(side: int) -> Steps:
+    steps: Steps = (Step("Conv", "stem", (1, 16), 3, 2 if side > 8 else 1, 1), Step("Relu", "relu0"))
+    for n, (inputs, outputs, stride) in enumerate(((16, 32, 2), (32, 64, 1)), 1):
+        steps += (
+            Step("Conv", f"depth{n}", (inputs, inputs), 3, stride, 1, inputs), Step("Relu", f"relu{n}a"),
+            Step("Conv", f"point{n}", (inputs, outputs)), Step("Relu", f"relu{n}b"),
+        )  # fmt: skip
+    return (*steps, Step("GlobalAveragePool", "mean"), Step("Gemm", "scores", (64, CLASSES)))
+
+
+def recurrent(kind: str, both_ways: bool = False) -> Callable[[int], Steps]:
+    hidden = 64
+    return lambda side: (
+        Step(kind, "rows", (side, hidden), both_ways=both_ways),
+        Step("Gemm", "scores", (hidden * (1 + both_ways), CLASSES)),
+    )
+
+
+class Kind(NamedTuple):
+    """How images are given, and how long to train at full and small size."""
+
+    steps: Callable[[int], Steps]
+    shape: Callable[[int], tuple[int, ...]]
+    full: Pace
+    small: Pace
+
+
+def rows(side: int) -> tuple[int, ...]:
+    return side, side
+
+
+def plane(side: int) -> tuple[int, ...]:
+    return 1, side, side
+
+
+def vector(side: int) -> tuple[int, ...]:
+    return (side * side,)
+
+
+def beside_perceptron(split: Split, pace: Pace) -> Beside:
+    """scikit-learn's MLPClassifier with the same layers, rate, batches and epochs."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # as many epochs as ours on purpose
+        best = MLPClassifier(HIDDEN, batch_size=pace.batch, learning_rate_init=pace.rate, max_iter=pace.epochs,
+                             random_state=SEED)  # fmt: skip
+        best.fit(split.train_images.reshape(len(split.train_images), -1), split.train_digits)
+        found = best.predict_proba(split.held_out_images.reshape(len(split.held_out_images), -1))
+    return Beside("scikit-learn's MLPClassifier", accuracy(found, split.held_out_digits), "same layers, rate and epochs")
+
+
+def load(small: bool) -> Split:
+    return data.digits() if small else data.mnist()
+
+
+def train(name: str, kind: Kind, small: bool, report: Report) -> Trained:
+    split = load(small)
+    side, pace = split.train_images.shape[1], kind.small if small else kind.full
+    trained = classify(name, kind.steps(side), split, kind.shape(side), pace, report)
+    trained.weights["side"] = np.array(side)
+    if kind.steps is perceptron:
+        trained = replace(trained, beside=(*trained.beside, beside_perceptron(split, pace)))
+    return trained
+
+
+def entry(name: str, what: str, source: str, kind: Kind) -> Entry:
+    def inputs(small: bool) -> np.ndarray:
+        images = load(small).held_out_images[:8]
+        return images.reshape(-1, *kind.shape(images.shape[1]))
+
+    def written(weights: Weights) -> onnx.ModelProto:
+        side = int(weights["side"])
+        return export(name, kind.steps(side), weights, kind.shape(side), what, (CLASSES,))
+
+    return Entry(name, what, DATA, source, lambda small, report: train(name, kind, small, report), written, inputs)
+
+
+SHORT, LONG = Pace(5), Pace(10, rate=1e-3)
+
+ENTRIES = (
+    entry("perceptron", "multilayer perceptron, two hidden layers", "Rumelhart, Hinton and Williams 1986",
+          Kind(perceptron, vector, LONG, Pace(10))),
+    entry("lenet", "LeNet, two convolutions and max pools", "LeCun et al. 1998", Kind(lenet, plane, LONG, SHORT)),
+    entry("residual", "residual network, two blocks", "He et al. 2016", Kind(residual, plane, LONG, Pace(3, rate=4e-3))),
+    entry("depthwise", "depthwise separable convolutional network", "Howard et al. 2017",
+          Kind(depthwise, plane, Pace(15, rate=3e-3), Pace(6, rate=8e-3))),
+    entry("rnn", "recurrent network, rows of an image", "Elman 1990",
+          Kind(recurrent("RNN"), rows, Pace(15), Pace(6, rate=6e-3))),
+    entry("lstm", "LSTM, rows of an image", "Hochreiter and Schmidhuber 1997",
+          Kind(recurrent("LSTM"), rows, Pace(15), Pace(6, rate=1e-2))),
+    entry("gru", "GRU, rows of an image", "Cho et al. 2014",
+          Kind(recurrent("GRU"), rows, Pace(15), Pace(6, rate=1e-2))),
+    entry("rnn_both_ways", "bidirectional recurrent network, rows of an image", "Schuster and Paliwal 1997",
+          Kind(recurrent("RNN", True), rows, Pace(15), Pace(6, rate=6e-3))),
+)  # fmt: skip

@@ -1,0 +1,112 @@
+"""Training by gradients, for all models of the gallery that are chains of steps: Adam (Kingma and Ba 2015) over shuffled
+batches, and the same training again in torch's own layers, to compare with.
+
+The twin in torch starts from the same weights and sees the same batches, so that only the kernels differ.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from quatrefoil.models.gallery import SEED, Split, data
+from quatrefoil.models.gallery.chains import INPUT, Step, build, weights_of, write
+from quatrefoil.models.gallery.entry import Beside, Graph, Report, Trained, Weights, require_finite
+from quatrefoil.models.gallery.readout import accuracy
+from quatrefoil.random import Generator
+
+CLASSES = 10
+
+
+class Pace(NamedTuple):
+    epochs: int
+    batch: int = 50
+    rate: float = 2e-3
+
+
+def descend(
+    name: str, module: Any, count: int, loss: Callable[[np.ndarray], Any], pace: Pace, report: Report
+) -> list[float]:
+    """Lower ``loss(chosen)``, the mean over the rows chosen of ``count``. Gives each epoch's mean loss.
+
+    Raises QuatrefoilError for a loss that is not finite.
+    """
+    import torch
+
+    rng = Generator(SEED, 31)
+    optimizer = torch.optim.Adam(module.parameters(), pace.rate)
+    curve = []
+    for epoch in range(1, pace.epochs + 1):
+        order, total = rng.permutation(count), 0.0
+        for first in range(0, count, pace.batch):
+            chosen = order[first : first + pace.batch]
+            value = loss(chosen)
+            total += require_finite(name, value.item(), epoch) * len(chosen)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+        curve.append(total / count)
+        report(f"epoch {epoch} of {pace.epochs}: loss {curve[-1]:.4f}")
+    return curve
+
+
+def twin(module: Any) -> Any:
+    """The same module with the same weights in torch's own layers."""
+    import quatrefoil.torch as qft
+
+    other = copy.deepcopy(module)
+    qft.swap(other, back=True)
+    return other
+
+
+def outputs(module: Any, inputs: np.ndarray, output: str) -> np.ndarray:
+    """A chain's value of this name for inputs (count, ...)."""
+    import torch
+
+    with torch.no_grad():
+        return np.ascontiguousarray(module(torch.from_numpy(inputs))[output].numpy())
+
+
+def classify(
+    name: str, steps: tuple[Step, ...], split: Split, shape: tuple[int, ...], pace: Pace, report: Report
+) -> Trained:
+    """Train a chain that ends in ``scores`` on images reshaped to ``shape``, beside its twin in torch.
+
+    Raises QuatrefoilError for labels outside 0 to CLASSES - 1.
+    """
+    import torch
+
+    wanted = torch.from_numpy(data.checked_labels(split.train_digits, CLASSES).T.copy())
+    images = torch.from_numpy(np.ascontiguousarray(split.train_images)).reshape(-1, *shape)
+    held_out = split.held_out_images.reshape(-1, *shape)
+    module = build(steps, Generator(SEED, 30))
+
+    def trained(chain: Any, say: Report) -> tuple[list[float], float]:
+        def loss(chosen: np.ndarray) -> Any:
+            at = torch.from_numpy(chosen)
+            return torch.nn.functional.cross_entropy(chain(images[at])["scores"], wanted[at])
+
+        curve = descend(name, chain, len(images), loss, pace, say)
+        return curve, accuracy(outputs(chain, held_out, "scores"), split.held_out_digits)
+
+    other = twin(module)
+    curve, reached = trained(module, report)
+    _, theirs = trained(other, lambda line: None)
+    return Trained(
+        weights_of(module),
+        {"held-out accuracy": reached},
+        (Beside("torch's own layers", theirs, "same start, batches and split"),),
+        {"cross-entropy": curve},
+    )
+
+
+def export(
+    name: str, steps: tuple[Step, ...], weights: Weights, shape: tuple[int, ...], about: str, result: tuple[int, ...]
+) -> onnx.ModelProto:
+    """A chain as ONNX, from INPUT (batch, *shape) to its last value (batch, *result)."""
+    graph = Graph(name, INPUT, ["batch", *shape], about)
+    return graph.model(**{write(graph, steps, weights): ["batch", *result]})
