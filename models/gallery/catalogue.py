@@ -22,7 +22,7 @@ from quatrefoil.models.gallery.entry import (
     write_whole,
 )
 
-FILES = ("rbm", "conv_rbm", "dbn", "dbm", "echo_state", "ensembles", "classifiers")
+FILES = ("rbm", "conv_rbm", "dbn", "dbm", "echo_state", "ensembles", "classifiers", "autoencoders")
 FOLDER = Path("gallery")
 """Where checkpoints and ONNX files go unless somebody says."""
 

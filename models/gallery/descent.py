@@ -7,12 +7,14 @@ The twin in torch starts from the same weights and sees the same batches, so tha
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 
+import quatrefoil as qf
 from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import INPUT, Step, build, weights_of, write
 from quatrefoil.models.gallery.entry import Beside, Graph, Report, Trained, Weights, require_finite
@@ -28,6 +30,21 @@ class Pace(NamedTuple):
     rate: float = 2e-3
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Ours and torch's layers on one thread: at these sizes, threads that wait for each other take longest."""
+    import torch
+
+    ours, theirs = qf.num_threads(), torch.get_num_threads()
+    qf.set_num_threads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        qf.set_num_threads(ours)
+        torch.set_num_threads(theirs)
+
+
 def descend(
     name: str, module: Any, count: int, loss: Callable[[np.ndarray], Any], pace: Pace, report: Report
 ) -> list[float]:
@@ -40,17 +57,18 @@ def descend(
     rng = Generator(SEED, 31)
     optimizer = torch.optim.Adam(module.parameters(), pace.rate)
     curve = []
-    for epoch in range(1, pace.epochs + 1):
-        order, total = rng.permutation(count), 0.0
-        for first in range(0, count, pace.batch):
-            chosen = order[first : first + pace.batch]
-            value = loss(chosen)
-            total += require_finite(name, value.item(), epoch) * len(chosen)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-        curve.append(total / count)
-        report(f"epoch {epoch} of {pace.epochs}: loss {curve[-1]:.4f}")
+    with one_thread():
+        for epoch in range(1, pace.epochs + 1):
+            order, total = rng.permutation(count), 0.0
+            for first in range(0, count, pace.batch):
+                chosen = order[first : first + pace.batch]
+                value = loss(chosen)
+                total += require_finite(name, value.item(), epoch) * len(chosen)
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+            curve.append(total / count)
+            report(f"epoch {epoch} of {pace.epochs}: loss {curve[-1]:.4f}")
     return curve
 
 
