@@ -4,7 +4,8 @@ plain           a small code (Hinton and Salakhutdinov 2006)
 sparse          a wide code whose units are active SPARSE of the time: a Kullback-Leibler penalty (Ng 2011)
 denoising       gives back the clean image of one whose pixels were partly set to 0 (Vincent et al. 2008)
 contractive     a code that moves little where the image does: the squared Jacobian is a penalty (Rifai et al. 2011)
-convolutional   max pools keep the places of what they took, and unpools put it back there (Zeiler et al. 2011)
+convolutional   max pools keep the places of what they took, and unpools put it back there (Zeiler et al. 2011); the
+                places go past the code, so that PCA with as many numbers is given less
 
 All but the last have one sigmoid layer each way. Errors are mean squared differences of pixels from 0 to 1.
 """
@@ -17,15 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from quatrefoil.models.gallery import SEED, Split, data
+from quatrefoil.models.gallery import SEED
 from quatrefoil.models.gallery.chains import INPUT, Step, build, weights_of, write
-from quatrefoil.models.gallery.descent import Pace, descend, outputs, twin
+from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, outputs, twin
 from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Weights
 from quatrefoil.models.gallery.readout import one_thread
 from quatrefoil.random import Generator
 
 Steps = tuple[Step, ...]
-SPARSE, SPARSE_PENALTY = 0.05, 0.02
+SPARSE, SPARSE_PENALTY = 0.05, 2.0
 LOST = 0.3
 CONTRACTION = 1e-3
 CHANNELS = 8
@@ -65,7 +66,7 @@ def sparse(chain: Any, clean: Any, given: Any) -> Any:
     error, values = reconstruct(chain, clean, given)
     active = values["code"].mean(0).clamp(1e-6, 1 - 1e-6)
     kl = SPARSE * (SPARSE / active).log() + (1 - SPARSE) * ((1 - SPARSE) / (1 - active)).log()
-    return error + SPARSE_PENALTY * len(clean) * kl.sum()
+    return error + SPARSE_PENALTY * kl.sum()
 
 
 def jacobian(code: Any, weight: Any) -> Any:
@@ -75,7 +76,9 @@ def jacobian(code: Any, weight: Any) -> Any:
 
 def contractive(chain: Any, clean: Any, given: Any) -> Any:
     error, values = reconstruct(chain, clean, given)
-    return error + CONTRACTION * clean[0].numel() * jacobian(values["code"], chain.layers["encode"].weight[:, :, 0]).mean()
+    return (
+        error + CONTRACTION * clean[0].numel() * jacobian(values["code"], chain.layers["encode"].weight[:, :, 0]).mean()
+    )
 
 
 class Kind(NamedTuple):
@@ -87,11 +90,7 @@ class Kind(NamedTuple):
     """The share of pixels that are set to 0 in what is given."""
 
 
-PACES = Pace(25), Pace(8, rate=1e-2)
-
-
-def load(small: bool) -> Split:
-    return data.digits() if small else data.mnist()
+PACES = Pace(30, rate=1e-2), Pace(8, 25, 2e-2)
 
 
 def shaped(kind: Kind, images: np.ndarray) -> np.ndarray:
@@ -151,7 +150,9 @@ def train(name: str, kind: Kind, small: bool, report: Report) -> Trained:
         descend(name, free, len(clean),
                 lambda chosen: plain(free, wanted[torch.from_numpy(chosen)], given[torch.from_numpy(chosen)]),
                 pace, lambda line: None)  # fmt: skip
-        loose = jacobian(torch.from_numpy(outputs(free, tested, "code")), free.layers["encode"].weight.detach()[:, :, 0])
+        loose = jacobian(
+            torch.from_numpy(outputs(free, tested, "code")), free.layers["encode"].weight.detach()[:, :, 0]
+        )
         beside.append(Beside("squared norm of the Jacobian, no penalty", float(loose.mean()), "ours, same start"))
     flat = [array.reshape(len(array), -1) for array in (clean, held_out, tested)]
     numbers = int(np.prod(codes.shape[1:]))
@@ -178,7 +179,7 @@ def entry(name: str, what: str, source: str, kind: Kind) -> Entry:
         return graph.model(code=["batch", *code_shape], reconstruction=["batch", *shape])
 
     return Entry(
-        name, what, "5,000 images of MNIST (small: scikit-learn's digits)", source,
+        name, what, DATA, source,
         lambda small, report: train(name, kind, small, report), written,
         lambda small: damaged(kind, shaped(kind, load(small).held_out_images[:8]), 43),
     )  # fmt: skip

@@ -22,7 +22,18 @@ from quatrefoil.models.gallery.entry import (
     write_whole,
 )
 
-FILES = ("rbm", "conv_rbm", "dbn", "dbm", "echo_state", "ensembles", "classifiers", "autoencoders")
+FILES = (
+    "rbm",
+    "conv_rbm",
+    "dbn",
+    "dbm",
+    "echo_state",
+    "ensembles",
+    "classifiers",
+    "autoencoders",
+    "sunspots_gru",
+    "gan",
+)
 FOLDER = Path("gallery")
 """Where checkpoints and ONNX files go unless somebody says."""
 

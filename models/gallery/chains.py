@@ -37,10 +37,11 @@ class Step(NamedTuple):
 
 
 def build(steps: Sequence[Step], rng: Generator) -> Any:
-    """The chain as a torch module, which gives the values of all steps by name; its weights drawn uniformly within
-    1 / sqrt(fan in), biases 0. Raises BackendUnavailable where torch is missing."""
-    import quatrefoil.torch as qft
+    """The chain as a torch module, which gives the values of all steps by name; its weights drawn uniformly
+    with a variance of 1 / fan in (LeCun et al. 1998), biases 0. Raises BackendUnavailable where torch is missing."""
     import torch
+
+    import quatrefoil.torch as qft
 
     def layer(step: Step) -> Any:
         window = {"stride": step.stride, "padding": step.pad}
@@ -59,7 +60,7 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
                 return getattr(qft, step.kind)(*step.sizes, bidirectional=step.both_ways)
         return None
 
-    class Chain(torch.nn.Module):  # type: ignore[misc]
+    class Chain(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.layers = torch.nn.ModuleDict({s.name: made for s in steps if (made := layer(s)) is not None})
@@ -99,8 +100,10 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
             fan = step.sizes[1] if step.kind in GATES else prod(parameter.shape[1:])
             if step.kind == "ConvTranspose":  # what meets in one output
                 fan = max(1, step.sizes[0] * step.kernel**2 // step.stride**2)
-            drawn = (2 * rng.uniform(tuple(parameter.shape)) - 1) / np.sqrt(fan)
-            parameter.copy_(torch.zeros_like(parameter) if "bias" in name else torch.from_numpy(drawn.astype(np.float32)))
+            drawn = (2 * rng.uniform(tuple(parameter.shape)) - 1) * np.sqrt(3 / fan)
+            parameter.copy_(
+                torch.zeros_like(parameter) if "bias" in name else torch.from_numpy(drawn.astype(np.float32))
+            )
     return chain
 
 
@@ -114,10 +117,17 @@ def write(graph: Graph, steps: Sequence[Step], weights: Weights) -> str:
     value = INPUT
     for step in steps:
         name = step.name
-        window = {"kernel_shape": [step.kernel] * 2, "strides": [step.stride] * 2, "pads": [step.pad] * 4}
+        window: dict[str, Any] = {
+            "kernel_shape": [step.kernel] * 2,
+            "strides": [step.stride] * 2,
+            "pads": [step.pad] * 4,
+        }
         match step.kind:
             case "Gemm":
-                parameters = [graph.weight(f"{name}.weight", weights[f"{name}.weight"][:, :, 0]), _bias(graph, name, weights)]
+                parameters = [
+                    graph.weight(f"{name}.weight", weights[f"{name}.weight"][:, :, 0]),
+                    _bias(graph, name, weights),
+                ]
                 graph.add("Gemm", value, *parameters, name=name, transB=1)
             case "Conv" | "ConvTranspose":
                 parameters = [graph.weight(f"{name}.weight", weights[f"{name}.weight"]), _bias(graph, name, weights)]

@@ -16,14 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from quatrefoil.models.gallery import SEED, Split, data
+from quatrefoil.models.gallery import SEED, Split
 from quatrefoil.models.gallery.chains import Step
-from quatrefoil.models.gallery.descent import CLASSES, Pace, classify, export
+from quatrefoil.models.gallery.descent import CLASSES, DATA, Pace, classify, export, load
 from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
 from quatrefoil.models.gallery.readout import accuracy, one_thread
 
 Steps = tuple[Step, ...]
-DATA = "5,000 images of MNIST (small: scikit-learn's digits)"
 HIDDEN = 128, 64
 
 
@@ -55,7 +54,12 @@ def residual(side: int) -> Steps:
             Step("Relu", f"block{n}"),
         )  # fmt: skip
     flat = 16 * ((side // 2 if side > 8 else side) // 2) ** 2
-    return (*steps, Step("MaxPool", "pool", kernel=2), Step("Reshape", "flat", (flat,)), Step("Gemm", "scores", (flat, CLASSES)))
+    return (
+        *steps,
+        Step("MaxPool", "pool", kernel=2),
+        Step("Reshape", "flat", (flat,)),
+        Step("Gemm", "scores", (flat, CLASSES)),
+    )
 
 
 def depthwise(side: int) -> Steps:
@@ -110,11 +114,9 @@ def beside_perceptron(split: Split, pace: Pace) -> Beside:
                              random_state=SEED)  # fmt: skip
         best.fit(split.train_images.reshape(len(split.train_images), -1), split.train_digits)
         found = best.predict_proba(split.held_out_images.reshape(len(split.held_out_images), -1))
-    return Beside("scikit-learn's MLPClassifier", accuracy(found, split.held_out_digits), "same layers, rate and epochs")
-
-
-def load(small: bool) -> Split:
-    return data.digits() if small else data.mnist()
+    return Beside(
+        "scikit-learn's MLPClassifier", accuracy(found, split.held_out_digits), "same layers, rate and epochs"
+    )
 
 
 def train(name: str, kind: Kind, small: bool, report: Report) -> Trained:

@@ -24,6 +24,18 @@ from quatrefoil.random import Generator
 CLASSES = 10
 
 
+FEW = 700
+DATA = f"5,000 images of MNIST (small: {FEW} of scikit-learn's digits)"
+
+
+def load(small: bool) -> Split:
+    """MNIST, or where ``small`` digits, the first FEW of them to train with."""
+    if not small:
+        return data.mnist()
+    split = data.digits()
+    return split._replace(train_images=split.train_images[:FEW], train_digits=split.train_digits[:FEW])
+
+
 class Pace(NamedTuple):
     epochs: int
     batch: int = 50
@@ -127,4 +139,5 @@ def export(
 ) -> onnx.ModelProto:
     """A chain as ONNX, from INPUT (batch, *shape) to its last value (batch, *result)."""
     graph = Graph(name, INPUT, ["batch", *shape], about)
-    return graph.model(**{write(graph, steps, weights): ["batch", *result]})
+    outcome: dict[str, tuple[int | str, ...]] = {write(graph, steps, weights): ("batch", *result)}
+    return graph.model(**outcome)

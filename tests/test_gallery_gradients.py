@@ -1,0 +1,136 @@
+"""The gallery's models that train by gradients: each learns at a small size as its twin in torch does, leaves as ONNX, and
+runs alike on every backend; and what is wrong with labels and losses is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip(
+    "torch", reason="torch is not installed: these models train on quatrefoil.torch (extra torch)"
+)
+
+from quatrefoil import backends  # noqa: E402
+from quatrefoil.errors import QuatrefoilError  # noqa: E402
+from quatrefoil.models.gallery import autoencoders, catalogue, chains, classifiers, descent, gan  # noqa: E402
+from quatrefoil.models.gallery.chains import Step  # noqa: E402
+from quatrefoil.models.model import load  # noqa: E402
+from quatrefoil.random import Generator  # noqa: E402
+
+ACCURACY, ERROR = "held-out accuracy", "held-out reconstruction error"
+DISTANCE, VARIANCE = "Frechet distance to held-out images", "relative variance 1921-1955"
+
+WITHIN = {
+    "perceptron": (ACCURACY, 0.90, 1.0),
+    "lenet": (ACCURACY, 0.85, 1.0),
+    "residual": (ACCURACY, 0.90, 1.0),
+    "depthwise": (ACCURACY, 0.60, 1.0),
+    "rnn": (ACCURACY, 0.80, 1.0),
+    "lstm": (ACCURACY, 0.80, 1.0),
+    "gru": (ACCURACY, 0.85, 1.0),
+    "rnn_both_ways": (ACCURACY, 0.80, 1.0),
+    "autoencoder": (ERROR, 0.0, 0.06),
+    "autoencoder_sparse": (ERROR, 0.0, 0.075),
+    "autoencoder_denoising": (ERROR, 0.0, 0.055),
+    "autoencoder_contractive": (ERROR, 0.0, 0.05),
+    "autoencoder_conv": (ERROR, 0.0, 0.04),
+    "sunspots_gru": (VARIANCE, 0.0, 0.2),
+    "gan": (DISTANCE, 0.0, 4.5),
+}
+"""The figure of each small model and what it lies between. An image's mean gives an error of 0.073, noise a distance of 5."""
+CLOSE = {ACCURACY: 0.03, ERROR: 1e-3, VARIANCE: 1e-2, DISTANCE: 0.5}
+"""How far the twin in torch may be: sums in another order part slowly, step by step."""
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_model_learns_as_in_torch_and_runs_alike_everywhere(name: str, tmp_path: Path) -> None:
+    if name == "sunspots_gru":
+        pytest.importorskip("statsmodels", reason="the sunspot numbers come with statsmodels, which is not installed")
+    kept = catalogue.train(name, True, tmp_path, quiet).trained
+    figure, least, most = WITHIN[name]
+    assert least <= kept.figures[figure] <= most
+    assert "torch's own layers" in kept.beside[0].name
+    assert kept.beside[0].value == pytest.approx(kept.figures[figure], rel=0, abs=CLOSE[figure])
+    again, found = catalogue.run(name, tmp_path)
+    assert again.trained.figures == kept.figures
+    ready = [backend for backend in backends.names() if backends.get(backend).probe().ready]
+    for each in found:
+        assert (each.difference is not None) == (each.backend in ready)
+        assert each.agrees, str(each)
+    onnx.checker.check_model(onnx.load(tmp_path / f"{name}.onnx"), full_check=True)
+
+
+def test_every_model_that_trains_by_gradients_is_tried() -> None:
+    files = ("classifiers", "autoencoders", "sunspots_gru", "gan")
+    assert set(files) <= set(catalogue.FILES)
+    homes = {name: each.train.__module__.rpartition(".")[2] for name, each in catalogue.entries().items()}
+    assert {name for name, home in homes.items() if home in files} == set(WITHIN)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        classifiers.lenet(8), classifiers.residual(8), classifiers.depthwise(8), classifiers.recurrent("LSTM")(8),
+        classifiers.recurrent("GRU", True)(8), autoencoders.convolutional(8, 3),
+    ],
+)  # fmt: skip
+def test_the_graph_is_the_module(steps: tuple[Step, ...]) -> None:
+    """What is exported gives the module's numbers, and so do torch's own layers."""
+    shape = (8, 8) if steps[0].kind in chains.GATES else (1, 8, 8)
+    chain = chains.build(steps, Generator(1))
+    with torch.no_grad():  # biases are drawn as 0, and a bias in the wrong gate would not show
+        for place, parameter in enumerate(chain.parameters()):
+            parameter += 0.1 * torch.from_numpy(Generator(2, place).normal(tuple(parameter.shape)))
+    given = Generator(3).uniform((5, *shape))
+    last = steps[-1].name
+    wanted = descent.outputs(descent.twin(chain), given, last)
+    near = 2e-6 * np.abs(wanted).max()
+    np.testing.assert_allclose(descent.outputs(chain, given, last), wanted, rtol=0, atol=near)
+    model = descent.export("chain", steps, chains.weights_of(chain), shape, "a chain", wanted.shape[1:])
+    [found] = load(model).run({chains.INPUT: given}).values()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=near)
+
+
+def test_the_contractive_penalty_is_the_jacobian_s_norm() -> None:
+    chain = chains.build(autoencoders.dense(3, 4), Generator(4))
+    row = torch.from_numpy(Generator(5).uniform((1, 9)))
+    weight, bias = chain.layers["encode"].weight[:, :, 0].detach(), chain.layers["encode"].bias.detach()
+    whole = torch.autograd.functional.jacobian(lambda x: torch.sigmoid(weight @ x + bias), row[0])
+    found = autoencoders.jacobian(chain(row)["code"], weight)
+    assert found.item() == pytest.approx((whole**2).sum().item(), rel=1e-5)
+
+
+def test_the_frechet_distance_of_normal_distributions() -> None:
+    rows = Generator(6).normal((4000, 3)).astype(np.float64)
+    assert gan.frechet(rows, rows) == pytest.approx(0, abs=1e-9)
+    # moved by 2 along one axis, and three times as wide along each: 4 + 3 (3 - 1)^2 for a covariance of 1
+    spread = np.cov(rows, rowvar=False).trace()
+    moved = 3 * (rows - rows.mean(0)) + rows.mean(0) + [2, 0, 0]
+    assert gan.frechet(rows, moved) == pytest.approx(4 + 4 * spread, rel=1e-6)
+
+
+@pytest.mark.parametrize("digits", [np.array([0, 10]), np.array([-1, 3]), np.array([0.0, 1.0])])
+def test_labels_outside_their_range_are_refused(digits: np.ndarray) -> None:
+    split = descent.load(True)._replace(train_digits=digits)
+    with pytest.raises(QuatrefoilError, match="integers from 0 to 9"):
+        descent.classify("perceptron", classifiers.perceptron(8), split, (64,), descent.Pace(1), quiet)
+
+
+def test_a_loss_that_is_not_finite_stops_training() -> None:
+    split = descent.load(True)
+    images = split.train_images.copy()
+    images[3] = np.nan
+    with pytest.raises(QuatrefoilError, match=r"lenet: the loss is nan in epoch 1.*smaller learning rate"):
+        descent.classify(
+            "lenet", classifiers.lenet(8), split._replace(train_images=images), (1, 8, 8), descent.Pace(1), quiet
+        )
+    chain = chains.build(gan.generator(8, 4), Generator(7)), chains.build(gan.discriminator(8, 4), Generator(8))
+    with pytest.raises(QuatrefoilError, match="gan: the loss is nan in epoch 1"):
+        gan.contest(*chain, images[:, np.newaxis], gan.SMALL, quiet)
