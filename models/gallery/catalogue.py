@@ -32,7 +32,6 @@ FILES = (
     "classifiers",
     "autoencoders",
     "sunspots_gru",
-    "gan",
 )
 FOLDER = Path("gallery")
 """Where checkpoints and ONNX files go unless somebody says."""
