@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import quatrefoil as qf
+from quatrefoil import ops
+from quatrefoil.cpu._arrays import PlannedRun
 from quatrefoil.dispatch import CallPlan
 from quatrefoil.errors import OperatorError, QuatrefoilError
 
@@ -287,3 +289,10 @@ def test_large_outputs_of_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("op", ops.SPECS)
+def test_calls_of_a_plan_take_every_input_of_an_operator(op: str) -> None:
+    case = max(ops.SPECS[op].cases(), key=lambda case: sum(tensor is not None for tensor in case.inputs))
+    given = [(i, tensor.numpy_dtype, tensor.shape) for i, tensor in enumerate(case.inputs) if tensor is not None]
+    assert PlannedRun(lambda inputs: (), len(case.inputs), given) is not None
