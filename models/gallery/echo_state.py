@@ -138,19 +138,14 @@ def train(units: int, degree: int, grid: tuple[tuple[float, ...], ...], report: 
     lags = 9
     baseline = autoregression(series, years, lags)
     figures, beside = {}, []
-    published = {PERIODS[0]: (0.097, 0.086), PERIODS[1]: (0.28, 0.35)}
     for begin, end in PERIODS:
         inside = (target_years >= begin) & (target_years <= end)
         figures[f"relative variance {begin}-{end}"] = relative_variance(predicted[inside], wanted[inside], variance)
         there = (years[lags:] >= begin) & (years[lags:] <= end)
-        beside += [
+        beside.append(
             Beside(f"autoregression of {lags} years, {begin}-{end}",
-                   relative_variance(baseline[there], series[lags:][there], variance), "least squares, same split"),
-            Beside(f"threshold autoregression, {begin}-{end}", published[begin, end][0],
-                   "Tong and Lim 1980, as given by Weigend, Huberman and Rumelhart 1990"),
-            Beside(f"feed-forward network, {begin}-{end}", published[begin, end][1],
-                   "Weigend, Huberman and Rumelhart 1990"),
-        ]  # fmt: skip
+                   relative_variance(baseline[there], series[lags:][there], variance), "least squares, same split")
+        )  # fmt: skip
     tested = target_years > TRAINED_TO
     return Trained(
         {"columns": chosen.columns, "values": chosen.values, "w": chosen.w, "leak": np.array(leak),
