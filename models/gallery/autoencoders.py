@@ -20,7 +20,7 @@ import onnx
 
 from quatrefoil.models.gallery import SEED
 from quatrefoil.models.gallery.chains import INPUT, Step, build, weights_of, write
-from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, outputs, twin
+from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, outputs, require_torch, twin
 from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Weights
 from quatrefoil.models.gallery.readout import one_thread
 from quatrefoil.random import Generator
@@ -115,6 +115,7 @@ def beside_pca(code: int, clean: np.ndarray, wanted: np.ndarray, given: np.ndarr
 
 
 def train(name: str, kind: Kind, small: bool, report: Report) -> Trained:
+    require_torch()
     import torch
 
     split, pace, code = load(small), PACES[small], kind.codes[small]

@@ -42,6 +42,11 @@ class Pace(NamedTuple):
     rate: float = 2e-3
 
 
+def require_torch() -> None:
+    """Raises BackendUnavailable where torch is missing, before anything else asks for it."""
+    import quatrefoil.torch  # noqa: F401
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Ours and torch's layers on one thread: at these sizes, threads that wait for each other take longest."""
@@ -108,6 +113,7 @@ def classify(
 
     Raises QuatrefoilError for labels outside 0 to CLASSES - 1.
     """
+    require_torch()
     import torch
 
     wanted = torch.from_numpy(data.checked_labels(split.train_digits, CLASSES).T.copy())

@@ -11,7 +11,7 @@ import onnx
 
 from quatrefoil.models.gallery import SEED, data
 from quatrefoil.models.gallery.chains import Step, build, weights_of
-from quatrefoil.models.gallery.descent import Pace, descend, export, outputs, twin
+from quatrefoil.models.gallery.descent import Pace, descend, export, outputs, require_torch, twin
 from quatrefoil.models.gallery.echo_state import PERIODS, SCALE, TRAINED_TO, autoregression, relative_variance
 from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
 from quatrefoil.random import Generator
@@ -31,6 +31,7 @@ def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def train(pace: Pace, report: Report) -> Trained:
+    require_torch()
     import torch
 
     years, before, wanted = windows()
