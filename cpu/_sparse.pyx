@@ -1,18 +1,7 @@
 # The thin door to cpu/src/sparse*.cpp: a prepared layer is an object that holds its sizes and its matrix; its run allocates
 # the output and a workspace, gives the GIL away and calls the kernel.
 
-from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free
-from posix.stdlib cimport posix_memalign
-
-cdef extern from "arrays.h":
-    int import_numpy() except -1
-    int import_output_memory() except -1
-    void* address "array_address"(object array) except? NULL
-    object new_array(tuple shape, object dtype)
-
-import_numpy()
-import_output_memory()
+include "door.pxi"
 
 cdef extern from "sparse.h" nogil:
     ctypedef struct SparseArguments:

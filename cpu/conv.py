@@ -397,10 +397,10 @@ def _prepare_flipped(problem: Problem, parameters: Mapping[int, np.ndarray]) -> 
 MOST_PHASES = 8  # of src/conv_transpose_depthwise.cpp
 
 
-def _accepts_transpose_depthwise(problem: Problem) -> Reject | None:
+def depthwise_plane(problem: Problem, geometry: semantics.ConvGeometry) -> Reject | None:
+    """What kernels take that go over one plane with one filter; the window's own limits come on top."""
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
-    geometry = semantics.geometry(problem)
     if geometry.in_per_group > 1 or geometry.out_per_group > 1:
         return Reject(
             f"it takes one input and one output channel a group, not {geometry.in_per_group} and {geometry.out_per_group}"
@@ -408,6 +408,14 @@ def _accepts_transpose_depthwise(problem: Problem) -> Reject | None:
     window = geometry.window
     if window.kernel[0] > 1 or window.input[0] > 1 or window.output[0] > 1:
         return Reject("it takes planes and rows, not volumes")
+    return None
+
+
+def _accepts_transpose_depthwise(problem: Problem) -> Reject | None:
+    geometry = semantics.geometry(problem)
+    reject, window = depthwise_plane(problem, geometry), geometry.window
+    if reject is not None:
+        return reject
     if max(window.strides) > MOST_PHASES:
         return Reject(f"it takes strides of up to {MOST_PHASES}, not {max(window.strides)}")
     return None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.conv import depthwise_plane
 from quatrefoil.ops import conv_gradient as semantics
 from quatrefoil.ops.conv import ConvGeometry
 from quatrefoil.ops.windows import Window
@@ -15,22 +16,15 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 
 MOST_COLUMNS = 7  # MOST_WIDE of src/conv_gradient_depthwise.cpp
-LEAST_FILLED = (
-    4  # channels in a vector, and scalars that meet it: with fewer, a product is no faster than the definition
-)
+LEAST_FILLED = 4
+"""Channels in a vector, and scalars that meet it: with fewer, a product is no faster than the definition."""
 
 
 def _accepts_depthwise(problem: Problem) -> Reject | None:
-    if problem.dtype != "float32":
-        return Reject(f"it computes float32, not {problem.dtype}")
     geometry = semantics.geometry(problem)
-    if geometry.in_per_group > 1 or geometry.out_per_group > 1:
-        return Reject(
-            f"it takes one input and one output channel a group, not {geometry.in_per_group} and {geometry.out_per_group}"
-        )
-    window = geometry.window
-    if window.input[0] > 1 or window.kernel[0] > 1 or window.output[0] > 1:
-        return Reject("it takes planes and rows, not volumes")
+    reject, window = depthwise_plane(problem, geometry), geometry.window
+    if reject is not None:
+        return reject
     if window.kernel[2] > MOST_COLUMNS:
         return Reject(f"it takes kernels of up to {MOST_COLUMNS} columns, not {window.kernel[2]}")
     return None

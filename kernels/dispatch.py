@@ -253,8 +253,11 @@ def _made_up(house: Backend, problem: Problem, parameters: Mapping[int, Array]) 
     for position, tensor in enumerate(problem.inputs):
         if tensor is None or position in parameters:
             inputs.append(parameters.get(position))
-        elif position == rnn.LENGTHS and problem.op.removeprefix("fixed_") in ops.FAMILIES["rnn"]:
-            batch_first = problem.op in ops.FAMILIES["rnn"] and problem.integer("layout")
+        elif ops.SPECS[problem.op].input_names[position] == rnn.NAMES[rnn.LENGTHS]:
+            batch_first = (
+                "layout",
+                1,
+            ) in problem.attributes  # fixed-point layers have steps first, and no such attribute
             steps = problem.input(rnn.X).shape[1 if batch_first else 0]
             inputs.append(house.put(np.full(tensor.shape, steps, np.int32)))
         elif tensor.numpy_dtype.kind in "iu":

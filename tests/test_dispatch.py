@@ -231,3 +231,12 @@ def test_thread_count_from_the_environment() -> None:
         text=True,
     )
     assert "write a whole number" in bad.stderr
+
+
+@pytest.mark.parametrize("op", ["lstm", "fixed_gru", "gru_gradient"])
+def test_made_up_lengths_are_whole(op: str) -> None:
+    """A layer that is tuned with lengths of zero would be timed doing nothing."""
+    cases = [case for case in ops.SPECS[op].cases() if len(case.inputs) > 4 and case.inputs[4] is not None]
+    problem = ops.canonical(op, cases[0].inputs, cases[0].attributes, cases[0].outputs)
+    lengths = dispatch._made_up(backends.get("cpu"), problem, {})[4]
+    assert lengths is not None and (lengths == problem.input(0).shape[0]).all()
