@@ -392,17 +392,26 @@ class CallPlan:
 
 def call(request: Call, backend: str | None = None, tune: bool = False) -> Any:
     """Run a call once."""
-    problem = request.problem()
-    first = next(array for array in request.inputs if array is not None)
+    return run(request.problem(), request.inputs, request.finish, backend, tune)
+
+
+def run(
+    problem: Problem,
+    given: Sequence[Any],
+    finish: Callable[[tuple[Any, ...]], Any] = tuple,
+    backend: str | None = None,
+    tune: bool = False,
+) -> Any:
+    """Run a problem once on arrays of any library and home; gives what ``finish`` makes of all its outputs."""
+    first = next(array for array in given if array is not None)
     if isinstance(first, Tensor):
-        raise QuatrefoilError(f"{request.op}: a type alone cannot be computed with; give an array")
+        raise QuatrefoilError(f"{problem.op}: a type alone cannot be computed with; give an array")
     name, why = chosen_backend(backend, first)
     house = backends.get(name)
     if not house.probe().ready:
         return select(problem, name, why).chosen  # raises, with what would add the backend
-    inputs = [None if array is None else bring(house, array) for array in request.inputs]
-    inputs = inputs[: len(problem.inputs)]
-    return returned(house, run_problem(problem, inputs, name, tune=tune, why_backend=why), first, request.finish)
+    inputs = [None if array is None else bring(house, array) for array in given[: len(problem.inputs)]]
+    return returned(house, run_problem(problem, inputs, name, tune=tune, why_backend=why), first, finish)
 
 
 def run_problem(
@@ -414,24 +423,58 @@ def run_problem(
     why_backend: str = "asked for",
 ) -> tuple[Array, ...]:
     """Run a problem once on inputs in the backend's home, C-contiguous; gives all outputs, there too."""
+    house = backends.get(backend)
+    if not tune and _runs_directly(house):
+        settled = (house.device(), settings.num_threads(), settings.cache_folder(), autotune.revision())
+        return _bound(problem, backend, why_backend, settings.forced_kernel(), settled)(inputs)
     spec = ops.SPECS[problem.op]
     if spec.validate is not None:
         spec.validate(problem, inputs)
-    constants = {i: inputs[i] for i in spec.parameters if i < len(inputs) and inputs[i] is not None}
-    house = backends.get(backend)
-    if isinstance(house, RunsDirectly) and not constants and not tune:
-        settled = (house.device(), settings.num_threads(), settings.cache_folder(), autotune.revision())
-        return _kept_plan(problem, backend, why_backend, settings.forced_kernel(), settled).run(inputs)
+    constants = _constants(problem, inputs)
     return plan_problem(problem, constants, backend, tune=tune, samples=inputs, why_backend=why_backend).run(inputs)
 
 
-@lru_cache(maxsize=1024)
-def _kept_plan(
+def _constants(problem: Problem, inputs: Sequence[Array | None]) -> dict[int, Array]:
+    """Those of a problem's inputs that a kernel is prepared with."""
+    places = ops.SPECS[problem.op].parameters
+    return {i: inputs[i] for i in places if i < len(inputs) and inputs[i] is not None}
+
+
+@lru_cache(maxsize=64)
+def _runs_directly(house: Backend) -> bool:
+    """Kept, because to hold an object to a protocol takes as long as a small kernel."""
+    return isinstance(house, RunsDirectly)
+
+
+@lru_cache(maxsize=4096)
+def _bound(
     problem: Problem, backend: str, why_backend: str, forced: str | None, settled: tuple[object, ...]
-) -> Plan:
-    """A plan without parameters, for as long as nothing that it depends on changes: where calls are short, making one takes
-    longer than running it. (``forced`` and ``settled`` are only keys.)"""
-    return plan_problem(problem, {}, backend, why_backend=why_backend)
+) -> Callable[[Sequence[Array | None]], tuple[Array, ...]]:
+    """What runs a problem once, for as long as nothing that it depends on changes: where calls are short, to find the kernel
+    takes longer than running it. Without parameters the plan is kept, too. (``forced`` and ``settled`` are only keys.)"""
+    validate = ops.SPECS[problem.op].validate
+    if not any(problem.has(position) for position in ops.SPECS[problem.op].parameters):
+        plain = plan_problem(problem, {}, backend, why_backend=why_backend).run
+    elif problem.op in ops.FAMILIES["rnn"] and problem.integer("layout"):
+
+        def plain(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+            return plan_problem(problem, _constants(problem, inputs), backend, why_backend=why_backend).run(inputs)
+
+    else:
+        prepare = select(problem, backend, why_backend).chosen.prepare
+        own = rnn.without_layout(problem) if problem.op in ops.FAMILIES["rnn"] else problem
+
+        def plain(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+            return prepare(own, _constants(problem, inputs))(inputs)
+
+    if validate is None:
+        return plain
+
+    def checked(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
+        validate(problem, inputs)
+        return plain(inputs)
+
+    return checked
 
 
 def bring(house: Backend, array: Any) -> Array:

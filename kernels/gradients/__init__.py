@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 from quatrefoil import backends, dispatch
@@ -21,7 +22,7 @@ from quatrefoil.errors import OperatorError
 from quatrefoil.functional import OperatorFunction, operator_of
 from quatrefoil.gradients import conv, pool, rnn
 from quatrefoil.gradients.conv import conv_bias_gradient, conv_weight_gradient
-from quatrefoil.gradients.rule import Backward, Rule
+from quatrefoil.gradients.rule import Backward, Rule, Steps
 from quatrefoil.ops import SPECS
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array
@@ -54,6 +55,16 @@ def vjp(
     given = _checked(problem, "input", inputs, problem.inputs)
     results = _outputs(problem, rule, outputs)
     gradients = _checked(problem, "output gradient", output_gradients, problem.outputs, optional=True)
+    return differentiate(problem, (*given, *results, *gradients), positions, backend)
+
+
+def differentiate(
+    problem: Problem, arrays: Sequence[Any], wanted: tuple[int, ...], backend: str | None = None
+) -> tuple[Any, ...]:
+    """``vjp`` for callers whose arrays are the problem's already. arrays: its inputs, its outputs and their gradients, None for
+    what is absent or not read. wanted: positions in rising order."""
+    gradients = arrays[len(problem.inputs) + len(problem.outputs) :]
+    present = tuple(gradient is not None for gradient in gradients)
     first = next((gradient for gradient in gradients if gradient is not None), None)
     if first is None:
         raise OperatorError(problem.op, "every output gradient", None, "give at least one")
@@ -62,16 +73,21 @@ def vjp(
     if not house.probe().ready:
         dispatch.select(problem, name, why).chosen  # noqa: B018, raises with what would add the backend
 
-    def native(arrays: Sequence[Any]) -> tuple[Array | None, ...]:
-        return tuple(None if array is None else dispatch.bring(house, array) for array in arrays)
+    def run(asked: Problem, taken: Sequence[Array | None]) -> tuple[Array, ...]:
+        return dispatch.run_problem(asked, taken, name, why_backend=why)
 
-    def run(asked: Problem, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return dispatch.run_problem(asked, arrays, name, why_backend=why)
-
-    found = rule.backward(Backward(problem, native(given), native(results), native(gradients), positions, run))
-    made = dispatch.returned(house, tuple(found[position] for position in positions), first, tuple)
-    by_position = dict(zip(positions, made))
+    native = [None if array is None else dispatch.bring(house, array) for array in arrays]
+    found = steps(problem, present, wanted).run(native, run)
+    made = dispatch.returned(house, tuple(found[position] for position in wanted), first, tuple)
+    by_position = dict(zip(wanted, made))
     return tuple(by_position.get(position) for position in range(len(problem.inputs)))
+
+
+@lru_cache(maxsize=4096)
+def steps(problem: Problem, present: tuple[bool, ...], wanted: tuple[int, ...]) -> Steps:
+    """What the rule of a problem's operator does. present: for each output, whether its gradient is given."""
+    types = tuple(tensor if there else None for tensor, there in zip(problem.outputs, present))
+    return rule_of(problem.op).steps(problem, types, wanted)
 
 
 def pullback(
@@ -133,16 +149,9 @@ def explain(
     rule = rule_of(problem.op)
     first = next(array for array in call.inputs if array is not None)
     name, why = dispatch.chosen_backend(backend, first)
-    selections: list[Selection] = []
-
-    def run(asked: Problem, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        selections.append(dispatch.select(asked, name, why))
-        return asked.outputs
-
-    gradients = tuple(tensor if is_float(tensor) else None for tensor in problem.outputs)
-    rule.backward(
-        Backward(problem, problem.inputs, problem.outputs, gradients, _positions(problem, rule, wanted), run, True)
-    )
+    present = tuple(is_float(tensor) for tensor in problem.outputs)
+    noted = steps(problem, present, _positions(problem, rule, wanted))
+    selections = [dispatch.select(asked, name, why) for asked in noted.problems]
     if file is not None:
         print("\n".join(map(str, selections)), file=file)
     return tuple(selections)

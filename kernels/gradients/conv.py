@@ -24,7 +24,6 @@ from quatrefoil.gradients.rule import Backward, Rule
 from quatrefoil.ops.activations import IDENTITY
 from quatrefoil.ops.conv import BIAS, RESIDUAL, W, X, fused_activation
 from quatrefoil.problem import Problem, Tensor
-from quatrefoil.registry import Array
 
 
 @OperatorFunction
@@ -58,9 +57,10 @@ def conv_bias_gradient(dy: Any) -> Call:
     return Call("conv_bias_gradient", (dy,), {})
 
 
-def _through_activation(back: Backward) -> Array:
+def _through_activation(back: Backward) -> Tensor:
     """dz from dy."""
     problem, dy = back.problem, back.gradients[0]
+    assert dy is not None, "the one output's gradient is given"
     activation = fused_activation(problem)
     if activation == IDENTITY:
         return dy
@@ -83,7 +83,7 @@ def _reach(problem: Problem, places: Sequence[int]) -> list[int]:
     ]
 
 
-def _of_operands(back: Backward, dz: Array) -> dict[int, Array]:
+def _of_operands(back: Backward, dz: Tensor) -> dict[int, Tensor]:
     """The wanted ones of the gradients that both operators have in common."""
     found = {}
     if BIAS in back.wanted:
@@ -93,9 +93,9 @@ def _of_operands(back: Backward, dz: Array) -> dict[int, Array]:
     return found
 
 
-def conv(back: Backward) -> dict[int, Array]:
+def conv(back: Backward) -> dict[int, Tensor]:
     problem, dz = back.problem, _through_activation(back)
-    found, x, w = _of_operands(back, dz), back.inputs[X], back.inputs[W]
+    found, x, w = _of_operands(back, dz), back.input(X), back.input(W)
     pads = problem.ints("pads")
     window = _window(problem, pads)
     if X in back.wanted:
@@ -111,14 +111,15 @@ def conv(back: Backward) -> dict[int, Array]:
     return found
 
 
-def conv_transpose(back: Backward) -> dict[int, Array]:
+def conv_transpose(back: Backward) -> dict[int, Tensor]:
     problem, dz = back.problem, _through_activation(back)
-    found, x, w = _of_operands(back, dz), back.inputs[X], back.inputs[W]
+    found, x, w = _of_operands(back, dz), back.input(X), back.input(W)
     y, rank = problem.outputs[0].shape, len(problem.outputs[0].shape) - 2
     reach = _reach(problem, problem.input(X).shape[2:])
     asked = [position for position in (X, W) if position in back.wanted]
     if min(reach) < 1:  # nothing of x lands in y
-        return found | {position: back.elementwise(np.zeros_like, back.inputs[position]) for position in asked}
+        given = {X: x, W: w}
+        return found | {position: back.elementwise(np.zeros_like, given[position]) for position in asked}
     # output padding that no tap reaches is cut off, so that the window over dz has as many places as x
     kept = tuple(min(extent, end) for extent, end in zip(y[2:], reach))
     if asked and kept != y[2:]:

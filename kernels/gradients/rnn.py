@@ -6,17 +6,14 @@ only the layer itself was run, its training form is run first: the sums are not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from quatrefoil.errors import OperatorError
 from quatrefoil.gradients.rule import Backward, Rule
 from quatrefoil.ops import rnn as ops
 from quatrefoil.ops import rnn_gradient as semantics
 from quatrefoil.problem import Tensor
-from quatrefoil.registry import Array
 
 
-def backward(back: Backward) -> dict[int, Array]:
+def backward(back: Backward) -> dict[int, Tensor]:
     problem = back.problem
     form = ops.training(problem)
     gradients = list(back.gradients)
@@ -32,7 +29,9 @@ def backward(back: Backward) -> dict[int, Array]:
     arrays = [*layer, y, sums, dy, *dstates]
     if batch_first:
         arrays = [
-            _swapped(back, array) if place in ops.BATCH_FIRST_INPUTS or place >= semantics.Y else array
+            array
+            if array is None or (place < semantics.Y and place not in ops.BATCH_FIRST_INPUTS)
+            else _moved(back, array)
             for place, array in enumerate(arrays)
         ]
     given = tuple(gradient is not None for gradient in gradients)
@@ -42,17 +41,14 @@ def backward(back: Backward) -> dict[int, Array]:
     if batch_first:
         for position in ops.BATCH_FIRST_INPUTS:
             if position in by_position:
-                by_position[position] = _swapped(back, by_position[position])
+                by_position[position] = _moved(back, by_position[position])
     return by_position
 
 
-def _swapped(back: Backward, array: Array | None) -> Array | None:
+def _moved(back: Backward, array: Tensor) -> Tensor:
     """An array of layout 1 in layout 0; of x and the states also the other way round."""
-    if array is None:
-        return None
-    shape: Sequence[int] = Tensor.of(array).shape
-    axes = (1, 2, 0, 3) if len(shape) == 4 else (1, 0, 2)
-    return back.arranged(lambda moved: moved.transpose(axes), array, tuple(shape[axis] for axis in axes))
+    axes = (1, 2, 0, 3) if array.rank == 4 else (1, 0, 2)
+    return back.arranged(lambda moved: moved.transpose(axes), array, tuple(array.shape[axis] for axis in axes))
 
 
 def _rules(op: str) -> dict[str, Rule]:

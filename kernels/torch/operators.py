@@ -57,12 +57,13 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, op: str, attributes: str, outputs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        call = _call(op, _arrays(inputs), attributes, outputs)
-        results = tuple(map(_tensor, dispatch.call(call)))
+        arrays = _arrays(inputs)
+        problem = _call(op, arrays, attributes, outputs).problem()
+        results = tuple(map(_tensor, dispatch.run(problem, arrays)))
         if any(ctx.needs_input_grad):
-            read = [place for place in gradients.rule_of(op).reads if place < outputs]
-            ctx.save_for_backward(*inputs, *(results[place] for place in read))
-            ctx.call = (op, attributes, outputs, len(inputs), read)
+            kept = [place for place in gradients.rule_of(op).reads if place < outputs]
+            ctx.save_for_backward(*inputs, *(results[place] for place in kept))
+            ctx.call = (problem, len(inputs), kept)
             ctx.mark_non_differentiable(*results[_of_layer(op, outputs) :])
             ctx.set_materialize_grads(False)
         return results
@@ -70,17 +71,18 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_gradients: Tensor | None) -> tuple[Any, ...]:
-        op, attributes, outputs, count, read = ctx.call
-        given = _arrays(ctx.saved_tensors[:count])
-        results: list[Any] = [None] * outputs
-        for place, array in zip(read, _arrays(ctx.saved_tensors[count:])):
-            results[place] = array
-        wanted = [place for place in gradients.rule_of(op).inputs if place < count and ctx.needs_input_grad[3 + place]]
+        problem, count, kept = ctx.call
+        inputs = ctx.saved_tensors[:count]
+        results: list[Tensor | None] = [None] * len(problem.outputs)
+        for place, result in zip(kept, ctx.saved_tensors[count:]):
+            results[place] = result
+        needed = ctx.needs_input_grad[3:]
+        wanted = tuple(place for place in gradients.rule_of(problem.op).inputs if place < count and needed[place])
         dys = [None if dy is None or not dy.is_floating_point() else dy for dy in output_gradients]
         if not wanted or all(dy is None for dy in dys):
             return (None,) * (3 + count)
-        problem = _call(op, given, attributes, outputs).problem()
-        found = gradients.vjp(problem, given, results, _arrays(dys), wanted)
+        arrays = _arrays((*inputs[: len(problem.inputs)], *results, *dys))
+        found = gradients.differentiate(problem, arrays, wanted)
         made = {place: _own(_tensor(found[place]), [dy for dy in dys if dy is not None]) for place in wanted}
         return None, None, None, *(made.get(place) for place in range(count))
 
