@@ -10,14 +10,26 @@ import numpy as np
 from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn, sparse
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.mapping import ANY, Mapping
-from quatrefoil.asic_sim.simulation import FormatError, Lowering, Setting, SimulationReport, native, timed
+from quatrefoil.asic_sim.simulation import (
+    ArrayPart,
+    FormatError,
+    Lowering,
+    Setting,
+    SimulationReport,
+    VectorPart,
+    native,
+    timed,
+)
+from quatrefoil.decoding import decoding
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.ops import compressed
 from quatrefoil.ops.rnn import without_layout
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "asic"), *fixed.KERNELS, *sparse.KERNELS)
+FLOATS = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+KERNELS = (*with_float16(FLOATS, "asic"), *fixed.KERNELS, *sparse.KERNELS, *decoding(FLOATS, "asic"))
 
 LOWERINGS: dict[str, Lowering] = {
     **conv.LOWERINGS,
@@ -26,6 +38,18 @@ LOWERINGS: dict[str, Lowering] = {
     **fixed.LOWERINGS,
     **sparse.LOWERINGS,
 }
+
+
+def _decoded(lowering: Lowering) -> Lowering:
+    """Of an operator with compressed weights: what the dense weights cost."""
+
+    def lower(problem: Problem, design: Hardware, setting: Setting) -> Sequence[ArrayPart | VectorPart]:
+        return lowering(compressed.base(problem), design, setting)
+
+    return lower
+
+
+LOWERINGS |= {form.op: _decoded(LOWERINGS[form.base.op]) for form in compressed.FORMS.values()}
 BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from quatrefoil import ops
-from quatrefoil.ops import conv, fixed, pool, rnn, sparse
+from quatrefoil.ops import compressed, conv, fixed, pool, rnn, sparse
 from quatrefoil.ops.spec import Case, Fill
 from quatrefoil.problem import Problem
 
@@ -61,12 +61,28 @@ def _fills(problem: Problem) -> dict[int, Fill]:
         geometry = pool.unpool_geometry(problem)
         size = geometry.planes * int(np.prod(geometry.indexed))
         return {1: Fill("indices", 0, size)}
+    if problem.op in compressed.FORMS:
+        return _compressed_fills(problem)
     if problem.op in ("conv", "conv_transpose"):
         # the sum over the window keeps the size of its terms
         w = problem.input(conv.W)
         taps = max(w.size // max(w.shape[0], 1), 1)
         return {conv.W: Fill("uniform", -((3 / taps) ** 0.5), (3 / taps) ** 0.5)}
     return {}
+
+
+def _compressed_fills(problem: Problem) -> dict[int, Fill]:
+    """The base's values in rows of distinct places, or in a codebook."""
+    form = compressed.FORMS[problem.op]
+    own = _fills(compressed.base(problem))
+    fills = {form.place(position): fill for position, fill in own.items()}
+    for weight in form.weights:
+        first, second = form.places[weight.position][:2]
+        if form.kind == compressed.SPARSE:
+            fills |= compressed.sparse_fills(problem, weight)
+        else:
+            fills |= {first: Fill("integers", 0, problem.input(second).size - 1), second: own[weight.position]}
+    return fills
 
 
 def _fixed_fills(problem: Problem) -> dict[int, Fill]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from quatrefoil import ops
-from quatrefoil.ops import conv
+from quatrefoil.ops import compressed, conv
 from quatrefoil.ops.activations import FUNCTIONS, Activation
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Reject
@@ -37,10 +37,10 @@ WITHOUT_A_NODE = ("Affine", "ScaledTanh", "Swish")
 class _Graph:
     """Nodes and initializers as they come together."""
 
-    def __init__(self, problem: Problem, constants: Mapping[int, np.ndarray]) -> None:
+    def __init__(self, problem: Problem, constants: Mapping[int, np.ndarray], names: Sequence[str]) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers = [numpy_helper.from_array(array, f"i{position}") for position, array in constants.items()]
-        self.inputs = ["" if tensor is None else f"i{position}" for position, tensor in enumerate(problem.inputs)]
+        self.initializers = [numpy_helper.from_array(array, names[position]) for position, array in constants.items()]
+        self.inputs = ["" if tensor is None else name for tensor, name in zip(problem.inputs, names)]
         self.outputs = [f"o{number}" for number in range(len(problem.outputs))]
 
     def constant(self, name: str, array: np.ndarray) -> str:
@@ -55,8 +55,19 @@ class _Graph:
 
 
 def model_of(problem: Problem, constants: Mapping[int, np.ndarray]) -> onnx.ModelProto | Reject:
-    """The model; inputs are named i0, i1, … by position and outputs o0, o1, …; ``constants`` become initializers."""
-    graph = _Graph(problem, constants)
+    """The model; inputs are named i0, i1, … by position and outputs o0, o1, …; ``constants`` become initializers.
+
+    Compressed weights stand in it decoded: ONNX's operators take dense ones.
+    """
+    if problem.op in compressed.FORMS:
+        form = compressed.FORMS[problem.op]
+        names = [f"i{form.place(position)}" for position in range(len(form.places))]
+        return _model_of(compressed.base(problem), compressed.decoded(problem, constants), names)
+    return _model_of(problem, constants, [f"i{position}" for position in range(len(problem.inputs))])
+
+
+def _model_of(problem: Problem, constants: Mapping[int, np.ndarray], names: Sequence[str]) -> onnx.ModelProto | Reject:
+    graph = _Graph(problem, constants, names)
     refused = None
     if problem.op in ("conv", "conv_transpose"):
         refused = _convolution(graph, problem)
@@ -73,7 +84,7 @@ def model_of(problem: Problem, constants: Mapping[int, np.ndarray]) -> onnx.Mode
         graph.nodes,
         "problem",
         [
-            _value(f"i{i}", t.dtype, t.shape)
+            _value(names[i], t.dtype, t.shape)
             for i, t in enumerate(problem.inputs)
             if t is not None and i not in constants
         ],

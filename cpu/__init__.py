@@ -13,6 +13,7 @@ import numpy as np
 
 from quatrefoil.cpu import instruction_set
 from quatrefoil.cpu.sequence import CpuSequencer
+from quatrefoil.decoding import decoding
 from quatrefoil.errors import BackendUnavailable
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Availability, DirectRun, Kernel, Run
@@ -71,7 +72,7 @@ def _kernels() -> tuple[Kernel, ...]:
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
     floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
-    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS)
+    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS, *decoding(floats, "simd"))
 
 
 @cache

@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from quatrefoil.decoding import decoding
 from quatrefoil.fpga import conv, fixed, opencl, pool, rnn, sparse
 from quatrefoil.fpga.sequence import FpgaSequencer
 from quatrefoil.registry import Availability, Kernel
 from quatrefoil.widening import with_float16
 
-KERNELS = (*with_float16((*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS), "opencl"), *fixed.KERNELS, *sparse.KERNELS)
+FLOATS = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
+KERNELS = (*with_float16(FLOATS, "opencl"), *fixed.KERNELS, *sparse.KERNELS, *decoding(FLOATS, "opencl"))
 
 
 class FpgaBackend:

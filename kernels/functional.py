@@ -21,6 +21,7 @@ from quatrefoil import dispatch
 from quatrefoil.dispatch import Call, CallPlan, Selection
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.numerics import Fixed
+from quatrefoil.ops import compressed
 from quatrefoil.ops.activations import Activation
 from quatrefoil.ops.fixed import RECURRENT_FORMATS
 from quatrefoil.problem import Tensor
@@ -487,6 +488,112 @@ def sparse_rnn(
     return Call("sparse_rnn", (x, values, columns, offsets, initial_h), {"leak": leak, **_activation(activation)})
 
 
+Stored = Sequence[Any]
+"""A weight in parts: values, columns and offsets (``sparse_weight`` makes them), or codes and codebook."""
+
+
+@OperatorFunction
+def sparse_conv(
+    x: Any,
+    weight: Stored,
+    weight_shape: Sequence[int],
+    bias: Any = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    activation: str | Activation | None = None,
+    residual: Any = None,
+) -> Call:
+    """Convolution over 1 to 3 spatial axes with a sparse weight: activation(conv(x, weight) + bias + residual).
+
+    x (N, C, spatial) float32; weight: values (Z) float32, columns (Z) int32 and offsets (M + 1) int32, the rows of
+    (M, C/groups * kernel), as ``sparse_weight`` gives them; weight_shape (M, C/groups, kernel). The rest is as for
+    ``conv2d``. Returns (N, M, spatial). A dense layer is a convolution of (N, K, 1) with weight_shape (M, K, 1).
+    Raises OperatorError for arguments that do not fit, and for columns or offsets outside the weight.
+    """
+    attributes = {
+        **_window_attributes("sparse_conv", len(Tensor.of(x).shape) - 2, stride, padding, dilation, groups),
+        **_activation(activation),
+        "w_shape": tuple(weight_shape),
+    }
+    return Call("sparse_conv", (x, *weight, bias, residual), attributes)
+
+
+@OperatorFunction
+def shared_conv(
+    x: Any,
+    codes: Any,
+    codebook: Any,
+    bias: Any = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    activation: str | Activation | None = None,
+    residual: Any = None,
+) -> Call:
+    """Convolution over 1 to 3 spatial axes whose weight is codebook[codes].
+
+    x (N, C, spatial) float32, codes (M, C/groups, kernel) uint8, codebook (1 to 256 entries) float32. The rest is as for
+    ``conv2d``. Returns (N, M, spatial). Raises OperatorError for arguments that do not fit, and codes without an entry.
+    """
+    rank = len(Tensor.of(x).shape) - 2
+    attributes = {
+        **_window_attributes("shared_conv", rank, stride, padding, dilation, groups),
+        **_activation(activation),
+    }
+    return Call("shared_conv", (x, codes, codebook, bias, residual), attributes)
+
+
+def sparse_weight(weight: np.ndarray, row_axes: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A weight's values other than zero by compressed rows: values float32, columns int32, offsets int32.
+
+    row_axes: how many of the weight's axes count rows: 1 for a convolution's (M, C/groups, kernel), 2 for a recurrent
+    layer's (D, G H, I).
+    """
+    return compressed.rows_of(weight, row_axes)
+
+
+def _compressed_recurrent(kind: str, base: OperatorFunction) -> OperatorFunction:
+    """The function of a recurrent layer with compressed weights, from that of the layer."""
+    dense: str = base.__name__  # type: ignore[attr-defined]
+    name = compressed.OPS[kind, dense]
+    parts = compressed.PARTS[kind]
+
+    def layer(x: Any, w: Stored, r: Stored, b: Any = None, **options: Any) -> Call:
+        for weight, given in (("w", w), ("r", r)):
+            if not isinstance(given, (tuple, list)) or len(given) != len(parts):
+                raise OperatorError(name, weight, type(given).__name__, f"give a tuple of {', '.join(parts)}")
+        shapes = {}
+        if kind == compressed.SPARSE:
+            hidden, width = options.pop("hidden_size", None), Tensor.of(x).shape[-1]
+            if hidden is None:
+                raise OperatorError(name, "hidden_size", "missing", "give the number of hidden units")
+            directions = 2 if options.get("direction") == "bidirectional" else 1
+            rows = (Tensor.of(w[2]).size - 1) // directions
+            shapes = {"w_shape": (directions, rows, width), "r_shape": (directions, rows, hidden)}
+        call = base.call(x, None, None, b, **options)
+        return Call(name, (x, *w, *r, *call.inputs[3:]), {**call.attributes, **shapes}, call.outputs, call.finish)
+
+    stored = (
+        "values, columns and offsets by compressed rows (``sparse_weight`` with row_axes=2), and hidden_size"
+        if kind == compressed.SPARSE
+        else "codes uint8 of the weight's shape and a codebook of 1 to 256 float32 entries"
+    )
+    _document(
+        layer,
+        name,
+        f"""``{dense}`` with compressed weights: w and r are each a tuple of {stored}.
+
+    float32; layout 0 alone. Everything else, and what it returns, is as for ``{dense}``.
+    Raises OperatorError for arguments that do not fit, and for columns, offsets or codes outside the weights.""",
+    )
+    return OperatorFunction(layer)
+
+
 @OperatorFunction
 def lstm(
     x: Any,
@@ -542,6 +649,10 @@ def gru(
     attributes = _recurrent(direction, activations, activation_alpha, activation_beta, clip, layout)
     inputs = (x, w, r, b, sequence_lens, initial_h)
     return Call("gru", inputs, {**attributes, "linear_before_reset": int(linear_before_reset)}, 2, tuple)
+
+
+sparse_elman, sparse_lstm, sparse_gru = (_compressed_recurrent(compressed.SPARSE, base) for base in (rnn, lstm, gru))
+shared_rnn, shared_lstm, shared_gru = (_compressed_recurrent(compressed.SHARED, base) for base in (rnn, lstm, gru))
 
 
 def _formats(**formats: Any) -> dict[str, Any]:

@@ -16,7 +16,18 @@ ROOMS = {"kernels": "quatrefoil"} | {
     room: f"quatrefoil.{room}" for room in ("cpu", "gpu", "fpga", "asic_sim", "models", "bench", "cli")
 }
 BACKENDS = ("quatrefoil.cpu", "quatrefoil.gpu", "quatrefoil.fpga", "quatrefoil.asic_sim")
-BACKEND_MAY = ("problem", "numerics", "ops", "registry", "sequences", "widening", "arrays", "settings", "errors")
+BACKEND_MAY = (
+    "problem",
+    "numerics",
+    "ops",
+    "registry",
+    "sequences",
+    "widening",
+    "decoding",
+    "arrays",
+    "settings",
+    "errors",
+)
 
 # The layers, lowest first: a module may import what stands before it or beside it on its line.
 LAYERS = (
@@ -24,7 +35,13 @@ LAYERS = (
     ("quatrefoil.problem", "quatrefoil.numerics", "quatrefoil.random"),
     ("quatrefoil.ops",),
     ("quatrefoil.reference", "quatrefoil.registry", "quatrefoil.arrays", "quatrefoil.foreign"),
-    ("quatrefoil.backends", "quatrefoil.autotune", "quatrefoil.widening", "quatrefoil.sequences"),
+    (
+        "quatrefoil.backends",
+        "quatrefoil.autotune",
+        "quatrefoil.widening",
+        "quatrefoil.decoding",
+        "quatrefoil.sequences",
+    ),
     ("quatrefoil.dispatch",),
     ("quatrefoil.functional",),
     ("quatrefoil.gradients",),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quatrefoil.errors import OperatorError
-from quatrefoil.ops import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse
+from quatrefoil.ops import compressed, conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse
 from quatrefoil.ops.spec import Case, Fill, OperatorSpec
 from quatrefoil.ops.text import read_call
 from quatrefoil.problem import Problem, Tensor
@@ -17,6 +17,7 @@ FAMILY_SPECS: dict[str, tuple[OperatorSpec, ...]] = {
     "rnn": rnn.SPECS,
     "fixed": fixed.SPECS,
     "sparse": sparse.SPECS,
+    "compressed": compressed.SPECS,
     "conv_gradient": conv_gradient.SPECS,
     "pool_gradient": pool_gradient.SPECS,
     "rnn_gradient": rnn_gradient.SPECS,

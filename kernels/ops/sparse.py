@@ -87,7 +87,7 @@ def canonical(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: 
 
 
 class Rows(NamedTuple):
-    """The recurrent matrix by compressed rows, checked: values (Z), columns (Z), offsets (H + 1)."""
+    """A matrix by compressed rows: values (Z), columns (Z), offsets (rows + 1)."""
 
     values: np.ndarray
     columns: np.ndarray
@@ -97,15 +97,20 @@ class Rows(NamedTuple):
 def rows(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Rows:
     """The matrix of a problem's constant inputs. Raises OperatorError for columns outside it and offsets that are none:
     kernels read memory at what they hold, so that each asks here when it is prepared."""
-    g = geometry(problem)
-    values, columns, offsets = (np.asarray(parameters[i]) for i in (VALUES, COLUMNS, OFFSETS))
-    if int(offsets[0]) != 0 or int(offsets[-1]) != g.nonzeros or bool((np.diff(offsets) < 0).any()):
+    parts = Rows(*(np.asarray(parameters[i]) for i in (VALUES, COLUMNS, OFFSETS)))
+    return checked_rows(OP, NAMES[COLUMNS:INITIAL_H], parts, geometry(problem).hidden)
+
+
+def checked_rows(op: str, names: Sequence[str], matrix: Rows, width: int) -> Rows:
+    """A matrix of ``width`` columns by compressed rows, if it is one. names: what its columns and offsets are called."""
+    values, columns, offsets = matrix
+    if int(offsets[0]) != 0 or int(offsets[-1]) != values.size or bool((np.diff(offsets) < 0).any()):
         found = f"{int(offsets.min())} to {int(offsets.max())}"
-        raise OperatorError(OP, "offsets", found, f"they have to rise from 0 to {g.nonzeros} without falling")
-    if g.nonzeros and (int(columns.min()) < 0 or int(columns.max()) >= g.hidden):
+        raise OperatorError(op, names[1], found, f"they have to rise from 0 to {values.size} without falling")
+    if values.size and (int(columns.min()) < 0 or int(columns.max()) >= width):
         found = f"{int(columns.min())} to {int(columns.max())}"
-        raise OperatorError(OP, "columns", found, f"they have to lie in 0 to {g.hidden - 1}")
-    return Rows(values, columns, offsets)
+        raise OperatorError(op, names[0], found, f"they have to lie in 0 to {width - 1}")
+    return matrix
 
 
 def work(problem: Problem) -> Work:

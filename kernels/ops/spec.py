@@ -21,7 +21,9 @@ class Fill:
 
     kinds: ``normal`` (mean 0, deviation 1), ``uniform``, ``integers`` (both ends included), ``special`` (normal with
     NaN and both infinities sprinkled in), ``value`` (the constant ``low``), ``lengths`` (integers, both ends met),
-    ``indices`` (distinct places, for unpooling), ``offsets`` (rising from the first to the last of the interval).
+    ``indices`` (distinct places, for unpooling), ``offsets`` (rising from the first to the last of the interval),
+    ``row_columns`` and ``row_offsets`` (compressed rows of distinct places; ``low`` and ``high`` are the matrix's rows and
+    columns, and the number of places and the matrix's columns).
     """
 
     kind: str = "normal"
@@ -105,6 +107,11 @@ def _filled(rng: np.random.Generator, tensor: Tensor, fill: Fill) -> np.ndarray:
     elif fill.kind == "offsets":
         array = np.sort(rng.integers(int(fill.low), int(fill.high) + 1, shape))
         array[0], array[-1] = fill.low, fill.high
+    elif fill.kind == "row_columns":
+        array = _places(int(fill.low), int(fill.high), tensor.size) % int(fill.high)
+    elif fill.kind == "row_offsets":
+        rows, columns = tensor.size - 1, int(fill.high)
+        array = np.searchsorted(_places(rows, columns, int(fill.low)), np.arange(rows + 1) * columns)
     else:
         array = rng.standard_normal(shape)
         if fill.kind == "special" and array.size:
@@ -121,6 +128,12 @@ def _filled(rng: np.random.Generator, tensor: Tensor, fill: Fill) -> np.ndarray:
         wide[..., ::2] = array
         array = wide[..., ::2]
     return array
+
+
+def _places(rows: int, columns: int, count: int) -> np.ndarray:
+    """So many places of a matrix, rising; the same ones for columns and offsets."""
+    rng = np.random.default_rng([rows, columns, count])
+    return np.sort(rng.choice(rows * columns, count, replace=False))
 
 
 def tensor_bytes(problem: Problem) -> int:

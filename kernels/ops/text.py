@@ -121,6 +121,14 @@ ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "fixed_gru": {**_FIXED_RECURRENT, "linear_before_reset": INTEGER},
     "sparse_rnn": {"leak": NUMBER, "activation": WORD},
 }
+_SHAPES = {"w_shape": INTEGERS, "r_shape": INTEGERS}
+ATTRIBUTES |= {
+    "sparse_conv": {**ATTRIBUTES["conv"], "w_shape": INTEGERS},
+    "sparse_elman": {**ATTRIBUTES["rnn"], **_SHAPES},
+    "sparse_lstm": {**ATTRIBUTES["lstm"], **_SHAPES},
+    "sparse_gru": {**ATTRIBUTES["gru"], **_SHAPES},
+    **{f"shared_{op}": ATTRIBUTES[op] for op in ("conv", "rnn", "lstm", "gru")},
+}
 """The attributes that each operator's text may carry."""
 
 

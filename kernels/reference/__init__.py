@@ -12,6 +12,7 @@ import numpy as np
 from quatrefoil.ops import FAMILIES
 from quatrefoil.ops import rnn as rnn_ops
 from quatrefoil.problem import Problem
+from quatrefoil.reference import compressed as _compressed
 from quatrefoil.reference import conv as _conv
 from quatrefoil.reference import conv_gradient as _conv_gradient
 from quatrefoil.reference import fixed as _fixed
@@ -29,6 +30,7 @@ _EVALUATE: dict[str, Callable[[Problem, Arrays], tuple[np.ndarray, ...]]] = {
     "rnn": _rnn.evaluate,
     "fixed": _fixed.evaluate,
     "sparse": _sparse.evaluate,
+    "compressed": _compressed.evaluate,
     "conv_gradient": _conv_gradient.evaluate,
     "pool_gradient": _pool_gradient.evaluate,
     "rnn_gradient": _rnn_gradient.evaluate,
