@@ -10,6 +10,7 @@ import quatrefoil as qf
 from quatrefoil import backends
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import gallery
+from quatrefoil.models.gallery import data
 
 MODELS = {"digits_cnn": ((1, 8, 8), 355), "digits_lstm": ((8, 8), 354)}
 """The shape of an image, and how many of the 360 held-out digits the model reads right."""
@@ -26,6 +27,15 @@ def test_split_is_disjoint_and_complete(split: gallery.Split) -> None:
     assert split.train_images.dtype == np.float32
     assert split.train_images.max() == 1.0
     assert set(split.held_out_digits.tolist()) == set(range(10))
+
+
+def test_the_validation_split_is_cut_from_the_training_images_alone(split: gallery.Split) -> None:
+    cut = data.held_out(split)
+    assert (len(cut.train_digits), len(cut.held_out_digits)) == (1150, 287)
+    np.testing.assert_array_equal(np.concatenate([cut.train_images, cut.held_out_images]), split.train_images)
+    np.testing.assert_array_equal(np.concatenate([cut.train_digits, cut.held_out_digits]), split.train_digits)
+    with pytest.raises(QuatrefoilError, match="4 training images cannot be cut in 5"):
+        data.held_out(split._replace(train_digits=split.train_digits[:4]))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,6 +17,8 @@ from quatrefoil.random import Generator
 
 REMEDY = "pip install 'quatrefoil[gallery]'"
 MNIST_HELD_OUT = 1000
+VALIDATION_SHARE = 5
+"""Of as many training images one validates."""
 
 
 def digits() -> Split:
@@ -36,6 +38,19 @@ def mnist() -> Split:
     labels = classes[order].astype(np.int64)
     split = MNIST_HELD_OUT
     return Split(images[split:], labels[split:], images[:split], labels[:split])
+
+
+def held_out(split: Split) -> Split:
+    """The training images alone, the last fifth of them held out to choose settings by; the test's images are not in it.
+
+    The split's order is random already. Raises QuatrefoilError for fewer training images than VALIDATION_SHARE.
+    """
+    count = len(split.train_digits)
+    if count < VALIDATION_SHARE:
+        raise QuatrefoilError(f"{count} training images cannot be cut in {VALIDATION_SHARE}; give more of them")
+    kept = count - count // VALIDATION_SHARE
+    images, digits = split.train_images, split.train_digits
+    return Split(images[:kept], digits[:kept], images[kept:], digits[kept:])
 
 
 @cache
