@@ -40,14 +40,16 @@ QF_INLINE vfloat interleave_high(vfloat a, vfloat b) {
   return __builtin_shuffle(a, b, places);
 }
 
-// `count` places of a row of y from sums[phase][place]: row[place * phases + phase], of `width` columns in all.
-void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t count, int64_t width, const float* residual,
-                const Epilogue& epilogue, float* row) {
+// `count` places of a row of y from sums[phase][place]: row[place * phases + phase], of `width` columns in all. room: floats
+// from the row's first on that may be written, since what comes behind it is still to be computed; at least the width.
+void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t count, int64_t width, int64_t room,
+                const float* residual, const Epilogue& epilogue, float* row) {
   if (phases == 1) {
     for (int64_t i = 0; i < width; i++) row[i] = sums[i];
   } else if (phases == 2) {
     int64_t i = 0;
-    for (; i + LANES <= width / 2; i += LANES) {
+    const int64_t vectors = room >= divide_up(width, 2 * LANES) * 2 * LANES ? divide_up(width, 2) : width / 2 / LANES * LANES;
+    for (; i < vectors; i += LANES) {
       const vfloat even = load(sums + i), odd = load(sums + phase_step + i);
       store(row + 2 * i, interleave_low(even, odd));
       store(row + 2 * i + LANES, interleave_high(even, odd));
@@ -56,7 +58,7 @@ void interleave(const float* sums, int64_t phase_step, int64_t phases, int64_t c
       row[2 * i] = sums[i];
       row[2 * i + 1] = sums[phase_step + i];
     }
-    if (width % 2) row[width - 1] = sums[i];
+    if (width % 2 && i <= width / 2) row[width - 1] = sums[width / 2];
   } else {
     for (int64_t phase = 0; phase < phases; phase++)
       for (int64_t i = 0; i < count && i * phases + phase < width; i++) row[i * phases + phase] = sums[phase * phase_step + i];

@@ -144,7 +144,7 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const
           const int64_t at = (image_group * s.out_channels + m) * y_plane +
                              (depth * s.input[1] + row) * s.input[2] + column * s.strides[2];
           const int64_t width = smaller(length * s.strides[2], s.input[2] - column * s.strides[2]);
-          interleave(sums + m * pitch + done, phase_step, phases.counts[2], length, width,
+          interleave(sums + m * pitch + done, phase_step, phases.counts[2], length, width, width,
                      call->residual ? (const float*)call->residual + at : nullptr, epilogue, (float*)call->y + at);
           done += length;
         }
