@@ -1,5 +1,5 @@
 """A report's charts, drawn with plotly: the roofline, ratios to the best as a map, families, error against time, nodes;
-and a simulated chip's: the parts of its cycles, its roofline, its energy.
+a simulated chip's: the parts of its cycles, its roofline, its energy; and a search's: its progress, its settings.
 
 Colours are those of Okabe and Ito ("Color universal design", 2008), and every contender has a symbol of its own besides.
 Measured figures alone are drawn; simulated ones have a chart of their own.
@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import util
+from itertools import accumulate
 from typing import Any
 
 from quatrefoil.bench.records import Record
@@ -269,6 +270,30 @@ def scatter(across: str, up: str, groups: Mapping[str, Sequence[tuple[float, flo
         )
     figure.update_xaxes(type="log")
     figure.update_yaxes(type="log")
+    return _html(figure)
+
+
+def search(up: str, numbers: Sequence[float], figures: Sequence[float], larger: bool) -> str:
+    """A search's figures by the number of their trial, and the best until then."""
+    figure = _figure("trial", up, 360)
+    figure.add_scatter(x=numbers, y=figures, mode="markers", marker=_marker(1), name="trial")
+    best = list(accumulate(figures, max if larger else min))
+    line = {"color": COLOURS[0], "shape": "hv", "width": 2}
+    figure.add_scatter(x=numbers, y=best, mode="lines", line=line, name="best")
+    return _html(figure)
+
+
+def slices(up: str, columns: Mapping[str, tuple[Sequence[float], bool]], figures: Sequence[float]) -> str:
+    """A figure by each of several values side by side; each name with the values, and whether their axis is logarithmic."""
+    figure = _figure("", "", 320)
+    share = 1 / len(columns)
+    for place, (name, (values, log)) in enumerate(columns.items(), 1):
+        axis = "" if place == 1 else str(place)
+        figure.add_scatter(x=values, y=figures, mode="markers", marker=_marker(1), xaxis=f"x{axis}", showlegend=False)
+        span = [share * (place - 1) + 0.02, share * place - 0.01]
+        settings = {"domain": span, "title": {"text": name}, "gridcolor": LINES, "zeroline": False, "anchor": "y"}
+        figure.update_layout({f"xaxis{axis}": {**settings, "type": "log" if log else "linear", "nticks": 5}})
+    figure.update_yaxes(title={"text": up})
     return _html(figure)
 
 

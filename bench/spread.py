@@ -180,11 +180,23 @@ def append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Lines of JSON at the end of a file that ``lines`` reads, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "wb") as file:
-        file.seek(_end_of_lines(file))  # over a line that was cut off
-        file.truncate()
+        _cut(file)
         file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def mend(path: Path) -> None:
+    """Takes away a last line that was cut off, from a file that others go on writing."""
+    if path.exists():
+        with path.open("r+b") as file:
+            _cut(file)
+
+
+def _cut(file: IO[bytes]) -> None:
+    """Ends a file where its last whole line ends."""
+    file.seek(_end_of_lines(file))
+    file.truncate()
 
 
 def _end_of_lines(file: IO[bytes]) -> int:

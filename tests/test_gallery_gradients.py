@@ -121,3 +121,31 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
         descent.classify(
             "lenet", classifiers.lenet(8), split._replace(train_images=images), (1, 8, 8), descent.Pace(1), quiet
         )
+
+
+@pytest.mark.parametrize("name", ["perceptron", "gru", "sunspots_gru"])
+def test_settings_are_judged_by_the_model_that_they_make(name: str) -> None:
+    """The figure after each epoch, without the test split, and another one for other widths; what is trained with them
+    leaves as ONNX."""
+    if name == "sunspots_gru":
+        pytest.importorskip("statsmodels", reason="the sunspot numbers come with statsmodels, which is not installed")
+    tuning = catalogue.tuning(name)
+    width = next(key for key in tuning.ranges if key.startswith("hidden"))
+    seen: list[float] = []
+
+    def watch(epoch: int, figure: float) -> None:
+        seen.append(figure)
+        assert len(seen) == epoch
+
+    found = tuning.judge(tuning.chosen(True), True, watch)
+    assert seen[-1] == found
+    assert found > 0.8 if tuning.larger else found < 0.5
+    with pytest.raises(StopIteration):
+        tuning.judge({**tuning.chosen(True), width: 17}, True, stop)
+    trained = tuning.train({**tuning.chosen(True), width: 17, "batch": 100}, True, quiet)
+    made = catalogue.entry(name).export(trained.weights)
+    assert any(17 in initializer.dims for initializer in made.graph.initializer)
+
+
+def stop(epoch: int, figure: float) -> None:
+    raise StopIteration

@@ -6,9 +6,11 @@ A model is a file beside this one with ``ENTRIES``; its file's name stands here,
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.gallery.entry import (
@@ -21,6 +23,7 @@ from quatrefoil.models.gallery.entry import (
     save_checkpoint,
     write_whole,
 )
+from quatrefoil.models.gallery.tuning import Tuning
 
 FILES = (
     "rbm",
@@ -52,15 +55,28 @@ def entry(name: str) -> Entry:
     return known[name]
 
 
+def tuning(name: str) -> Tuning:
+    """What of a model can be tuned. Raises QuatrefoilError for a model of which nothing can."""
+    found = entry(name).tuning
+    if found is None:
+        able = [each.name for each in entries().values() if each.tuning is not None]
+        raise QuatrefoilError(f"{name} has no settings to tune; these have: {', '.join(able)}")
+    return found
+
+
 def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.npz"
 
 
-def train(name: str, small: bool, folder: Path, report: Report) -> Checkpoint:
-    """Train a model and write its checkpoint and its ONNX file into a folder."""
+def train(
+    name: str, small: bool, folder: Path, report: Report, settings: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """Train a model, with its own settings or with some of them given, and write its checkpoint and its ONNX file into a
+    folder. Raises QuatrefoilError for settings that it has not."""
     model = entry(name)
+    given = None if settings is None else tuning(name).settings(name, settings, small)
     began = time.perf_counter()
-    trained = model.train(small, report)
+    trained = model.train(small, report) if given is None else tuning(name).train(given, small, report)
     seconds = time.perf_counter() - began
     save_checkpoint(checkpoint_path(folder, name), name, trained, small, seconds)
     write_whole(folder / f"{name}.onnx", model.export(trained.weights).SerializeToString(deterministic=True))

@@ -19,6 +19,7 @@ from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import INPUT, Step, build, weights_of, write
 from quatrefoil.models.gallery.entry import Beside, Graph, Report, Trained, Weights, require_finite
 from quatrefoil.models.gallery.readout import accuracy
+from quatrefoil.models.gallery.tuning import Range, Seen, Settings
 from quatrefoil.random import Generator
 
 CLASSES = 10
@@ -40,6 +41,18 @@ class Pace(NamedTuple):
     epochs: int
     batch: int = 50
     rate: float = 2e-3
+
+    def at(self, settings: Settings) -> Pace:
+        """With a rate and a batch from settings."""
+        return self._replace(rate=float(settings["rate"]), batch=int(settings["batch"]))
+
+
+PACES = {"rate": Range(3e-4, 3e-2, log=True), "batch": Range(10, 100, log=True)}
+"""The settings that every training by gradients has."""
+
+
+def say_nothing(line: str) -> None:
+    """Reports of a twin, or of a trial."""
 
 
 def require_torch() -> None:
@@ -63,9 +76,16 @@ def one_thread() -> Iterator[None]:
 
 
 def descend(
-    name: str, module: Any, count: int, loss: Callable[[np.ndarray], Any], pace: Pace, report: Report
+    name: str,
+    module: Any,
+    count: int,
+    loss: Callable[[np.ndarray], Any],
+    pace: Pace,
+    report: Report,
+    after: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Lower ``loss(chosen)``, the mean over the rows chosen of ``count``. Gives each epoch's mean loss.
+    """Lower ``loss(chosen)``, the mean over the rows chosen of ``count``. Gives each epoch's mean loss; ``after`` is told
+    each epoch's number at its end.
 
     Raises QuatrefoilError for a loss that is not finite.
     """
@@ -86,6 +106,8 @@ def descend(
                 optimizer.step()
             curve.append(total / count)
             report(f"epoch {epoch} of {pace.epochs}: loss {curve[-1]:.4f}")
+            if after is not None:
+                after(epoch)
     return curve
 
 
@@ -106,32 +128,40 @@ def outputs(module: Any, inputs: np.ndarray, output: str) -> np.ndarray:
         return np.ascontiguousarray(module(torch.from_numpy(inputs))[output].numpy())
 
 
-def classify(
-    name: str, steps: tuple[Step, ...], split: Split, shape: tuple[int, ...], pace: Pace, report: Report
-) -> Trained:
-    """Train a chain that ends in ``scores`` on images reshaped to ``shape``, beside its twin in torch.
+def learn(
+    name: str, chain: Any, split: Split, shape: tuple[int, ...], pace: Pace, report: Report, seen: Seen | None = None
+) -> tuple[list[float], float]:
+    """Train a chain that ends in ``scores`` on images reshaped to ``shape``: the curve of its loss, and its held-out
+    accuracy, which ``seen`` is told after each epoch too.
 
     Raises QuatrefoilError for labels outside 0 to CLASSES - 1.
     """
-    require_torch()
     import torch
 
     wanted = torch.from_numpy(data.checked_labels(split.train_digits, CLASSES).T.copy())
     images = torch.from_numpy(np.ascontiguousarray(split.train_images)).reshape(-1, *shape)
-    held_out = split.held_out_images.reshape(-1, *shape)
+    held_out = np.ascontiguousarray(split.held_out_images).reshape(-1, *shape)
+
+    def loss(chosen: np.ndarray) -> Any:
+        at = torch.from_numpy(chosen)
+        return torch.nn.functional.cross_entropy(chain(images[at])["scores"], wanted[at])
+
+    def right() -> float:
+        return accuracy(outputs(chain, held_out, "scores"), split.held_out_digits)
+
+    after = None if seen is None else lambda epoch: seen(epoch, right())
+    return descend(name, chain, len(images), loss, pace, report, after), right()
+
+
+def classify(
+    name: str, steps: tuple[Step, ...], split: Split, shape: tuple[int, ...], pace: Pace, report: Report
+) -> Trained:
+    """Train a chain that ends in ``scores`` on images reshaped to ``shape``, beside its twin in torch."""
+    require_torch()
     module = build(steps, Generator(SEED, 30))
-
-    def trained(chain: Any, say: Report) -> tuple[list[float], float]:
-        def loss(chosen: np.ndarray) -> Any:
-            at = torch.from_numpy(chosen)
-            return torch.nn.functional.cross_entropy(chain(images[at])["scores"], wanted[at])
-
-        curve = descend(name, chain, len(images), loss, pace, say)
-        return curve, accuracy(outputs(chain, held_out, "scores"), split.held_out_digits)
-
     other = twin(module)
-    curve, reached = trained(module, report)
-    _, theirs = trained(other, lambda line: None)
+    curve, reached = learn(name, module, split, shape, pace, report)
+    _, theirs = learn(name, other, split, shape, pace, say_nothing)
     return Trained(
         weights_of(module),
         {"held-out accuracy": reached},

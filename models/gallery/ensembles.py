@@ -11,7 +11,7 @@ Kraaijveld and Duin, 1992; "extreme learning machine"), so nothing is trained by
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -21,9 +21,11 @@ from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Weights
 from quatrefoil.models.gallery.rbm import flat
 from quatrefoil.models.gallery.readout import accuracy, one_thread, ridge
+from quatrefoil.models.gallery.tuning import Range, Settings, Tuning
 from quatrefoil.random import Generator
 
 CLASSES = 10
+RANGES = {"hidden": Range(20, 800, log=True), "penalty": Range(0.01, 100.0, log=True)}
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ def chosen(scores: np.ndarray, votes: np.ndarray, hard: bool) -> np.ndarray:
     return np.einsum("m,mck->kc", votes, given)
 
 
+def judge(size: Size, hard: bool) -> float:
+    """The accuracy on the validation split."""
+    split = data.held_out(size.load())
+    fit = boosted if hard else bagged
+    made, votes = fit(size, flat(split.train_images), split.train_digits, Generator(SEED, 6 + hard), lambda line: None)
+    return accuracy(chosen(made.scores(flat(split.held_out_images)), votes, hard), split.held_out_digits)
+
+
 def train(size: Size, hard: bool, report: Report) -> Trained:
     split = size.load()
     rows, held_out = flat(split.train_images), flat(split.held_out_images)
@@ -172,11 +182,23 @@ def export(weights: Weights) -> onnx.ModelProto:
 
 
 def _entry(name: str, what: str, source: str, hard: bool, full: Size, small: Size) -> Entry:
+    def size(is_small: bool) -> Size:
+        return small if is_small else full
+
+    def sized(settings: Settings, is_small: bool) -> Size:
+        return replace(size(is_small), hidden=int(settings["hidden"]), penalty=float(settings["penalty"]))
+
     return Entry(
         name, what, "5,000 images of MNIST (small: scikit-learn's digits)", source,
-        lambda is_small, report: train(small if is_small else full, hard, report),
+        lambda is_small, report: train(size(is_small), hard, report),
         export,
-        lambda is_small: flat((small if is_small else full).load().held_out_images[:8]),
+        lambda is_small: flat(size(is_small).load().held_out_images[:8]),
+        Tuning(
+            RANGES, lambda is_small: {"hidden": size(is_small).hidden, "penalty": size(is_small).penalty},
+            "validation accuracy", True,
+            lambda settings, is_small, seen: judge(sized(settings, is_small), hard),
+            lambda settings, is_small, report: train(sized(settings, is_small), hard, report),
+        ),
     )  # fmt: skip
 
 

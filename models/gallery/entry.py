@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quatrefoil import backends
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.gallery.training import OPSET
+from quatrefoil.models.gallery.tuning import Tuning
 from quatrefoil.models.model import load
 
 HEADER, WEIGHT, PICTURE = "quatrefoil", "weights/", "pictures/"
@@ -72,6 +73,7 @@ class Entry:
     train     ``train(small, report)``: full size in minutes, or small in seconds
     export    the inference as ONNX, from the weights of a training run
     inputs    a few real inputs of the exported model, for a run of either size
+    tuning    what of it can be chosen by trials; None where nothing is
     """
 
     name: str
@@ -81,6 +83,7 @@ class Entry:
     train: Callable[[bool, Report], Trained]
     export: Callable[[Weights], onnx.ModelProto]
     inputs: Callable[[bool], np.ndarray]
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)

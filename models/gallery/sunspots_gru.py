@@ -6,20 +6,43 @@ the whole series.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import onnx
 
 from quatrefoil.models.gallery import SEED, data
 from quatrefoil.models.gallery.chains import Step, build, weights_of
-from quatrefoil.models.gallery.descent import Pace, descend, export, outputs, require_torch, twin
-from quatrefoil.models.gallery.echo_state import PERIODS, SCALE, TRAINED_TO, autoregression, relative_variance
+from quatrefoil.models.gallery.descent import PACES, Pace, descend, export, outputs, require_torch, say_nothing, twin
+from quatrefoil.models.gallery.echo_state import (
+    PERIODS,
+    SCALE,
+    TRAINED_TO,
+    VALIDATED_FROM,
+    autoregression,
+    relative_variance,
+)
 from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
+from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning, as_weights, of_weights
 from quatrefoil.random import Generator
 
 NAME = "sunspots_gru"
 WINDOW, HIDDEN = 12, 24
-STEPS = (Step("GRU", "years", (1, HIDDEN)), Step("Gemm", "next_year", (HIDDEN, 1)))
 FULL, SMALL = Pace(150, 25, 3e-3), Pace(25, 25, 1e-2)
+
+
+def steps(settings: Settings) -> tuple[Step, ...]:
+    hidden = int(settings["hidden"])
+    return Step("GRU", "years", (1, hidden)), Step("Gemm", "next_year", (hidden, 1))
+
+
+def pace(small: bool) -> Pace:
+    return SMALL if small else FULL
+
+
+def chosen(small: bool) -> Settings:
+    return {"rate": pace(small).rate, "batch": pace(small).batch, "hidden": HIDDEN}
 
 
 def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,25 +53,47 @@ def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return years[WINDOW:], np.ascontiguousarray(before)[:, :, np.newaxis], series[WINDOW:]
 
 
-def train(pace: Pace, report: Report) -> Trained:
-    require_torch()
+def learn(
+    module: Any, before: np.ndarray, wanted: np.ndarray, how: Pace, report: Report, after: Callable[[int], None] | None
+) -> list[float]:
+    """The curve of the squared error."""
     import torch
 
+    x, y = torch.from_numpy(before), torch.from_numpy(wanted)
+
+    def loss(chosen: np.ndarray) -> Any:
+        at = torch.from_numpy(chosen)
+        return ((module(x[at])["next_year"][:, 0] - y[at]) ** 2).mean()
+
+    return descend(NAME, module, len(x), loss, how, report, after)
+
+
+def judge(settings: Settings, small: bool, seen: Seen) -> float:
+    """The relative variance of the last 40 years of training, after a training on those before them."""
+    require_torch()
+    years, before, wanted = windows()
+    earlier = years < VALIDATED_FROM
+    later = (years >= VALIDATED_FROM) & (years <= TRAINED_TO)
+    module = build(steps(settings), Generator(SEED, 50))
+    variance = float(wanted[years <= TRAINED_TO].var())
+
+    def figure() -> float:
+        return relative_variance(outputs(module, before[later], "next_year")[:, 0], wanted[later], variance)
+
+    how = pace(small).at(settings)
+    learn(module, before[earlier], wanted[earlier], how, say_nothing, lambda epoch: seen(epoch, figure()))
+    return figure()
+
+
+def train(settings: Settings, small: bool, report: Report) -> Trained:
+    require_torch()
     years, before, wanted = windows()
     known = years <= TRAINED_TO
-    x, y = torch.from_numpy(before[known]), torch.from_numpy(wanted[known])
-    chain = build(STEPS, Generator(SEED, 50))
+    chain = build(steps(settings), Generator(SEED, 50))
     other = twin(chain)
-
-    def trained(module: torch.nn.Module, say: Report) -> list[float]:
-        def loss(chosen: np.ndarray) -> torch.Tensor:
-            at = torch.from_numpy(chosen)
-            return ((module(x[at])["next_year"][:, 0] - y[at]) ** 2).mean()
-
-        return descend(NAME, module, len(x), loss, pace, say)
-
-    curve = trained(chain, report)
-    trained(other, lambda line: None)
+    how = pace(small).at(settings)
+    curve = learn(chain, before[known], wanted[known], how, report, None)
+    learn(other, before[known], wanted[known], how, say_nothing, None)
     predicted, theirs = (outputs(module, before, "next_year")[:, 0] for module in (chain, other))
     all_years, numbers = data.sunspots()
     series = numbers / SCALE
@@ -66,7 +111,7 @@ def train(pace: Pace, report: Report) -> Trained:
             beside.append(Beside(f"{whose}, {begin}-{end}", found, source))
     tested = years > TRAINED_TO
     return Trained(
-        weights_of(chain),
+        weights_of(chain) | as_weights(settings),
         figures,
         tuple(beside),
         {
@@ -78,14 +123,18 @@ def train(pace: Pace, report: Report) -> Trained:
 
 
 def written(weights: Weights) -> onnx.ModelProto:
-    return export(
-        NAME, STEPS, weights, (WINDOW, 1), "GRU: sunspot numbers of twelve years, in hundreds, to the next", (1,)
-    )
+    about = "GRU: sunspot numbers of twelve years, in hundreds, to the next"
+    return export(NAME, steps(of_weights(weights)), weights, (WINDOW, 1), about, (1,))
 
 
 ENTRIES = (
     Entry(
         NAME, "GRU, the next year of a series", "statsmodels' yearly sunspot numbers", "Cho et al. 2014",
-        lambda small, report: train(SMALL if small else FULL, report), written, lambda small: windows()[1][-8:],
+        lambda small, report: train(chosen(small), small, report), written,
+        lambda small: windows()[1][-8:],
+        Tuning(
+            PACES | {"hidden": Range(8, 48, log=True)}, chosen,
+            f"relative variance {VALIDATED_FROM}-{TRAINED_TO}", False, judge, train,
+        ),
     ),
 )  # fmt: skip
