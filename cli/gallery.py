@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,12 +18,15 @@ from quatrefoil.models.gallery import catalogue, report
 
 if TYPE_CHECKING:
     from quatrefoil.bench.tuning import Found
+    from quatrefoil.models.gallery.entry import Agreement
 
+ALL = "all"
 MOST_ROWS, MOST_REASONS = 10, 5
 
 app = typer.Typer(help="Models that are trained on quatrefoil's operators.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model's name; `quatrefoil gallery list` says which.")]
+NameOrAll = Annotated[str, typer.Argument(metavar="NAME|all", help="A model's name, or all of them.")]
 Small = Annotated[bool, typer.Option("--small", help="A small size: seconds instead of minutes.")]
 Folder = Annotated[Path, typer.Option("--out", help="Where checkpoints and ONNX files lie.")]
 Docs = Annotated[Path, typer.Option("--docs", help="Where gallery.md and its pictures go.")]
@@ -55,13 +59,19 @@ def list_models(as_json: AsJson = False) -> None:
 
 @app.command()
 def train(
-    name: Name,
+    name: NameOrAll,
     small: Small = False,
     settings: SettingsFile = None,
     out: Folder = catalogue.FOLDER,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model, and write its checkpoint and its ONNX file."""
+    """Train a model, or all, and write its checkpoint and its ONNX file. All are run on every backend too; exit code 1 where
+    one fails or differs from the CPU."""
+    if name == ALL:
+        if settings is not None:
+            raise QuatrefoilError("settings are of one model; give its name instead of all")
+        _train_all(small, out, as_json)
+        return
     kept = catalogue.train(name, small, out, _say, None if settings is None else _settings(settings))
     beside = {each.name: each.value for each in kept.trained.beside}
     if as_json:
@@ -76,6 +86,43 @@ def train(
         rows.row(each.name, f"{each.value:.4g}", each.source)
     stdout().print(rows)
     stdout().print(f"written to {catalogue.checkpoint_path(out, name)} and {out / f'{name}.onnx'}", markup=False)
+
+
+def _told(ran: catalogue.Ran) -> dict[str, Any]:
+    kept = ran.kept
+    return {
+        "name": ran.name,
+        "missing": ran.missing,
+        "failed": ran.failed,
+        "seconds": None if kept is None else kept.seconds,
+        "figures": {} if kept is None else kept.trained.figures,
+        "backends": _agreements(ran.agreements),
+    }
+
+
+def _agreements(found: Sequence[Agreement]) -> list[dict[str, Any]]:
+    return [{"backend": a.backend, "device": a.detail, "difference": a.difference, "agrees": a.agrees} for a in found]
+
+
+def _train_all(small: bool, out: Path, as_json: bool) -> None:
+    """A line a model, and the sum of it."""
+    found = []
+    for ran in catalogue.run_all(small, out, lambda line: None):
+        found.append(ran)
+        (stderr() if as_json else stdout()).print(str(ran), markup=False, soft_wrap=True)
+    wrong = [ran.name for ran in found if not ran.right]
+    missing = [ran.name for ran in found if ran.missing]
+    seconds = sum(ran.kept.seconds for ran in found if ran.kept is not None)
+    said = f"{len(found) - len(missing) - len(wrong)} of {len(found)} models trained and alike on every backend that is here"
+    if as_json:
+        say_json([_told(ran) for ran in found])
+    else:
+        stdout().print(
+            f"{said}; {seconds:.0f} s of training; {len(missing)} lack packages", markup=False, soft_wrap=True
+        )
+    if wrong:
+        stderr().print(f"wrong: {', '.join(wrong)}", markup=False, soft_wrap=True)
+        raise typer.Exit(FAILED)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -176,9 +223,7 @@ def run(name: Name, out: Folder = catalogue.FOLDER, backends: Backends = "", as_
     """Run a trained model on every backend, and say how it agrees with the CPU. Exit code 1 where one differs."""
     _, found = catalogue.run(name, out, tuple(backend_names(backends)) if backends else ())
     if as_json:
-        say_json(
-            [{"backend": a.backend, "device": a.detail, "difference": a.difference, "agrees": a.agrees} for a in found]
-        )
+        say_json(_agreements(found))
     else:
         for each in found:
             stdout().print(str(each), markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@ and what is wrong with data, losses and checkpoints is said."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from quatrefoil import backends
 from quatrefoil.cli.app import run as command_line
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.gallery import catalogue, data, echo_state, ensembles, rbm, report
-from quatrefoil.models.gallery.entry import Beside, Trained, agreement, load_checkpoint, save_checkpoint
+from quatrefoil.models.gallery.entry import Agreement, Beside, Trained, agreement, load_checkpoint, save_checkpoint
 from quatrefoil.random import Generator
 
 ACCURACY = "held-out accuracy"
@@ -214,6 +215,45 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "gallery train rbm" in capsys.readouterr().err
     assert command_line(["gallery", "train", "alexnet"]) == 2
     assert "it has rbm," in capsys.readouterr().err
+
+
+def test_all_are_trained_whatever_comes_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is right, one that lacks a package, one that fails and one whose export is of other weights by backend."""
+    whole = catalogue.entry("bagging")
+
+    def lacks(small: bool, say: object) -> Trained:
+        try:
+            raise ImportError("no module")
+        except ImportError as error:
+            raise QuatrefoilError("this comes with a package; pip install it") from error
+
+    def fails(small: bool, say: object) -> Trained:
+        raise QuatrefoilError("the loss is nan")
+
+    made = [whole, replace(whole, name="lacking", train=lacks), replace(whole, name="failing", train=fails)]
+    monkeypatch.setattr(catalogue, "entries", lambda: {each.name: each for each in made})
+    arguments = ["gallery", "train", "all", "--small", "--out", str(tmp_path)]
+    assert command_line(arguments) == 1
+    said = capsys.readouterr()
+    first, second, third, last = said.out.splitlines()
+    assert first.startswith("bagging: held-out accuracy 0.9")
+    assert all(name in first for name in backends.names())
+    assert second == "lacking: not here (this comes with a package; pip install it)"
+    assert third == "failing: FAILED: the loss is nan"
+    assert last.startswith("1 of 3 models trained and alike on every backend")
+    assert "wrong: failing" in said.err
+    made.pop()
+    assert command_line([*arguments, "--json"]) == 0
+    told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert told["lacking"]["missing"]
+    assert told["bagging"]["figures"]["held-out accuracy"] > 0.9
+    monkeypatch.setattr(catalogue, "run", lambda name, folder: (None, [Agreement("fpga", "a device", 0.5)]))
+    assert command_line(arguments) == 1
+    assert "from cpu: fpga 5.0e-01 DIFFERS" in capsys.readouterr().out
+    assert command_line([*arguments, "--settings", "x.json"]) == 2
+    assert "settings are of one model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["cpu", "fpga", "asic"])

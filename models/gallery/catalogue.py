@@ -6,13 +6,14 @@ A model is a file beside this one with ``ENTRIES``; its file's name stands here,
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from quatrefoil.errors import QuatrefoilError
+from quatrefoil.errors import BackendUnavailable, QuatrefoilError
 from quatrefoil.models.gallery.entry import (
     Agreement,
     Checkpoint,
@@ -88,3 +89,39 @@ def run(name: str, folder: Path, backends: tuple[str, ...] = ()) -> tuple[Checkp
     model = entry(name)
     kept = load_checkpoint(checkpoint_path(folder, name), name)
     return kept, agreement(model.export(kept.trained.weights), model.inputs(kept.small), backends)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A model that was trained and run on every backend; or why it was not: ``missing`` what has to be installed, or
+    ``failed``."""
+
+    name: str
+    kept: Checkpoint | None = None
+    agreements: tuple[Agreement, ...] = ()
+    missing: str = ""
+    failed: str = ""
+
+    @property
+    def right(self) -> bool:
+        """False where something went wrong; what is not installed is not wrong."""
+        return not self.failed and all(each.agrees for each in self.agreements)
+
+    def __str__(self) -> str:
+        if self.kept is None:
+            return f"{self.name}: {f'FAILED: {self.failed}' if self.failed else f'not here ({self.missing})'}"
+        figure, value = next(iter(self.kept.trained.figures.items()))
+        agreed = ", ".join(f"{each.backend} {each.short}" for each in self.agreements)
+        return f"{self.name}: {figure} {value:.4g}; {self.kept.seconds:.1f} s; from cpu: {agreed}"
+
+
+def run_all(small: bool, folder: Path, report: Report) -> Iterator[Ran]:
+    """Train every model and run it on every backend, each as it comes; one that cannot be trained does not end the
+    others."""
+    for name in entries():
+        try:
+            kept = train(name, small, folder, lambda line, name=name: report(f"{name}: {line}"))  # type: ignore[misc]
+            yield Ran(name, kept, tuple(run(name, folder)[1]))
+        except QuatrefoilError as error:
+            absent = isinstance(error, BackendUnavailable) or isinstance(error.__cause__, ImportError)
+            yield Ran(name, missing=str(error)) if absent else Ran(name, failed=str(error))

@@ -99,6 +99,12 @@ class Agreement:
     def agrees(self) -> bool:
         return self.difference is None or self.difference <= AGREES
 
+    @property
+    def short(self) -> str:
+        if self.difference is None:
+            return "not here"
+        return f"{self.difference:.1e}{'' if self.agrees else ' DIFFERS'}"
+
     def __str__(self) -> str:
         if self.difference is None:
             return f"{self.backend}: not here ({self.detail})"
