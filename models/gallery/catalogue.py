@@ -36,6 +36,8 @@ FILES = (
     "classifiers",
     "autoencoders",
     "sunspots_gru",
+    "power_demand",
+    "characters",
 )
 FOLDER = Path("gallery")
 """Where checkpoints and ONNX files go unless somebody says."""

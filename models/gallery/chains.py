@@ -23,7 +23,8 @@ PLAIN = ("Relu", "Sigmoid", "Tanh")
 
 
 class Step(NamedTuple):
-    """kind is ONNX's operator; sizes are inputs and outputs of a step with weights, or the shape of a Reshape."""
+    """kind is ONNX's operator; sizes are inputs and outputs of a step with weights, or the shape of a Reshape; axes are
+    those of a convolution."""
 
     kind: str
     name: str
@@ -34,6 +35,7 @@ class Step(NamedTuple):
     group: int = 1
     also: str = ""
     both_ways: bool = False
+    axes: int = 2
 
 
 def build(steps: Sequence[Step], rng: Generator) -> Any:
@@ -49,7 +51,8 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
             case "Gemm":
                 return qft.Conv1d(*step.sizes, 1)
             case "Conv":
-                return qft.Conv2d(*step.sizes, step.kernel, groups=step.group, **window)
+                kind = qft.Conv1d if step.axes == 1 else qft.Conv2d
+                return kind(*step.sizes, step.kernel, groups=step.group, **window)
             case "ConvTranspose":
                 return qft.ConvTranspose2d(*step.sizes, step.kernel, **window)
             case "MaxPool":
@@ -84,7 +87,7 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
                     case "Reshape":
                         x = x.reshape(-1, *step.sizes)
                     case "GlobalAveragePool":
-                        x = x.mean((2, 3))
+                        x = x.flatten(2).mean(2)
                     case kind if kind in PLAIN:
                         x = getattr(torch, kind.lower())(x)
                     case _:
@@ -118,9 +121,9 @@ def write(graph: Graph, steps: Sequence[Step], weights: Weights) -> str:
     for step in steps:
         name = step.name
         window: dict[str, Any] = {
-            "kernel_shape": [step.kernel] * 2,
-            "strides": [step.stride] * 2,
-            "pads": [step.pad] * 4,
+            "kernel_shape": [step.kernel] * step.axes,
+            "strides": [step.stride] * step.axes,
+            "pads": [step.pad] * (2 * step.axes),
         }
         match step.kind:
             case "Gemm":

