@@ -16,8 +16,17 @@ torch = pytest.importorskip(
 
 from quatrefoil import backends  # noqa: E402
 from quatrefoil.errors import QuatrefoilError  # noqa: E402
-from quatrefoil.models.gallery import autoencoders, catalogue, chains, classifiers, descent  # noqa: E402
+from quatrefoil.models.gallery import (  # noqa: E402
+    attention,
+    autoencoders,
+    catalogue,
+    chains,
+    classifiers,
+    descent,
+    spiking,
+)
 from quatrefoil.models.gallery.chains import Step  # noqa: E402
+from quatrefoil.models.gallery.tuning import as_weights  # noqa: E402
 from quatrefoil.models.model import load  # noqa: E402
 from quatrefoil.random import Generator  # noqa: E402
 
@@ -43,6 +52,8 @@ WITHIN = {
     "power_conv": (ACCURACY, 0.93, 1.0),
     "power_gru": (ACCURACY, 0.93, 1.0),
     "char_lstm": (BITS, 0.0, 3.5),
+    "spiking": (ACCURACY, 0.90, 1.0),
+    "attention": (ACCURACY, 0.88, 1.0),
 }
 """The figure of each small model and what it lies between. An image's mean gives an error of 0.073."""
 CLOSE = {ACCURACY: 0.03, ERROR: 1e-3, VARIANCE: 1e-2, BITS: 0.05}
@@ -77,7 +88,7 @@ def test_model_learns_as_in_torch_and_runs_alike_everywhere(name: str, tmp_path:
 
 
 def test_every_model_that_trains_by_gradients_is_tried() -> None:
-    files = ("classifiers", "autoencoders", "sunspots_gru", "power_demand", "characters")
+    files = ("classifiers", "autoencoders", "sunspots_gru", "power_demand", "characters", "spiking", "attention")
     assert set(files) <= set(catalogue.FILES)
     homes = {name: each.train.__module__.rpartition(".")[2] for name, each in catalogue.entries().items()}
     assert {name for name, home in homes.items() if home in files} == set(WITHIN)
@@ -158,3 +169,50 @@ def test_settings_are_judged_by_the_model_that_they_make(name: str) -> None:
 
 def stop(epoch: int, figure: float) -> None:
     raise StopIteration
+
+
+def test_the_units_that_are_trained_are_those_that_run() -> None:
+    """torch's loop of currents, leaks and spikes, and the GRU on our kernels: the same spikes."""
+    module = spiking.network(20, {**spiking.WIDTHS, "hidden1": 30, "hidden2": 17}, Generator(6))
+    weights = spiking.rounded(module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(weights[name.removeprefix("layers.")]).reshape(parameter.shape))
+        images = Generator(7).uniform((25, 4, 5))
+        wanted = module(torch.from_numpy(images))
+    scores, fired = spiking.run(weights, images)
+    for found, expected in zip(fired, wanted["spikes"]):
+        assert 0.02 < found.mean() < 0.9
+        np.testing.assert_array_equal(found, expected.numpy())
+    np.testing.assert_array_equal(scores, wanted["scores"].numpy())
+    module(torch.from_numpy(images))["scores"].square().sum().backward()
+    for name, parameter in module.named_parameters():
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.abs().max() > 0, f"no gradient reaches {name}"
+
+
+def test_products_of_attention_are_torchs() -> None:
+    """One grouped convolution is a product for each head of each image, and so are its gradients."""
+    rng = Generator(8)
+    one, other = (torch.from_numpy(rng.normal(shape)).requires_grad_() for shape in ((12, 5, 7), (12, 7, 3)))
+    found, wanted = attention.grouped(one, other), torch.bmm(one, other)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6)
+    towards = torch.from_numpy(rng.normal((12, 5, 3)))
+    gradients = [torch.autograd.grad((y * towards).sum(), (one, other)) for y in (found, wanted)]
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6)
+
+
+def test_the_graph_of_attention_is_the_module() -> None:
+    settings = {"head": 5, "inner": 19}
+    module = attention.network(9, settings, Generator(9))
+    with torch.no_grad():
+        for place, parameter in enumerate(module.parameters()):
+            parameter += 0.1 * torch.from_numpy(Generator(10, place).normal(tuple(parameter.shape)))
+    images = Generator(11).uniform((3, 9, 9))
+    share = descent.outputs(module, images, "attention")
+    np.testing.assert_allclose(share.sum(3), 1, rtol=0, atol=1e-6)
+    model = attention.written(chains.weights_of(module) | as_weights(settings))
+    [scores] = load(model).run({chains.INPUT: images}).values()
+    wanted = descent.outputs(module, images, "scores")
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=5e-6 * np.abs(wanted).max())

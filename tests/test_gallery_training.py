@@ -17,7 +17,17 @@ import quatrefoil as qf
 from quatrefoil import backends
 from quatrefoil.cli.app import run as command_line
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.models.gallery import catalogue, characters, data, echo_state, ensembles, power_demand, rbm, report
+from quatrefoil.models.gallery import (
+    catalogue,
+    characters,
+    data,
+    echo_state,
+    ensembles,
+    power_demand,
+    rbm,
+    report,
+    spiking,
+)
 from quatrefoil.models.gallery.entry import Agreement, Beside, Trained, agreement, load_checkpoint, save_checkpoint
 from quatrefoil.random import Generator
 
@@ -313,3 +323,29 @@ def test_the_reservoir_is_the_gru_that_is_exported(backend: str) -> None:
         np.testing.assert_allclose(found, y[:, 0, 0], rtol=0, atol=2e-6)
     with pytest.raises(QuatrefoilError, match="leak has to lie in"):
         echo_state.reservoir(40, 5, 0.9, 0.0, Generator(6))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "fpga", "asic"])
+def test_spiking_units_leak_fire_and_start_anew(backend: str) -> None:
+    """Beside the plain recurrence in float64, to the last bit, a unit that comes to exactly 1 among them."""
+    if not backends.get(backend).probe().ready:
+        pytest.skip(f"{backend} cannot run here: {backends.get(backend).probe().detail}")
+    rng = Generator(9)
+    weight = np.round(rng.normal((40, 12)) * spiking.WEIGHT) / np.float32(spiking.WEIGHT)
+    bias = np.zeros(40, np.float32)
+    x = np.round(rng.uniform((spiking.TIMES, 6, 12)) * spiking.PIXEL) / np.float32(spiking.PIXEL)
+    weight[0], bias[0] = 0, 0.75  # 0.75, then 0.75 / 2 + 0.75 = 1.125
+    weight[1], bias[1] = 0, 2 / 3 * 0.75 + 0.5  # exactly 1
+    weights = {"lif.weight": weight, "lif.bias": bias}
+    with qf.backend(backend):
+        found = spiking.spikes(weights, "lif", x)
+    v, wanted = np.zeros((6, 40)), []
+    for now in x.astype(np.float64):
+        v = spiking.LEAK * v * (v < 1) + now @ weight.T.astype(np.float64) + bias
+        wanted.append(v >= 1)
+    np.testing.assert_array_equal(found, np.array(wanted))
+    assert found[:, 0, 0].tolist() == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert found[:, 0, 1].tolist() == [1] * spiking.TIMES
+    weights["lif.bias"] = bias + 40
+    with pytest.raises(QuatrefoilError, match=r"a unit of lif reaches .*; sums are exact below 32"):
+        spiking.spikes(weights, "lif", x)

@@ -38,6 +38,8 @@ FILES = (
     "sunspots_gru",
     "power_demand",
     "characters",
+    "spiking",
+    "attention",
 )
 FOLDER = Path("gallery")
 """Where checkpoints and ONNX files go unless somebody says."""

@@ -200,7 +200,8 @@ RECURRENT = {"hidden": Range(16, 128, log=True)}
 
 ENTRIES = (
     entry("perceptron", "multilayer perceptron, two hidden layers", "Rumelhart, Hinton and Williams 1986",
-          Kind(perceptron, vector, LONG, Pace(10), PERCEPTRON)),
+          Kind(perceptron, vector, Pace(10, 16, 2.7e-3), Pace(10), PERCEPTRON,
+               {"hidden1": 108, "hidden2": 61})),
     entry("lenet", "LeNet, two convolutions and max pools", "LeCun et al. 1998", Kind(lenet, plane, LONG, SHORT, LENET)),
     entry("residual", "residual network, two blocks", "He et al. 2016", Kind(residual, plane, LONG, Pace(3, rate=4e-3))),
     entry("depthwise", "depthwise separable convolutional network", "Howard et al. 2017",

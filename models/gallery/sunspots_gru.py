@@ -28,8 +28,9 @@ from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning, as_w
 from quatrefoil.random import Generator
 
 NAME = "sunspots_gru"
-WINDOW, HIDDEN = 12, 24
-FULL, SMALL = Pace(150, 25, 3e-3), Pace(25, 25, 1e-2)
+WINDOW = 12
+FULL, SMALL = Pace(150, 20, 7e-4), Pace(25, 25, 1e-2)
+HIDDEN = {FULL: 16, SMALL: 24}
 
 
 def steps(settings: Settings) -> tuple[Step, ...]:
@@ -42,7 +43,7 @@ def pace(small: bool) -> Pace:
 
 
 def chosen(small: bool) -> Settings:
-    return {"rate": pace(small).rate, "batch": pace(small).batch, "hidden": HIDDEN}
+    return {"rate": pace(small).rate, "batch": pace(small).batch, "hidden": HIDDEN[pace(small)]}
 
 
 def windows() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
