@@ -20,6 +20,8 @@ INPUT = "pixels"
 GATES = {"RNN": (0,), "LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 """Where ONNX's gates stand among torch's."""
 PLAIN = ("Relu", "Sigmoid", "Tanh")
+LEAK = 0.2
+"""The slope of a LeakyRelu below 0 (Radford, Metz and Chintala 2016)."""
 
 
 class Step(NamedTuple):
@@ -61,6 +63,10 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
                 return qft.MaxUnpool2d(step.kernel)
             case "RNN" | "LSTM" | "GRU":
                 return getattr(qft, step.kind)(*step.sizes, bidirectional=step.both_ways)
+            case "BatchNormalization":
+                return torch.nn.BatchNorm2d(*step.sizes)
+            case "LeakyRelu":
+                return torch.nn.LeakyReLU(LEAK)
         return None
 
     class Chain(torch.nn.Module):
@@ -96,10 +102,20 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
             return values
 
     chain = Chain()
-    kinds = {step.name: step for step in steps}
+    for step in steps:
+        if step.name in chain.layers:
+            draw(step, chain.layers[step.name], rng)
+    return chain
+
+
+def draw(step: Step, layer: Any, rng: Generator) -> None:
+    """Draw a step's weights; those of a batch normalisation stay 1."""
+    import torch
+
+    if step.kind == "BatchNormalization":
+        return
     with torch.no_grad():
-        for name, parameter in chain.named_parameters():
-            step = kinds[name.split(".")[1]]
+        for name, parameter in layer.named_parameters():
             fan = step.sizes[1] if step.kind in GATES else prod(parameter.shape[1:])
             if step.kind == "ConvTranspose":  # what meets in one output
                 fan = max(1, step.sizes[0] * step.kernel**2 // step.stride**2)
@@ -107,7 +123,6 @@ def build(steps: Sequence[Step], rng: Generator) -> Any:
             parameter.copy_(
                 torch.zeros_like(parameter) if "bias" in name else torch.from_numpy(drawn.astype(np.float32))
             )
-    return chain
 
 
 def weights_of(chain: Any) -> Weights:
@@ -143,6 +158,12 @@ def write(graph: Graph, steps: Sequence[Step], weights: Weights) -> str:
                           kernel_shape=[step.kernel] * 2, strides=[step.kernel] * 2)  # fmt: skip
             case "RNN" | "LSTM" | "GRU":
                 _write_recurrent(graph, step, value, weights)
+            case "BatchNormalization":
+                held = ("weight", "bias", "running_mean", "running_var")
+                parameters = [graph.weight(f"{name}.{part}", weights[f"{name}.{part}"]) for part in held]
+                graph.add("BatchNormalization", value, *parameters, name=name)
+            case "LeakyRelu":
+                graph.add("LeakyRelu", value, name=name, alpha=LEAK)
             case "Add":
                 graph.add("Add", value, step.also, name=name)
             case "Reshape":
@@ -160,8 +181,8 @@ def _bias(graph: Graph, name: str, weights: Weights) -> str:
     return graph.weight(f"{name}.bias", weights[f"{name}.bias"])
 
 
-def _write_recurrent(graph: Graph, step: Step, value: str, weights: Weights) -> None:
-    """Rows (batch, steps, inputs) to the last state of each direction, side by side."""
+def recurrent_weights(graph: Graph, step: Step, weights: Weights) -> list[str]:
+    """The names of W, R and B, their gates in ONNX's order."""
 
     def ordered(kind: str, ending: str) -> np.ndarray:
         parts = np.split(weights[f"{step.name}.{kind}_l0{ending}"], len(GATES[step.kind]))
@@ -171,7 +192,11 @@ def _write_recurrent(graph: Graph, step: Step, value: str, weights: Weights) -> 
     w = np.stack([ordered("weight_ih", way) for way in ways])
     r = np.stack([ordered("weight_hh", way) for way in ways])
     b = np.stack([np.concatenate([ordered("bias_ih", way), ordered("bias_hh", way)]) for way in ways])
-    parameters = [graph.weight(f"{step.name}.{key}", array) for key, array in (("W", w), ("R", r), ("B", b))]
+    return [graph.weight(f"{step.name}.{key}", array) for key, array in (("W", w), ("R", r), ("B", b))]
+
+
+def _write_recurrent(graph: Graph, step: Step, value: str, weights: Weights) -> None:
+    """Rows (batch, steps, inputs) to the last state of each direction, side by side."""
     attributes: dict[str, Any] = {"hidden_size": step.sizes[1]}
     if step.both_ways:
         attributes["direction"] = "bidirectional"
@@ -179,7 +204,7 @@ def _write_recurrent(graph: Graph, step: Step, value: str, weights: Weights) -> 
         attributes["linear_before_reset"] = 1
     rows = graph.add("Transpose", value, name=f"{step.name}.steps", perm=[1, 0, 2])
     last = f"{step.name}.last"
-    graph.add(step.kind, rows, *parameters, name=last, outputs=["", last], **attributes)
+    graph.add(step.kind, rows, *recurrent_weights(graph, step, weights), name=last, outputs=["", last], **attributes)
     graph.add("Transpose", last, name=f"{step.name}.ways", perm=[1, 0, 2])
-    flat = graph.weight(f"{step.name}.flat", np.array([-1, len(ways) * step.sizes[1]]))
+    flat = graph.weight(f"{step.name}.flat", np.array([-1, (1 + step.both_ways) * step.sizes[1]]))
     graph.add("Reshape", f"{step.name}.ways", flat, name=step.name)

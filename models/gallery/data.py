@@ -21,7 +21,7 @@ from quatrefoil.random import Generator
 
 REMEDY = "pip install 'quatrefoil[gallery]'"
 MNIST_HELD_OUT = 1000
-VALIDATION_SHARE = 5
+VALIDATION_PARTS = 5
 """Of as many training images one validates."""
 
 
@@ -44,15 +44,16 @@ def mnist() -> Split:
     return Split(images[split:], labels[split:], images[:split], labels[:split])
 
 
-def held_out(split: Split) -> Split:
-    """The training images alone, the last fifth of them held out to choose settings by; the test's images are not in it.
+def held_out(split: Split, parts: int = VALIDATION_PARTS) -> Split:
+    """The training images alone, the last of ``parts`` equal parts of them held out to choose settings by; the test's images are
+    not in it.
 
-    The split's order is random already. Raises QuatrefoilError for fewer training images than VALIDATION_SHARE.
+    The split's order is random already. Raises QuatrefoilError for fewer training images than parts.
     """
     count = len(split.train_digits)
-    if count < VALIDATION_SHARE:
-        raise QuatrefoilError(f"{count} training images cannot be cut in {VALIDATION_SHARE}; give more of them")
-    kept = count - count // VALIDATION_SHARE
+    if count < parts:
+        raise QuatrefoilError(f"{count} training images cannot be cut in {parts}; give more of them")
+    kept = count - count // parts
     images, digits = split.train_images, split.train_digits
     return Split(images[:kept], digits[:kept], images[kept:], digits[kept:])
 

@@ -2,7 +2,7 @@
 
 Hinton, Osindero and Teh, "A fast learning algorithm for deep belief nets" (2006). The top machine sees the features below
 and ten units for the label, of which one is 1: it classifies by the free energy of each label, and it generates, with the
-label held, by Gibbs steps at the top and one pass down. No fine-tuning: every layer stays as greedy stacking left it.
+label held, by Gibbs steps at the top and one pass down. Every layer stays as greedy stacking left it; dbn_tuned.py tunes them.
 
     pixels -> p(h1 | pixels) -> p(h2 | h1) -> [h2, label] <-> top units
 """
@@ -66,17 +66,33 @@ def generated(stack: list[Machine], top: Machine, size: Size, rng: Generator) ->
     return mean.T
 
 
+def stacked(
+    name: str, rows: np.ndarray, size: Size, rng: Generator, report: Report
+) -> tuple[list[Machine], dict[str, list[float]]]:
+    """Machines on top of each other, each trained on the features of the one below; and each one's errors."""
+    stack, curves = [], {}
+    for depth, hidden in enumerate(size.hidden, 1):
+        report(f"layer {depth}: {rows.shape[1]} to {hidden} units")
+        machine = Machine.new(rows.shape[1], hidden, rng)
+        curves[f"reconstruction error, layer {depth}"] = fit(name, machine, rows, size.how, rng, report)
+        stack.append(machine)
+        rows = features(machine, rows)
+    return stack, curves
+
+
+def through(stack: list[Machine], rows: np.ndarray) -> np.ndarray:
+    """The features of the last machine."""
+    for machine in stack:
+        rows = features(machine, rows)
+    return rows
+
+
 def train(size: Size, report: Report) -> Trained:
     split = size.load()
-    rows, held_out = flat(split.train_images), flat(split.held_out_images)
-    rng, stack, curves = Generator(SEED, 2), [], {}
-    below, below_held_out = rows, held_out
-    for depth, hidden in enumerate(size.hidden, 1):
-        report(f"layer {depth}: {below.shape[1]} to {hidden} units")
-        machine = Machine.new(below.shape[1], hidden, rng)
-        curves[f"reconstruction error, layer {depth}"] = fit("dbn", machine, below, size.how, rng, report)
-        stack.append(machine)
-        below, below_held_out = features(machine, below), features(machine, below_held_out)
+    rows = flat(split.train_images)
+    rng = Generator(SEED, 2)
+    stack, curves = stacked("dbn", rows, size, rng, report)
+    below, below_held_out = through(stack, rows), through(stack, flat(split.held_out_images))
     labels = data.checked_labels(split.train_digits, CLASSES).T
     joint = np.concatenate([below, labels], 1)
     report(f"top: {joint.shape[1]} to {size.top} units")

@@ -15,7 +15,7 @@ import onnx
 
 from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import Step, build
-from quatrefoil.models.gallery.data import VALIDATION_SHARE
+from quatrefoil.models.gallery.data import VALIDATION_PARTS
 from quatrefoil.models.gallery.descent import PACES, Pace, classify, export, learn, require_torch, say_nothing
 from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
 from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning, as_weights, of_weights
@@ -94,8 +94,8 @@ def judge(name: str, kind: Kind, settings: Settings, small: bool, seen: Seen) ->
     """The mean accuracy over the validation splits, of which ``seen`` is told after each of them."""
     require_torch()
     split, found = data.power(), []
-    fifth = len(split.train_digits) // VALIDATION_SHARE
-    for number in range(VALIDATION_SHARE):
+    fifth = len(split.train_digits) // VALIDATION_PARTS
+    for number in range(VALIDATION_PARTS):
         days, seasons = (np.roll(part, number * fifth, 0) for part in (split.train_images, split.train_digits))
         cut = data.held_out(split._replace(train_images=days, train_digits=seasons))
         module = build(kind.chain(settings), Generator(SEED, 30))

@@ -1,0 +1,239 @@
+"""A network that says in words which digits a page shows: "three seven one" (Vinyals et al. 2015, "Show and Tell").
+
+Convolutions turn the page into a code; an LSTM reads the code and the word before, gives the scores of the word that
+follows, and ends with "end". It learns from the true words before (teacher forcing); what leaves as ONNX reads its own,
+step by step, each the likeliest (greedy decoding). Pages are composed of digits side by side with random gaps: for training
+anew for every batch from the training digits, for the test once from the held-out ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from quatrefoil.models.gallery import SEED, data
+from quatrefoil.models.gallery.chains import INPUT, Step, build, draw, recurrent_weights, weights_of, write
+from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, require_torch, twin
+from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Tried, Weights
+from quatrefoil.models.model import load as load_model
+from quatrefoil.random import Generator
+
+NAME = "captions"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+END, WORDS = len(DIGITS), len(DIGITS) + 1
+MOST = 4
+"""Digits on a page, at most; the words are one more."""
+SHOWN = 4
+
+
+class Pages(NamedTuple):
+    """images float32 (count, 1, side, MOST * side) from 0 to 1; words int64 (count, MOST + 1), from the first "end" on all
+    "end"."""
+
+    images: np.ndarray
+    words: np.ndarray
+
+
+class Settings(NamedTuple):
+    pace: Pace
+    code: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return f"{self.pace.epochs} epochs, rate {self.pace.rate}, code {self.code}, hidden {self.hidden}"
+
+
+def composed(images: np.ndarray, digits: np.ndarray, count: int, rng: Generator) -> Pages:
+    """Pages of 1 to MOST digits, drawn with equal chances, from images (n, side, side) and their digits (n)."""
+    side = images.shape[1]
+    lengths = rng.integers(1, MOST + 1, count)
+    chosen = rng.integers(0, len(images), (count, MOST))
+    gaps = np.sort(rng.uniform((count, MOST)), axis=1)
+    pages = np.zeros((count, 1, side, MOST * side), np.float32)
+    for page, length, which, gap in zip(pages, lengths, chosen, gaps):
+        free = (MOST - length) * side
+        for place in range(length):
+            left = place * side + int(gap[place] * (free + 1))
+            page[0, :, left : left + side] = images[which[place]]
+    words = np.where(np.arange(MOST + 1) < lengths[:, np.newaxis], np.pad(digits[chosen], ((0, 0), (0, 1))), END)
+    return Pages(pages, words)
+
+
+def encoder(side: int, code: int) -> tuple[Step, ...]:
+    """A page to its code. Places stay apart, so that the decoder can tell which digit is the next."""
+    stride = 2 if side > 8 else 1
+    high, wide = (side // (4 * stride)) or 1, MOST * side // (4 * stride)
+    return (
+        Step("Conv", "conv1", (1, 8), 5, stride, 2), Step("Relu", "relu1"), Step("MaxPool", "pool1", kernel=2),
+        Step("Conv", "conv2", (8, 24), 5, 1, 2), Step("Relu", "relu2"), Step("MaxPool", "pool2", kernel=2),
+        Step("Reshape", "flat", (24 * high * wide,)), Step("Gemm", "dense", (24 * high * wide, code)), Step("Relu", "code"),
+    )  # fmt: skip
+
+
+def decoder(code: int, hidden: int) -> tuple[Step, Step]:
+    return Step("LSTM", "state", (code + WORDS, hidden)), Step("Gemm", "next_word", (hidden, WORDS))
+
+
+def describer(side: int, settings: Settings) -> Any:
+    """The network as a torch module of our layers: pages and the true words to scores (count, words, WORDS)."""
+    import torch
+
+    import quatrefoil.torch as qft
+
+    class Describer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            rng = Generator(SEED, 70)
+            self.encoder = build(encoder(side, settings.code), rng)
+            state, next_word = decoder(settings.code, settings.hidden)
+            self.decoder = torch.nn.ModuleDict(
+                {"state": qft.LSTM(*state.sizes), "next_word": qft.Conv1d(*next_word.sizes, 1)}
+            )
+            for step in (state, next_word):
+                draw(step, self.decoder[step.name], rng)
+
+        def forward(self, pages: Any, words: Any) -> Any:
+            code = self.encoder(pages)["code"]
+            # the word before the first is "end"
+            before = torch.nn.functional.pad(words[:, :-1], (1, 0), value=END)
+            told = torch.nn.functional.one_hot(before.T, WORDS).float()
+            states, _ = self.decoder["state"](torch.cat([code.expand(MOST + 1, *code.shape), told], 2))
+            return self.decoder["next_word"](states.permute(1, 2, 0).contiguous()).transpose(1, 2)
+
+    return Describer()
+
+
+def learn(module: Any, images: np.ndarray, digits: np.ndarray, pace: Pace, report: Report) -> list[float]:
+    """As many pages an epoch as there are digits. Gives each epoch's mean cross-entropy."""
+    import torch
+
+    rng = Generator(SEED, 71)
+
+    def loss(chosen: np.ndarray) -> Any:
+        pages = composed(images, digits, len(chosen), rng)
+        words = torch.from_numpy(pages.words)
+        scores = module(torch.from_numpy(pages.images), words)
+        return torch.nn.functional.cross_entropy(scores.reshape(-1, WORDS), words.reshape(-1))
+
+    return descend(NAME, module, len(images), loss, pace, report)
+
+
+def held(module: Any, side: int, settings: Settings) -> Weights:
+    sizes = {"side": np.array(side), "units": np.array(settings.code), "hidden": np.array(settings.hidden)}
+    return {**weights_of(module.encoder), **weights_of(module.decoder), **sizes}
+
+
+def read(weights: Weights, pages: np.ndarray) -> np.ndarray:
+    """The words that the exported network reads, (count, MOST + 1), from the first "end" on all "end"."""
+    words = load_model(written(weights)).run({INPUT: pages}, backend="cpu")["scores"].argmax(2)
+    return np.where(np.maximum.accumulate(words == END, axis=1), END, words)
+
+
+def shares(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """Of all digits' words the share that is right at its place, and of all sentences the share that is right from end to end."""
+    spoken = wanted != END
+    return float((found == wanted)[spoken].mean()), float((found == wanted).all(1).mean())
+
+
+def sentence(words: np.ndarray) -> str:
+    return " ".join(DIGITS[word] for word in words if word != END)
+
+
+def train(settings: Settings, small: bool, report: Report) -> Trained:
+    require_torch()
+    split = load(small)
+    side = split.train_images.shape[1]
+    data.checked_labels(split.train_digits, len(DIGITS))
+    test = composed(split.held_out_images, split.held_out_digits, len(split.held_out_images), Generator(SEED, 72))
+    module = describer(side, settings)
+    other = twin(module)
+    curve = learn(module, split.train_images, split.train_digits, settings.pace, report)
+    learn(other, split.train_images, split.train_digits, settings.pace, lambda line: None)
+    weights = held(module, side, settings)
+    found = read(weights, test.images)
+    words, sentences = shares(found, test.words)
+    their_words, their_sentences = shares(read(held(other, side, settings), test.images), test.words)
+    said = "; ".join(sentence(each) for each in found[:SHOWN])
+    return Trained(
+        weights,
+        {"held-out words read right": words, "held-out sentences read right": sentences},
+        (
+            Beside("torch's own layers: words", their_words, "same start, batches and split"),
+            Beside("torch's own layers: sentences", their_sentences, "same start, batches and split"),
+        ),
+        {"cross-entropy": curve},
+        {f"held-out pages, read as: {said}": test.images[:SHOWN].reshape(SHOWN, 1, side, MOST * side)},
+    )
+
+
+def written(weights: Weights) -> onnx.ModelProto:
+    """pixels (batch, 1, side, MOST * side) to scores (batch, MOST + 1, WORDS), greedily decoded: each step reads the word
+    that the one before found likeliest."""
+    side, code, hidden = (int(weights[key]) for key in ("side", "units", "hidden"))
+    graph = Graph(NAME, INPUT, ["batch", 1, side, MOST * side], "A page of digits to the words that say them")
+    coded = write(graph, encoder(side, code), weights)
+    state, _ = decoder(code, hidden)
+    parameters = recurrent_weights(graph, state, weights)
+    classify = [
+        graph.weight("next_word.weight", weights["next_word.weight"][:, :, 0]),
+        graph.weight("next_word.bias", weights["next_word.bias"]),
+    ]
+    first, last = graph.weight("first_axis", np.array([0])), graph.weight("last_axis", np.array([1]))
+    depth = graph.weight("words", np.array(WORDS))
+    off_on = graph.weight("off_on", np.array([0, 1], np.float32))
+    # the code beside the word before, which for the first is "end"
+    room = graph.weight("room", np.array([0, 0, 0, WORDS]))
+    start = graph.weight("start", (np.arange(code + WORDS) == code + END).astype(np.float32))
+    row = graph.add("Add", graph.add("Pad", coded, room, name="with_room"), start, name="row0")
+    kept: list[str] = []
+    scores = []
+    for n in range(MOST + 1):
+        steps = graph.add("Unsqueeze", row, first, name=f"step{n}")
+        h, c = f"h{n}", f"c{n}"
+        graph.add("LSTM", steps, *parameters, *kept, name=f"state{n}", outputs=["", h, c], hidden_size=hidden)
+        kept = ["", h, c]
+        found = graph.add("Gemm", graph.add("Squeeze", h, first, name=f"told{n}"), *classify, name=f"next{n}", transB=1)
+        scores.append(graph.add("Unsqueeze", found, last, name=f"scores{n}"))
+        if n < MOST:
+            word = graph.add("ArgMax", found, name=f"word{n}", axis=1, keepdims=0)
+            graph.add("OneHot", word, depth, off_on, name=f"before{n + 1}")
+            row = graph.add("Concat", coded, f"before{n + 1}", name=f"row{n + 1}", axis=1)
+    graph.add("Concat", *scores, name="scores", axis=1)
+    return graph.model(scores=["batch", MOST + 1, WORDS])
+
+
+FULL, SMALL = Settings(Pace(50, 50, 2e-3), 128, 96), Settings(Pace(40, 25, 4e-3), 64, 48)
+TRIED = (
+    FULL,
+    FULL._replace(pace=Pace(50, 50, 4e-3)),
+    FULL._replace(code=256, hidden=128),
+)
+
+
+def choose(report: Report) -> Tried:
+    require_torch()
+    split = data.held_out(load(False), 8)
+    side = split.train_images.shape[1]
+    test = composed(split.held_out_images, split.held_out_digits, 1000, Generator(SEED, 73))
+    values = {}
+    for settings in TRIED:
+        module = describer(side, settings)
+        learn(module, split.train_images, split.train_digits, settings.pace, report)
+        values[str(settings)] = shares(read(held(module, side, settings), test.images), test.words)[1]
+        report(f"{settings}: {values[str(settings)]:.4f}")
+    return Tried("validation sentences read right", values, (str(FULL),))
+
+
+def pages(small: bool) -> np.ndarray:
+    split = load(small)
+    return composed(split.held_out_images, split.held_out_digits, 8, Generator(SEED, 72)).images
+
+
+ENTRIES = (
+    Entry(
+        NAME, "CNN and LSTM that say in words which digits a page shows", DATA, "Vinyals et al. 2015",
+        lambda small, report: train(SMALL if small else FULL, small, report), written, pages, choose,
+    ),
+)  # fmt: skip
