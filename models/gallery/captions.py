@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 
-from quatrefoil.models.gallery import SEED, data
+from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import INPUT, Step, build, draw, recurrent_weights, weights_of, write
 from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, require_torch, twin
 from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Tried, Weights
@@ -23,48 +23,50 @@ from quatrefoil.random import Generator
 NAME = "captions"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 END, WORDS = len(DIGITS), len(DIGITS) + 1
-MOST = 4
-"""Digits on a page, at most; the words are one more."""
 SHOWN = 4
+SIZES = "side, most, code, hidden"
 
 
 class Pages(NamedTuple):
-    """images float32 (count, 1, side, MOST * side) from 0 to 1; words int64 (count, MOST + 1), from the first "end" on all
-    "end"."""
+    """images float32 (count, 1, side, most * side) from 0 to 1, with 1 to ``most`` digits; words int64 (count, most + 1), from
+    the first "end" on all "end"."""
 
     images: np.ndarray
     words: np.ndarray
 
 
 class Settings(NamedTuple):
+    """most: how many digits a page has at most; code, hidden: units of the encoder's code and of the LSTM."""
+
     pace: Pace
+    most: int
     code: int
     hidden: int
 
     def __str__(self) -> str:
-        return f"{self.pace.epochs} epochs, rate {self.pace.rate}, code {self.code}, hidden {self.hidden}"
+        return f"rate {self.pace.rate}, code {self.code}, hidden {self.hidden}"
 
 
-def composed(images: np.ndarray, digits: np.ndarray, count: int, rng: Generator) -> Pages:
-    """Pages of 1 to MOST digits, drawn with equal chances, from images (n, side, side) and their digits (n)."""
+def composed(images: np.ndarray, digits: np.ndarray, most: int, count: int, rng: Generator) -> Pages:
+    """Pages of 1 to ``most`` digits, drawn with equal chances, from images (n, side, side) and their digits (n)."""
     side = images.shape[1]
-    lengths = rng.integers(1, MOST + 1, count)
-    chosen = rng.integers(0, len(images), (count, MOST))
-    gaps = np.sort(rng.uniform((count, MOST)), axis=1)
-    pages = np.zeros((count, 1, side, MOST * side), np.float32)
+    lengths = rng.integers(1, most + 1, count)
+    chosen = rng.integers(0, len(images), (count, most))
+    gaps = np.sort(rng.uniform((count, most)), axis=1)
+    pages = np.zeros((count, 1, side, most * side), np.float32)
     for page, length, which, gap in zip(pages, lengths, chosen, gaps):
-        free = (MOST - length) * side
+        free = (most - length) * side
         for place in range(length):
             left = place * side + int(gap[place] * (free + 1))
             page[0, :, left : left + side] = images[which[place]]
-    words = np.where(np.arange(MOST + 1) < lengths[:, np.newaxis], np.pad(digits[chosen], ((0, 0), (0, 1))), END)
+    words = np.where(np.arange(most + 1) < lengths[:, np.newaxis], np.pad(digits[chosen], ((0, 0), (0, 1))), END)
     return Pages(pages, words)
 
 
-def encoder(side: int, code: int) -> tuple[Step, ...]:
+def encoder(side: int, most: int, code: int) -> tuple[Step, ...]:
     """A page to its code. Places stay apart, so that the decoder can tell which digit is the next."""
     stride = 2 if side > 8 else 1
-    high, wide = (side // (4 * stride)) or 1, MOST * side // (4 * stride)
+    high, wide = (side // (4 * stride)) or 1, most * side // (4 * stride)
     return (
         Step("Conv", "conv1", (1, 8), 5, stride, 2), Step("Relu", "relu1"), Step("MaxPool", "pool1", kernel=2),
         Step("Conv", "conv2", (8, 24), 5, 1, 2), Step("Relu", "relu2"), Step("MaxPool", "pool2", kernel=2),
@@ -86,7 +88,7 @@ def describer(side: int, settings: Settings) -> Any:
         def __init__(self) -> None:
             super().__init__()
             rng = Generator(SEED, 70)
-            self.encoder = build(encoder(side, settings.code), rng)
+            self.encoder = build(encoder(side, settings.most, settings.code), rng)
             state, next_word = decoder(settings.code, settings.hidden)
             self.decoder = torch.nn.ModuleDict(
                 {"state": qft.LSTM(*state.sizes), "next_word": qft.Conv1d(*next_word.sizes, 1)}
@@ -99,36 +101,41 @@ def describer(side: int, settings: Settings) -> Any:
             # the word before the first is "end"
             before = torch.nn.functional.pad(words[:, :-1], (1, 0), value=END)
             told = torch.nn.functional.one_hot(before.T, WORDS).float()
-            states, _ = self.decoder["state"](torch.cat([code.expand(MOST + 1, *code.shape), told], 2))
+            states, _ = self.decoder["state"](torch.cat([code.expand(len(told), *code.shape), told], 2))
             return self.decoder["next_word"](states.permute(1, 2, 0).contiguous()).transpose(1, 2)
 
     return Describer()
 
 
-def learn(module: Any, images: np.ndarray, digits: np.ndarray, pace: Pace, report: Report) -> list[float]:
+def learn(module: Any, split: Split, settings: Settings, report: Report) -> list[float]:
     """As many pages an epoch as there are digits. Gives each epoch's mean cross-entropy."""
     import torch
 
     rng = Generator(SEED, 71)
 
     def loss(chosen: np.ndarray) -> Any:
-        pages = composed(images, digits, len(chosen), rng)
+        pages = composed(split.train_images, split.train_digits, settings.most, len(chosen), rng)
         words = torch.from_numpy(pages.words)
         scores = module(torch.from_numpy(pages.images), words)
         return torch.nn.functional.cross_entropy(scores.reshape(-1, WORDS), words.reshape(-1))
 
-    return descend(NAME, module, len(images), loss, pace, report)
+    return descend(NAME, module, len(split.train_images), loss, settings.pace, report)
 
 
 def held(module: Any, side: int, settings: Settings) -> Weights:
-    sizes = {"side": np.array(side), "units": np.array(settings.code), "hidden": np.array(settings.hidden)}
-    return {**weights_of(module.encoder), **weights_of(module.decoder), **sizes}
+    sizes = np.array([side, settings.most, settings.code, settings.hidden])
+    return {**weights_of(module.encoder), **weights_of(module.decoder), SIZES: sizes}
 
 
 def read(weights: Weights, pages: np.ndarray) -> np.ndarray:
-    """The words that the exported network reads, (count, MOST + 1), from the first "end" on all "end"."""
+    """The words that the exported network reads, (count, most + 1), from the first "end" on all "end"."""
     words = load_model(written(weights)).run({INPUT: pages}, backend="cpu")["scores"].argmax(2)
     return np.where(np.maximum.accumulate(words == END, axis=1), END, words)
+
+
+def tested(split: Split, most: int, count: int) -> Pages:
+    """Pages of held-out digits."""
+    return composed(split.held_out_images, split.held_out_digits, most, count, Generator(SEED, 72))
 
 
 def shares(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
@@ -146,11 +153,11 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
     split = load(small)
     side = split.train_images.shape[1]
     data.checked_labels(split.train_digits, len(DIGITS))
-    test = composed(split.held_out_images, split.held_out_digits, len(split.held_out_images), Generator(SEED, 72))
+    test = tested(split, settings.most, len(split.held_out_images))
     module = describer(side, settings)
     other = twin(module)
-    curve = learn(module, split.train_images, split.train_digits, settings.pace, report)
-    learn(other, split.train_images, split.train_digits, settings.pace, lambda line: None)
+    curve = learn(module, split, settings, report)
+    learn(other, split, settings, lambda line: None)
     weights = held(module, side, settings)
     found = read(weights, test.images)
     words, sentences = shares(found, test.words)
@@ -164,16 +171,16 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
             Beside("torch's own layers: sentences", their_sentences, "same start, batches and split"),
         ),
         {"cross-entropy": curve},
-        {f"held-out pages, read as: {said}": test.images[:SHOWN].reshape(SHOWN, 1, side, MOST * side)},
+        {f"held-out pages, read as: {said}": test.images[:SHOWN].reshape(SHOWN, 1, side, settings.most * side)},
     )
 
 
 def written(weights: Weights) -> onnx.ModelProto:
-    """pixels (batch, 1, side, MOST * side) to scores (batch, MOST + 1, WORDS), greedily decoded: each step reads the word
+    """pixels (batch, 1, side, most * side) to scores (batch, most + 1, WORDS), greedily decoded: each step reads the word
     that the one before found likeliest."""
-    side, code, hidden = (int(weights[key]) for key in ("side", "units", "hidden"))
-    graph = Graph(NAME, INPUT, ["batch", 1, side, MOST * side], "A page of digits to the words that say them")
-    coded = write(graph, encoder(side, code), weights)
+    side, most, code, hidden = (int(size) for size in weights[SIZES])
+    graph = Graph(NAME, INPUT, ["batch", 1, side, most * side], "A page of digits to the words that say them")
+    coded = write(graph, encoder(side, most, code), weights)
     state, _ = decoder(code, hidden)
     parameters = recurrent_weights(graph, state, weights)
     classify = [
@@ -189,38 +196,41 @@ def written(weights: Weights) -> onnx.ModelProto:
     row = graph.add("Add", graph.add("Pad", coded, room, name="with_room"), start, name="row0")
     kept: list[str] = []
     scores = []
-    for n in range(MOST + 1):
+    for n in range(most + 1):
         steps = graph.add("Unsqueeze", row, first, name=f"step{n}")
         h, c = f"h{n}", f"c{n}"
         graph.add("LSTM", steps, *parameters, *kept, name=f"state{n}", outputs=["", h, c], hidden_size=hidden)
         kept = ["", h, c]
         found = graph.add("Gemm", graph.add("Squeeze", h, first, name=f"told{n}"), *classify, name=f"next{n}", transB=1)
         scores.append(graph.add("Unsqueeze", found, last, name=f"scores{n}"))
-        if n < MOST:
+        if n < most:
             word = graph.add("ArgMax", found, name=f"word{n}", axis=1, keepdims=0)
             graph.add("OneHot", word, depth, off_on, name=f"before{n + 1}")
             row = graph.add("Concat", coded, f"before{n + 1}", name=f"row{n + 1}", axis=1)
     graph.add("Concat", *scores, name="scores", axis=1)
-    return graph.model(scores=["batch", MOST + 1, WORDS])
+    return graph.model(scores=["batch", most + 1, WORDS])
 
 
-FULL, SMALL = Settings(Pace(50, 50, 2e-3), 128, 96), Settings(Pace(40, 25, 4e-3), 64, 48)
+FULL, SMALL = Settings(Pace(50, 50, 2e-3), 4, 128, 96), Settings(Pace(15, 25, 8e-3), 2, 48, 48)
+BRIEF = 20
 TRIED = (
     FULL,
-    FULL._replace(pace=Pace(50, 50, 4e-3)),
+    FULL._replace(pace=FULL.pace._replace(rate=4e-3)),
     FULL._replace(code=256, hidden=128),
 )
 
 
 def choose(report: Report) -> Tried:
+    """In BRIEF epochs: what is ahead by then is taken."""
     require_torch()
     split = data.held_out(load(False), 8)
     side = split.train_images.shape[1]
-    test = composed(split.held_out_images, split.held_out_digits, 1000, Generator(SEED, 73))
+    test = tested(split, FULL.most, 1000)
     values = {}
     for settings in TRIED:
+        brief = settings._replace(pace=settings.pace._replace(epochs=BRIEF))
         module = describer(side, settings)
-        learn(module, split.train_images, split.train_digits, settings.pace, report)
+        learn(module, split, brief, report)
         values[str(settings)] = shares(read(held(module, side, settings), test.images), test.words)[1]
         report(f"{settings}: {values[str(settings)]:.4f}")
     return Tried("validation sentences read right", values, (str(FULL),))
@@ -228,7 +238,7 @@ def choose(report: Report) -> Tried:
 
 def pages(small: bool) -> np.ndarray:
     split = load(small)
-    return composed(split.held_out_images, split.held_out_digits, 8, Generator(SEED, 72)).images
+    return tested(split, (SMALL if small else FULL).most, 8).images
 
 
 ENTRIES = (
