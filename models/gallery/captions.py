@@ -244,6 +244,6 @@ def pages(small: bool) -> np.ndarray:
 ENTRIES = (
     Entry(
         NAME, "CNN and LSTM that say in words which digits a page shows", DATA, "Vinyals et al. 2015",
-        lambda small, report: train(SMALL if small else FULL, small, report), written, pages, choose,
+        lambda small, report: train(SMALL if small else FULL, small, report), written, pages, choose=choose,
     ),
 )  # fmt: skip

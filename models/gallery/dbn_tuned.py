@@ -138,6 +138,6 @@ ENTRIES = (
         NAME, "deep belief network, fine-tuned by back-propagation",
         "5,000 images of MNIST (small: scikit-learn's digits)", "Hinton and Salakhutdinov 2006",
         lambda small, report: train(SMALL if small else FULL, report), written,
-        lambda small: flat((SMALL if small else FULL).size.load().held_out_images[:8]), choose,
+        lambda small: flat((SMALL if small else FULL).size.load().held_out_images[:8]), choose=choose,
     ),
 )  # fmt: skip

@@ -253,6 +253,6 @@ ENTRIES = (
         NAME, "generative adversarial network, convolutional, draws digits", DATA,
         "Goodfellow et al. 2014; Radford, Metz and Chintala 2016",
         lambda small, report: train(SMALL if small else FULL, small, report), written,
-        lambda small: Generator(SEED, 64).normal((8, NOISE)), choose,
+        lambda small: Generator(SEED, 64).normal((8, NOISE)), choose=choose,
     ),
 )  # fmt: skip
