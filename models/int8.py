@@ -115,7 +115,7 @@ def quantize_int8(
     Raises ModelError for a model that is quantized already, that has no layer to quantize, or whose values are not finite
     on the samples.
     """
-    proto = _recent(read_model(model))
+    proto = recent(read_model(model))
     if has_quantizers(proto):
         raise ModelError("the model is quantized already (QuantizeLinear or Quant nodes); give its float version")
     writer = _Writer(proto, samples, per_channel)
@@ -123,17 +123,15 @@ def quantize_int8(
     return writer.result()
 
 
-def _recent(proto: ModelProto) -> ModelProto:
-    """The model in an operator set that has scales for channels."""
+def recent(proto: ModelProto, opset: int = OPSET) -> ModelProto:
+    """The model itself, or where its operator set is older, in this one. Raises ModelError where onnx cannot convert it."""
     version = next((item.version for item in proto.opset_import if item.domain in ("", "ai.onnx")), 1)
-    if version >= OPSET:
+    if version >= opset:
         return proto
     try:
-        return version_converter.convert_version(proto, OPSET)
+        return version_converter.convert_version(proto, opset)
     except (RuntimeError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            f"the model has operator set {version}, and scales for channels need {OPSET}; onnx cannot convert it: {error}"
-        ) from None
+        raise ModelError(f"the model has operator set {version}, and onnx cannot convert it to {opset}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
