@@ -30,6 +30,7 @@ from quatrefoil.models.fixed.quantized import has_quantizers
 from quatrefoil.models.graph import ModelError, Value
 from quatrefoil.models.importing import load_graph, read_model
 from quatrefoil.models.model import Model, load
+from quatrefoil.models.passes import fold_constants
 
 OPSET: Final = 13
 """From which on QuantizeLinear and DequantizeLinear have a scale for each channel."""
@@ -104,13 +105,37 @@ class Int8Quantization:
         return text + "".join(f"; {name} stays in floating point: {why}" for name, why in self.left.items())
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Of values: bytes are value / scale + zero."""
+
+    scale: np.float32
+    zero: int
+
+    def ends(self) -> tuple[float, float]:
+        return (0 - self.zero) * float(self.scale), (255 - self.zero) * float(self.scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Of a model: those of values by the values' names, those of weights by the layers' names."""
+
+    values: Mapping[str, Scale]
+    weights: Mapping[str, np.ndarray]
+
+
 def quantize_int8(
-    model: str | os.PathLike[str] | bytes | ModelProto, samples: Mapping[str, Any] | Any, *, per_channel: bool = True
+    model: str | os.PathLike[str] | bytes | ModelProto,
+    samples: Mapping[str, Any] | Any,
+    *,
+    per_channel: bool = True,
+    scales: Scales | None = None,
 ) -> Int8Quantization:
     """An ONNX model in 8-bit integers, its scales chosen on samples.
 
     model: a path, or what ``load`` takes. samples: inputs as for ``Model.run``, batch first; some hundred do. per_channel:
-    a scale for each output channel of the weights, else one for all.
+    a scale for each output channel of the weights, else one for all; weights by a codebook (``Gather``) have one for all, and
+    stay so, with a codebook of bytes. scales: in place of those chosen.
 
     Raises ModelError for a model that is quantized already, that has no layer to quantize, or whose values are not finite
     on the samples.
@@ -118,9 +143,33 @@ def quantize_int8(
     proto = recent(read_model(model))
     if has_quantizers(proto):
         raise ModelError("the model is quantized already (QuantizeLinear or Quant nodes); give its float version")
-    writer = _Writer(proto, samples, per_channel)
+    writer = _Writer(proto, samples, per_channel, given=scales)
     writer.write()
     return writer.result()
+
+
+FACTOR: Final = ".factor"
+
+
+def rounded(proto: ModelProto, samples: Mapping[str, Any] | Any, per_channel: bool = True) -> tuple[ModelProto, Scales]:
+    """A model to train for 8-bit integers, and the scales that it begins with: what ``quantize_int8`` would write, but that
+    weights are floating-point constants of their own names which are rounded in each run, that biases are not, and that each
+    scale is multiplied by a constant of 1, whose name ends in FACTOR."""
+    writer = _Writer(recent(proto), samples, per_channel, training=True)
+    writer.write()
+    weights = {layer.node.name: layer.scales for layer in writer.layers}
+    return writer.proto, Scales(writer.scales, weights)
+
+
+def trained(scales: Scales, factors: Mapping[str, np.ndarray]) -> Scales:
+    """The scales after training, from the constants of ``rounded`` that end in FACTOR."""
+
+    def factor(name: str) -> np.ndarray:
+        return factors.get(f"{name}.scale{FACTOR}", np.ones(1, np.float32))
+
+    values = {name: Scale(np.float32(each.scale * factor(name)[0]), each.zero) for name, each in scales.values.items()}
+    weights = {name: (each * factor(f"{name}.weight")).astype(np.float32) for name, each in scales.weights.items()}
+    return Scales(values, weights)
 
 
 def recent(proto: ModelProto, opset: int = OPSET) -> ModelProto:
@@ -131,18 +180,9 @@ def recent(proto: ModelProto, opset: int = OPSET) -> ModelProto:
     try:
         return version_converter.convert_version(proto, opset)
     except (RuntimeError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"the model has operator set {version}, and onnx cannot convert it to {opset}: {error}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    """Of values: bytes are value / scale + zero."""
-
-    scale: np.float32
-    zero: int
-
-    def ends(self) -> tuple[float, float]:
-        return (0 - self.zero) * float(self.scale), (255 - self.zero) * float(self.scale)
+        raise ModelError(
+            f"the model has operator set {version}, and onnx cannot convert it to {opset}: {error}"
+        ) from None
 
 
 @dataclass
@@ -152,6 +192,8 @@ class _Layer:
     axis: int
     """Of the weights' output channels."""
     result: str
+    book: NodeProto | None = None
+    """The Gather that makes the weights of a codebook."""
     scales: np.ndarray = field(default_factory=lambda: np.ones(1, np.float32))
     weight_error: float = 0.0
 
@@ -161,8 +203,10 @@ class _Writer:
     source: ModelProto
     samples: Mapping[str, Any] | Any
     per_channel: bool
+    given: Scales | None = None
+    training: bool = False
     left: dict[str, str] = field(default_factory=dict)
-    scales: dict[str, _Scale] = field(default_factory=dict)
+    scales: dict[str, Scale] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.proto = ModelProto()
@@ -181,6 +225,7 @@ class _Writer:
         for node in graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+        self.folded = fold_constants(load_graph(self.proto)).constants
         self.layers = [layer for node in graph.node if (layer := self.layer(node)) is not None]
         if not self.layers:
             raise ModelError(
@@ -197,7 +242,9 @@ class _Writer:
     def layer(self, node: NodeProto) -> _Layer | None:
         if node.op_type not in ("Conv", "Gemm", "MatMul", "ConvTranspose") or node.domain not in ("", "ai.onnx"):
             return None
-        weight = self.constants.get(node.input[1]) if len(node.input) > 1 else None
+        name = node.input[1] if len(node.input) > 1 else ""
+        book = self.book(name)
+        weight = self.constants.get(name) if book is None else self.folded[name]
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         why = ""
         if node.op_type == "ConvTranspose":
@@ -220,7 +267,15 @@ class _Writer:
         after = self.readers.get(result, [])
         if len(after) == 1 and after[0].op_type == "Relu" and result not in self.outputs:
             result = after[0].output[0]
-        return _Layer(node, weight, axis, result)
+        return _Layer(node, weight, axis, result, book)
+
+    def book(self, name: str) -> NodeProto | None:
+        """What makes a weight of a codebook that nothing else reads."""
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "Gather" or name not in self.folded or len(self.readers[name]) > 1:
+            return None
+        values = self.constants.get(maker.input[0])
+        return maker if values is not None and values.ndim == 1 and len(self.readers[maker.input[0]]) == 1 else None
 
     @cached_property
     def outputs(self) -> set[str]:
@@ -232,7 +287,10 @@ class _Writer:
         return self.root(maker.input[0]) if maker is not None and maker.op_type in PASSING else name
 
     def write(self) -> None:
-        self.scales = {root: _value_scale(self.exact[root]) for root in dict.fromkeys(self.values.values())}
+        chosen = {} if self.given is None else self.given.values
+        self.scales = {
+            root: chosen.get(root) or _value_scale(self.exact[root]) for root in dict.fromkeys(self.values.values())
+        }
         for layer in self.layers:
             self.quantize_weights(layer)
         # each value that is read as bytes, and those that it passed through on the way
@@ -257,17 +315,40 @@ class _Writer:
         return list(self.proto.graph.node)
 
     @cached_property
+    def made(self) -> set[str]:
+        return set()
+
+    @cached_property
     def added(self) -> list[NodeProto]:
         return []
 
     def constant(self, name: str, array: np.ndarray) -> str:
-        self.proto.graph.initializer.append(numpy_helper.from_array(array, name))
+        if name not in self.made:
+            self.made.add(name)
+            self.proto.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
-    def pair(self, name: str, scale: _Scale) -> str:
+    def scale(self, name: str, array: np.ndarray) -> str:
+        """A scale, which training multiplies."""
+        if not self.training:
+            return self.constant(name, array)
+        if name not in self.made:
+            factors = [
+                self.constant(f"{name}.first", array),
+                self.constant(name + FACTOR, np.ones(max(array.size, 1), np.float32)),
+            ]
+            if not array.ndim:
+                factors[1] = f"{name}.once"
+                self.added.append(helper.make_node("Squeeze", [name + FACTOR], [factors[1]], f"{name}.squeeze"))
+            self.made.add(name)
+            self.added.append(helper.make_node("Mul", factors, [name], f"{name}.multiply"))
+        return name
+
+    def pair(self, name: str, scale: Scale) -> str:
         """Nodes that turn a value into bytes and back."""
-        given = [self.constant(f"{name}.scale", np.array(scale.scale, np.float32)),
-                 self.constant(f"{name}.zero", np.array(scale.zero, np.uint8))]  # fmt: skip
+        root = self.root(name)
+        given = [self.scale(f"{root}.scale", np.array(scale.scale, np.float32)),
+                 self.constant(f"{root}.zero", np.array(scale.zero, np.uint8))]  # fmt: skip
         as_bytes, back = f"{name}.bytes", f"{name}.dequantized"
         self.added.append(helper.make_node("QuantizeLinear", [name, *given], [as_bytes], f"{name}.quantize"))
         self.added.append(helper.make_node("DequantizeLinear", [as_bytes, *given], [back], f"{name}.dequantize"))
@@ -276,33 +357,63 @@ class _Writer:
     def quantize_weights(self, layer: _Layer) -> None:
         node, weight, axis = layer.node, layer.weight, layer.axis
         rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-        scales = np.array([_weight_scale(row) for row in (rows if self.per_channel else rows.reshape(1, -1))])
+        split = self.per_channel and layer.book is None
+        source = weight if layer.book is None else self.constants[layer.book.input[0]]
+        if self.given is not None and node.name in self.given.weights:
+            scales = self.given.weights[node.name].astype(np.float64)
+        else:
+            scales = np.array([_weight_scale(row) for row in (rows if split else source.reshape(1, -1))])
         x = self.scales[self.root(node.input[0])]
         bias = self.constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
         if bias is not None and bias.shape == (len(rows),):
             # no sum may leave 32 bits by its bias
             least = np.abs(bias.astype(np.float64)) / (float(x.scale) * LARGEST_BIAS)
-            scales = np.maximum(scales, least if self.per_channel else least.max())
+            scales = np.maximum(scales, least if split else least.max())
         layer.scales = scales.astype(np.float32)
-        whole = layer.scales.reshape(-1, 1).astype(np.float64)
-        integers = np.clip(np.rint(rows / whole), -127, 127).astype(np.int8)
-        layer.weight_error = relative(integers * whole, rows)
-        moved = np.moveaxis(weight, axis, 0)
-        made = np.ascontiguousarray(np.moveaxis(integers.reshape(moved.shape), 0, axis))
-        node.input[1] = self.constant_pair(f"{node.name}.weight", made, layer.scales, axis)
+        whole = layer.scales.astype(np.float64)
+        along = whole.reshape(-1, *[1] * (source.ndim - 1)) if layer.book is None else whole
+        moved = source if layer.book is not None else np.moveaxis(source, axis, 0)
+        integers = np.clip(np.rint(moved / along), -127, 127).astype(np.int8)
+        layer.weight_error = relative(integers * along, moved)
+        made = integers if layer.book is not None else np.ascontiguousarray(np.moveaxis(integers, 0, axis))
+        name = f"{node.name}.weight"
+        scale = self.scale(f"{name}.scale", layer.scales if split else layer.scales.reshape(()))
+        if self.training:
+            back = self.constant_pair(name, source, scale, np.zeros(layer.scales.shape if split else (), np.int8), axis)
+            if layer.book is None:
+                node.input[1] = back
+            else:
+                layer.book.input[0] = back
+            return
+        zero = np.zeros(layer.scales.shape if split else (), np.int8)
+        if layer.book is None:
+            given = self.constant(f"{name}.integers", made)
+        else:
+            layer.book.input[0] = self.constant(f"{name}.book.integers", made)
+            given = layer.book.output[0]
+        node.input[1] = self.dequantized(name, given, scale, zero, axis)
         if bias is not None and bias.shape == (len(rows),):
             products = (layer.scales * x.scale).astype(np.float32)
-            counts = np.rint(bias / np.broadcast_to(products, bias.shape).astype(np.float64))
-            node.input[2] = self.constant_pair(f"{node.name}.bias", counts.astype(np.int32), products, 0)
+            counts = np.rint(bias / np.broadcast_to(products, bias.shape).astype(np.float64)).astype(np.int32)
+            name = f"{node.name}.bias"
+            scale = self.constant(f"{name}.scale", products if split else products.reshape(()))
+            zero = np.zeros(products.shape if split else (), np.int32)
+            node.input[2] = self.dequantized(name, self.constant(f"{name}.integers", counts), scale, zero, 0)
 
-    def constant_pair(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
-        scale = scales if self.per_channel else scales.reshape(())
-        zero = np.zeros(scale.shape, integers.dtype)
-        inputs = [self.constant(f"{name}.integers", integers), self.constant(f"{name}.scale", scale),
-                  self.constant(f"{name}.zero", zero)]  # fmt: skip
-        output = f"{name}.dequantized"
+    def constant_pair(self, name: str, array: np.ndarray, scale: str, zero: np.ndarray, axis: int) -> str:
+        """Weights of floating point that are rounded in each run."""
+        own = next(key for key, value in self.constants.items() if value is array)
+        inputs = [own, scale, self.constant(f"{name}.zero", zero)]
+        node = helper.make_node("QuantizeLinear", inputs, [f"{name}.integers"], f"{name}.quantize")
+        if zero.ndim:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.added.append(node)
+        return self.dequantized(name, f"{name}.integers", scale, zero, axis)
+
+    def dequantized(self, name: str, integers: str, scale: str, zero: np.ndarray, axis: int) -> str:
+        inputs, output = [integers, scale, self.constant(f"{name}.zero", zero)], f"{name}.dequantized"
         node = helper.make_node("DequantizeLinear", inputs, [output], f"{name}.dequantize")
-        if self.per_channel:
+        if zero.ndim:
             node.attribute.append(helper.make_attribute("axis", axis))
         self.added.append(node)
         return output
@@ -379,15 +490,15 @@ def _finite(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _value_scale(values: np.ndarray) -> _Scale:
+def _value_scale(values: np.ndarray) -> Scale:
     """For uint8, zero being one of the values: of the shares of the range the one with the least squared error."""
     values = values.reshape(-1).astype(np.float64)
     values = values[:: max(values.size // SAMPLED, 1)]
     low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     if low == high:
-        return _Scale(np.float32(1 / 255), 0)
+        return Scale(np.float32(1 / 255), 0)
 
-    def missed(found: _Scale) -> float:
+    def missed(found: Scale) -> float:
         scale = float(found.scale)
         taken = (np.clip(np.rint(values / scale) + found.zero, 0, 255) - found.zero) * scale
         return float(np.square(taken - values).mean())
@@ -395,9 +506,9 @@ def _value_scale(values: np.ndarray) -> _Scale:
     return min((_affine(low * share, high * share) for share in SHARES), key=missed)
 
 
-def _affine(low: float, high: float) -> _Scale:
+def _affine(low: float, high: float) -> Scale:
     scale = max(np.float32((high - low) / 255), np.finfo(np.float32).tiny)
-    return _Scale(np.float32(scale), int(np.clip(np.rint(-low / float(scale)), 0, 255)))
+    return Scale(np.float32(scale), int(np.clip(np.rint(-low / float(scale)), 0, 255)))
 
 
 def _weight_scale(row: np.ndarray) -> float:

@@ -153,6 +153,9 @@ class _Finder:
         channels = self.shapes[x][1]
         if groups == channels == shape[0] and not deconv and groups > 1:  # depthwise, a filter for each channel
             if place is not None:
+                if place.parts * place.block > 1:
+                    self.stop(node, "sees them in several pieces")
+                    return
                 self.slice(place.group, w, Place(place.group, 0, place.parts, place.block))
                 if bias:
                     self.slice(place.group, bias, Place(place.group, 0, place.parts, place.block))
@@ -404,7 +407,9 @@ def _cut(network: Network, group: Group, chosen: np.ndarray) -> None:
     made: dict[str, np.ndarray] = {}
     for name, place in group.slices:
         array = made.get(name, network.constants[name])
-        made[name] = np.ascontiguousarray(array.take(Place(group, place.axis, place.parts, place.block).taken(chosen), place.axis))
+        made[name] = np.ascontiguousarray(
+            array.take(Place(group, place.axis, place.parts, place.block).taken(chosen), place.axis)
+        )
     for name, position, each in group.numbers:
         target = made.get(name, network.constants[name]).copy()
         target[position] = len(chosen) * each

@@ -26,7 +26,9 @@ Parts = tuple[int, list[np.ndarray], list[dict[str, Any]]]
 
 def checked_rank(rank: float) -> float:
     if not (0 < rank < 1 or (rank >= 1 and float(rank).is_integer())):
-        raise QuatrefoilError(f"compress: rank is {rank}; give a share of the squared singular values, such as 0.9, or a whole number")
+        raise QuatrefoilError(
+            f"compress: rank is {rank}; give a share of the squared singular values, such as 0.9, or a whole number"
+        )
     return rank
 
 
@@ -82,7 +84,10 @@ def _dense(network: Network, node: NodeProto, array: np.ndarray, rank: float) ->
     last.input[0], last.input[1] = inner, names[1]
     for item in [item for item in last.attribute if item.name == "transB"]:
         last.attribute.remove(item)
-    return [*steps, last], f"rank {count} of {len(values)}: {count * sum(matrix.shape)} weights in place of {matrix.size}"
+    return [
+        *steps,
+        last,
+    ], f"rank {count} of {len(values)}: {count * sum(matrix.shape)} weights in place of {matrix.size}"
 
 
 def _convolution(
@@ -111,7 +116,9 @@ def _convolution(
         bias = [node.input[2]] if last and len(node.input) > 2 and node.input[2] else []
         result = node.output[0] if last else f"{node.name}.inner{number}"
         title = node.name if last else f"{node.name}.{number}"
-        steps.append(helper.make_node("Conv", [value, weight, *bias], [result], title, kernel_shape=part.shape[2:], **own))
+        steps.append(
+            helper.make_node("Conv", [value, weight, *bias], [result], title, kernel_shape=part.shape[2:], **own)
+        )
         value = result
     shapes = ", ".join("x".join(map(str, part.shape)) for part in parts)
     return steps, f"{name}, {shapes}: {count} weights in place of {array.size}"
@@ -124,7 +131,10 @@ def _tucker(array: np.ndarray, rank: float, window: dict[str, Any]) -> Parts:
     if all(extent == 1 for extent in kernel):
         left, values, right = np.linalg.svd(array.reshape(outputs, inputs), full_matrices=False)
         count = kept(values, rank)
-        parts = [right[:count].reshape(count, inputs, *ones), (left[:, :count] * values[:count]).reshape(outputs, count, *ones)]
+        parts = [
+            right[:count].reshape(count, inputs, *ones),
+            (left[:, :count] * values[:count]).reshape(outputs, count, *ones),
+        ]
         return sum(part.size for part in parts), parts, [window, {}]
 
     def basis(given: np.ndarray, axis: int, count: int | None = None) -> np.ndarray:

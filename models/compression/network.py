@@ -7,12 +7,12 @@ them are biases, the factors and offsets of normalisations, constants that are a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from quatrefoil.models.graph import Graph, ModelError
 from quatrefoil.models.importing import array_of, load_graph, read_model
@@ -90,7 +90,9 @@ class Network:
         self.nodes = kept
         inputs = [value for value in graph.input if value.name not in self.constants]
         if not inputs:
-            raise ModelError(f"compress: the model has no input that is no weight ({', '.join(sorted(names)) or 'none'})")
+            raise ModelError(
+                f"compress: the model has no input that is no weight ({', '.join(sorted(names)) or 'none'})"
+            )
         self._rewrite(inputs)
         if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger", "Quant") for node in self.nodes):
             raise ModelError("compress: the model is quantized already; give its float version")
@@ -119,6 +121,14 @@ class Network:
         """Become another network."""
         self.proto, self.nodes, self.constants, self.pinned = other.proto, other.nodes, other.constants, other.pinned
 
+    def with_proto(self, proto: ModelProto) -> Network:
+        """Another model with constants of the same names, of any operators."""
+        made = self.copy()
+        made.proto = proto
+        made.nodes = list(proto.graph.node)
+        made.constants = {item.name: array_of(item, item.name) for item in proto.graph.initializer}
+        return made
+
     def put(self, values: Mapping[str, np.ndarray]) -> None:
         """Give constants other values, of any shape; new names are new constants."""
         places = {item.name: item for item in self.proto.graph.initializer}
@@ -138,10 +148,18 @@ class Network:
         self.nodes = list(self.proto.graph.node)
         read = {name for node in made for name in reads(node)} | {value.name for value in self.proto.graph.output}
         self.constants = {name: array for name, array in self.constants.items() if name in read}
-        kept = [item for item in self.proto.graph.initializer if item.name in read]
-        del self.proto.graph.initializer[:]
-        self.proto.graph.initializer.extend(kept)
+        self.drop({item.name for item in self.proto.graph.initializer} - read)
         self.pinned = {name: mask for name, mask in self.pinned.items() if name in read}
+
+    def drop(self, names: Collection[str]) -> None:
+        """Take constants out, which nodes are about to make, or nobody reads."""
+        kept = [item for item in self.proto.graph.initializer if item.name not in names]
+        copies = [TensorProto() for _ in kept]
+        for copy, item in zip(copies, kept):
+            copy.CopyFrom(item)
+        del self.proto.graph.initializer[:]
+        self.proto.graph.initializer.extend(copies)
+        self.constants = {name: array for name, array in self.constants.items() if name not in names}
 
     def reach(self, opset: int) -> bool:
         """Bring the model to this operator set at least; False where onnx cannot."""

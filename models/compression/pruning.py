@@ -81,7 +81,9 @@ class Magnitude:
 
     def corrected(self, values: Values, gradients: Values, progress: float) -> Values:
         masks = self._masks
-        return {name: np.where(masks[name], 0, a).astype(a.dtype) if name in masks else a for name, a in gradients.items()}
+        return {
+            name: np.where(masks[name], 0, a).astype(a.dtype) if name in masks else a for name, a in gradients.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ class Pattern:
             raise QuatrefoilError(f"compress: the pattern is {text!r}; write kept:of, such as 2:4")
         kept, of = map(int, parts)
         if not 0 < kept < of:
-            raise QuatrefoilError(f"compress: the pattern is {text!r}; of every {of} weights at least 1 is kept, not all")
+            raise QuatrefoilError(
+                f"compress: the pattern is {text!r}; of every {of} weights at least 1 is kept, not all"
+            )
         return Pattern(kept, of, tuple(weights))
 
     def mask(self, weight: Weight, array: np.ndarray) -> np.ndarray:

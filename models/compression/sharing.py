@@ -31,7 +31,9 @@ STEPS: Final = 50
 
 def checked_entries(entries: int) -> int:
     if not ENTRIES[0] <= entries <= ENTRIES[1]:
-        raise QuatrefoilError(f"compress: share is {entries}; a codebook has {ENTRIES[0]} to {ENTRIES[1]} entries, 16 and 256 fill their codes")
+        raise QuatrefoilError(
+            f"compress: share is {entries}; a codebook has {ENTRIES[0]} to {ENTRIES[1]} entries, 16 and 256 fill their codes"
+        )
     return int(entries)
 
 
@@ -96,13 +98,13 @@ class Shared(NamedTuple):
 
 def shared(array: np.ndarray, entries: int, pinned: np.ndarray | None = None) -> Shared:
     """A weight by codes; pinned: elements that are an entry of zero."""
-    zero = pinned is not None and bool(pinned.any())
-    free = array[~pinned] if zero and pinned is not None else array.reshape(-1)
+    gone = np.zeros(array.shape, bool) if pinned is None else pinned
+    zero, free = bool(gone.any()), array[~gone]
     centres = k_means(free, entries - zero) if free.size else np.zeros(0)
     book = np.concatenate([np.zeros(1), centres]) if zero else centres
     codes = np.searchsorted((centres[1:] + centres[:-1]) / 2, array) + zero if len(centres) else np.zeros(array.shape)
     if zero:
-        codes = np.where(pinned, 0, codes)
+        codes = np.where(gone, 0, codes)
     return Shared(codes.astype(np.uint8), book.astype(array.dtype), zero)
 
 
@@ -130,14 +132,7 @@ def share(network: Network, entries: int) -> dict[str, str]:
             network.pinned[book] = np.arange(len(made.book)) == 0
         said[weight.name] = f"{len(made.book)} entries, codes of {bits} bits"
     gone = {name for name, what in said.items() if not what.startswith("left")}
-    kept = [item for item in network.proto.graph.initializer if item.name not in gone]
-    made_initializers = [type(item)() for item in kept]
-    for copy, item in zip(made_initializers, kept):
-        copy.CopyFrom(item)
-    del network.proto.graph.initializer[:]
-    network.proto.graph.initializer.extend(made_initializers)
-    for name in gone:
-        del network.constants[name]
+    network.drop(gone)
     network.set_nodes([*nodes, *network.nodes])
     return said
 
@@ -147,4 +142,6 @@ def _codes(name: str, codes: np.ndarray, packed: bool) -> TensorProto:
         return numpy_helper.from_array(codes, name)
     flat = codes.reshape(-1)
     pairs = np.pad(flat, (0, flat.size % 2)).reshape(-1, 2)
-    return helper.make_tensor(name, TensorProto.UINT4, codes.shape, (pairs[:, 0] | pairs[:, 1] << 4).tobytes(), raw=True)
+    return helper.make_tensor(
+        name, TensorProto.UINT4, codes.shape, (pairs[:, 0] | pairs[:, 1] << 4).tobytes(), raw=True
+    )

@@ -136,7 +136,9 @@ def task_of(
     model = load(proto)
     names = [value.name for value in model.outputs]
     if output is None and len(names) > 1:
-        raise QuatrefoilError(f"compress: the model has the outputs {', '.join(names)}; say which is judged with output=")
+        raise QuatrefoilError(
+            f"compress: the model has the outputs {', '.join(names)}; say which is judged with output="
+        )
     name = names[0] if output is None else output
     if name not in names:
         raise QuatrefoilError(f"compress: the model has no output {name!r}; it has {', '.join(names)}")
@@ -145,7 +147,9 @@ def task_of(
                       for given, what in ((validation, "validation"), (test, "test")))]  # fmt: skip
     kinds = {part[1] is not None for part in parts if part is not None}
     if len(kinds) > 1:
-        raise QuatrefoilError("compress: some of the data have labels or targets and some have none; give them all or none")
+        raise QuatrefoilError(
+            "compress: some of the data have labels or targets and some have none; give them all or none"
+        )
     first = {key: array[:2] for key, array in whole[0].items()}
     shape = np.shape(model.run(first, backend="cpu")[name])
     if not shape or shape[0] != len(next(iter(first.values()))):
@@ -188,7 +192,9 @@ def _read(model: Model, given: Given, what: str) -> tuple[dict[str, np.ndarray],
         given = {names[0]: given[0], "labels": given[1]}
     if not isinstance(given, Mapping):
         if len(names) != 1:
-            raise QuatrefoilError(f"compress: the model has the inputs {', '.join(names)}; give {what} as a dict by name")
+            raise QuatrefoilError(
+                f"compress: the model has the inputs {', '.join(names)}; give {what} as a dict by name"
+            )
         given = {names[0]: given}
     arrays = {name: np.asarray(array) for name, array in given.items()}
     wanted = [arrays.pop(name) for name in LABELS if name in arrays and name not in names]

@@ -8,12 +8,14 @@ what stays. With a teacher, the loss is that of distillation.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 
+from quatrefoil import settings
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression.network import Network
 from quatrefoil.models.compression.task import ROWS, Part, Report, Task, distillation
@@ -67,7 +69,8 @@ class Teacher:
 class Constraint(Protocol):
     """What a recipe demands. ``progress`` goes from 0 to 1; from ``settled`` on it is met."""
 
-    settled: float
+    @property
+    def settled(self) -> float: ...
 
     def used(self, values: Values, progress: float) -> Values:
         """What is computed with, from the values that are kept."""
@@ -110,7 +113,7 @@ def retrain(
     names: the constants to train, by default all that ``trainable`` finds. Raises ModelError for a model that cannot be
     differentiated, QuatrefoilError for a loss that is not finite: the network then is as it was.
     """
-    constraint = constraint or Pinned(network.pinned)
+    constraint = Pinned(network.pinned) if constraint is None else constraint
     trained = network.trainable() if names is None else list(names)
     values: dict[str, np.ndarray] = {name: network.constants[name] for name in trained}
     if not pace.epochs or not trained:
@@ -209,3 +212,14 @@ def _optimizer(pace: Pace) -> Callable[[Values, Values, float], dict[str, np.nda
         return made
 
     return adam if pace.optimizer == ADAM else descend
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Kernels on one thread: at the sizes of a batch, threads that wait for each other take longest."""
+    threads = settings.num_threads()
+    settings.set_num_threads(1)
+    try:
+        yield
+    finally:
+        settings.set_num_threads(threads)

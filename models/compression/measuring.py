@@ -1,0 +1,89 @@
+"""What a compressed model costs: bytes, weights that are not zero, time on the CPU, cycles and energy on a simulated chip.
+
+Times are of the models side by side in one process: rounds in which each is run once, in turn, on the same row and one thread; a
+model's ratio is the median over the rounds of its time over the first model's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from onnx import ModelProto
+
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.compression.network import weights_of
+from quatrefoil.models.compression.task import Rows
+from quatrefoil.models.model import load
+from quatrefoil.models.simulation import simulate
+
+ROUNDS: Final = 60
+WARM: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """size: of the file in bytes; weight_bits: of its constants. nonzeros: a share of the weights that are multiplied by.
+    time_ratio: beside the first model's; microseconds: of a run. cycles, energy_pj: on the design, ``cannot`` where it cannot be
+    simulated, and why. kernels: by node, in the order of a run."""
+
+    size: int
+    weight_bits: int
+    nonzeros: float
+    time_ratio: float
+    microseconds: float
+    cycles: int | None
+    energy_pj: float | None
+    kernels: tuple[tuple[str, str], ...]
+    cannot: str = ""
+
+
+def size_of(proto: ModelProto) -> int:
+    return proto.ByteSize()
+
+
+def measure(protos: Sequence[ModelProto], row: Rows, design: str | None) -> list[Cost]:
+    """The costs of models, beside the first of them. row: inputs of one row."""
+    models = [load(proto) for proto in protos]
+    inputs = {name: np.ascontiguousarray(array) for name, array in row.items()}
+    seconds = np.empty((ROUNDS, len(models)))
+    for turn in range(-WARM, ROUNDS):
+        for place, model in enumerate(models):
+            start = time.perf_counter()
+            model.run(inputs, backend="cpu")
+            if turn >= 0:
+                seconds[turn, place] = time.perf_counter() - start
+    ratios = np.median(seconds / seconds[:, :1], 0)
+    found = []
+    for place, (proto, model) in enumerate(zip(protos, models)):
+        cycles, energy, cannot = None, None, ""
+        if design is not None:
+            try:
+                report = simulate(model, design, unsupported="host")
+                cycles, energy = report.cycles, report.energy_pj
+                cannot = "; ".join(f"{layer.name}: {layer.why}" for layer in getattr(report, "layers", ()) if layer.why)
+            except QuatrefoilError as error:
+                cannot = str(error)
+        weights = weights_of(proto)
+        count = sum(array.size for array in weights.values())
+        kernels = tuple((item.node.name, item.kernel) for item in model.explain(inputs) if item.selection is not None)
+        found.append(
+            Cost(
+                size_of(proto), _bits(proto), sum(np.count_nonzero(array) for array in weights.values()) / max(count, 1),
+                float(ratios[place]), float(np.median(seconds[:, place]) * 1e6), cycles, energy, kernels, cannot,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _bits(proto: ModelProto) -> int:
+    """Of all constants."""
+    dense = [item for item in proto.graph.initializer]
+    sparse = [part for item in proto.graph.sparse_initializer for part in (item.values, item.indices)]
+    return 8 * sum(len(item.raw_data) or item.ByteSize() for item in (*dense, *sparse))
+
+
+__all__ = ["Cost", "Mapping", "measure", "size_of"]
