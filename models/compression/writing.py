@@ -10,10 +10,10 @@ refuses it as the weight of an operator, and its places take 8 bytes each.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from quatrefoil.models.compression.network import Network
 
@@ -43,7 +43,7 @@ def written(network: Network) -> tuple[ModelProto, dict[str, str]]:
     return made.proto, forms
 
 
-def _bits(network: Network, name: str, array: np.ndarray) -> list[helper.NodeProto]:
+def _bits(network: Network, name: str, array: np.ndarray) -> list[NodeProto]:
     """The nodes that make a weight of its bits; the eighth bit of a byte is the first place."""
     flat = array.reshape(-1)
     own = f"{name}."
@@ -60,7 +60,7 @@ def _bits(network: Network, name: str, array: np.ndarray) -> list[helper.NodePro
             f"{own}shape": np.array(array.shape, np.int64),
         }
     )
-    steps = (
+    steps: tuple[tuple[str, tuple[str, ...], str, dict[str, Any]], ...] = (
         ("Reshape", (f"{own}mask", "bits.column"), "bytes", {}),
         ("BitwiseAnd", (f"{own}bytes", "bits.powers"), "taken", {}),
         ("Cast", (f"{own}taken",), "true", {"to": TensorProto.BOOL}),

@@ -129,6 +129,8 @@ def _largest_output(kind: str, given: list[np.ndarray]) -> float:
     if kind == "Range":
         start, limit, delta = (float(array.reshape(-1)[0]) for array in given)
         return abs((limit - start) / delta) if delta else math.inf
+    if kind == "Gather":  # one axis of the data becomes all of the indices
+        return float(given[0].size) / max(min(given[0].shape, default=1), 1) * given[1].size
     if kind.startswith("Gather"):
         return float(given[0].size) * given[1].size
     together = float(sum(array.size for array in given))
