@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from quatrefoil.cli import bench, demo, doctor, explain, export, gallery, info, output, quantize, simulate, sweep
+from quatrefoil.cli import (
+    bench,
+    compress,
+    demo,
+    doctor,
+    explain,
+    export,
+    gallery,
+    info,
+    output,
+    quantize,
+    simulate,
+    sweep,
+)
 from quatrefoil.cli import run as run_command
 from quatrefoil.errors import QuatrefoilError
 
@@ -27,6 +40,7 @@ app.command("run")(run_command.command)
 app.command("bench")(bench.command)
 app.command("explain")(explain.command)
 app.command("quantize")(quantize.command)
+app.command("compress")(compress.command)
 app.command("export")(export.command)
 app.command("simulate")(simulate.command)
 app.command("sweep")(sweep.command)

@@ -75,6 +75,7 @@ from quatrefoil.settings import num_threads, set_num_threads
 if TYPE_CHECKING:
     from quatrefoil.fpga.hls4ml_export import export as export_hls
     from quatrefoil.models import Model, load
+    from quatrefoil.models.compression import compress
     from quatrefoil.models.fixed.c_export import export_c
     from quatrefoil.models.fixed.c_export.opencl import export_opencl
     from quatrefoil.models.fixed.calibration import calibrate
@@ -90,6 +91,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "load": ("quatrefoil.models", "load"),
     "Model": ("quatrefoil.models", "Model"),
+    "compress": ("quatrefoil.models.compression", "compress"),
     "calibrate": ("quatrefoil.models.fixed.calibration", "calibrate"),
     "export_c": ("quatrefoil.models.fixed.c_export", "export_c"),
     "export_opencl": ("quatrefoil.models.fixed.c_export.opencl", "export_opencl"),
@@ -128,6 +130,7 @@ __all__ = [
     "avg_pool3d",
     "backend",
     "calibrate",
+    "compress",
     "conv1d",
     "conv2d",
     "conv3d",

@@ -1,5 +1,5 @@
-"""8-bit integers: scales chosen on samples (``int8``), and then trained together with the weights, every product being computed with
-rounded numbers whose rounding is taken back as if it were none (Jacob et al. 2018; the scales as in Esser et al. 2020).
+"""8-bit integers: scales chosen on samples (``int8``), and then trained together with the weights, every product being computed
+with rounded numbers whose rounding is taken back as if it were none (Jacob et al. 2018; the scales as in Esser et al. 2020).
 
 Convolutions, Gemm and MatMul become integer products. A recurrent layer, which has no integer kernel in ONNX, keeps its weights as
 bytes and computes in floating point.

@@ -21,7 +21,7 @@ from onnx import NodeProto, helper
 
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression.network import RECURRENT, Network, attributes, reads
-from quatrefoil.models.compression.pruning import LEVELS, JUDGED, SENSITIVITY, divide
+from quatrefoil.models.compression.pruning import JUDGED, LEVELS, SENSITIVITY, divide
 from quatrefoil.models.compression.task import Task
 from quatrefoil.models.compression.training import judge
 from quatrefoil.models.differentiation import Differentiable

@@ -49,9 +49,9 @@ def factor(network: Network, rank: float) -> dict[str, str]:
         array = network.constants.get(name)
         made = None
         if array is not None and array.dtype in (np.float32, np.float64):
-            if node.op_type == "Gemm" and not attributes(node).get("transA"):
-                made = _dense(network, node, array, rank)
-            elif node.op_type == "MatMul" and array.ndim == 2:
+            if (node.op_type == "Gemm" and not attributes(node).get("transA")) or (
+                node.op_type == "MatMul" and array.ndim == 2
+            ):
                 made = _dense(network, node, array, rank)
             elif node.op_type == "Conv" and array.ndim >= 3:
                 made = _convolution(network, node, array, rank)

@@ -7,18 +7,19 @@ model's ratio is the median over the rounds of its time over the first model's.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from onnx import ModelProto
 
+from quatrefoil import asic_sim
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.models.compression.network import weights_of
+from quatrefoil.models.compression.network import WEIGHTS, weights_of
 from quatrefoil.models.compression.task import Rows
 from quatrefoil.models.model import load
-from quatrefoil.models.simulation import simulate
+from quatrefoil.models.simulation import cost, workload
 
 ROUNDS: Final = 60
 WARM: Final = 5
@@ -45,9 +46,17 @@ def size_of(proto: ModelProto) -> int:
     return proto.ByteSize()
 
 
-def measure(protos: Sequence[ModelProto], row: Rows, design: str | None) -> list[Cost]:
-    """The costs of models, beside the first of them. row: inputs of one row."""
-    models = [load(proto) for proto in protos]
+class Subject(NamedTuple):
+    """A model; simulated: in place of it on the chip, as if its floats were of this format."""
+
+    proto: ModelProto
+    simulated: ModelProto
+    as_format: str | None = None
+
+
+def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[Cost]:
+    """The costs of models, beside the first of them. row: inputs of one row. design: None for no simulation."""
+    models = [load(subject.proto) for subject in subjects]
     inputs = {name: np.ascontiguousarray(array) for name, array in row.items()}
     seconds = np.empty((ROUNDS, len(models)))
     for turn in range(-WARM, ROUNDS):
@@ -58,21 +67,27 @@ def measure(protos: Sequence[ModelProto], row: Rows, design: str | None) -> list
                 seconds[turn, place] = time.perf_counter() - start
     ratios = np.median(seconds / seconds[:, :1], 0)
     found = []
-    for place, (proto, model) in enumerate(zip(protos, models)):
+    for place, (subject, model) in enumerate(zip(subjects, models)):
+        proto = subject.proto
         cycles, energy, cannot = None, None, ""
         if design is not None:
             try:
-                report = simulate(model, design, unsupported="host")
+                with asic_sim.use_design(design) as chip:
+                    report = cost(workload(load(subject.simulated), inputs), chip, "host", subject.as_format)
                 cycles, energy = report.cycles, report.energy_pj
-                cannot = "; ".join(f"{layer.name}: {layer.why}" for layer in getattr(report, "layers", ()) if layer.why)
+                cannot = "; ".join(f"{layer.name}: {layer.why}" for layer in report.layers if layer.why)
             except QuatrefoilError as error:
                 cannot = str(error)
         weights = weights_of(proto)
         count = sum(array.size for array in weights.values())
-        kernels = tuple((item.node.name, item.kernel) for item in model.explain(inputs) if item.selection is not None)
+        kernels = tuple(
+            (item.node.name, item.kernel)
+            for item in model.explain(inputs)
+            if item.selection is not None or item.node.kind in WEIGHTS
+        )
         found.append(
             Cost(
-                size_of(proto), _bits(proto), sum(np.count_nonzero(array) for array in weights.values()) / max(count, 1),
+                size_of(proto), _bits(proto), sum(int(np.count_nonzero(array)) for array in weights.values()) / max(count, 1),
                 float(ratios[place]), float(np.median(seconds[:, place]) * 1e6), cycles, energy, kernels, cannot,
             )
         )  # fmt: skip
@@ -86,4 +101,4 @@ def _bits(proto: ModelProto) -> int:
     return 8 * sum(len(item.raw_data) or item.ByteSize() for item in (*dense, *sparse))
 
 
-__all__ = ["Cost", "Mapping", "measure", "size_of"]
+__all__ = ["Cost", "Subject", "measure", "size_of"]

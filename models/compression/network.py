@@ -126,7 +126,12 @@ class Network:
         made = self.copy()
         made.proto = proto
         made.nodes = list(proto.graph.node)
-        made.constants = {item.name: array_of(item, item.name) for item in proto.graph.initializer}
+        made.constants = {
+            item.name: array_of(item, item.name).astype(np.uint8)
+            if item.data_type == TensorProto.UINT4
+            else array_of(item, item.name)
+            for item in proto.graph.initializer
+        }
         return made
 
     def put(self, values: Mapping[str, np.ndarray]) -> None:

@@ -123,7 +123,7 @@ def share(network: Network, entries: int) -> dict[str, str]:
         made = shared(array, entries, network.pinned.get(weight.name))
         book, codes, places = weight.name + BOOK, weight.name + CODES, weight.name + ".places"
         network.put({book: made.book})
-        network.proto.graph.initializer.append(_codes(codes, made.codes, packed))
+        network.proto.graph.initializer.append(codes_of(codes, made.codes, packed))
         network.constants[codes] = made.codes
         nodes.append(helper.make_node("Cast", [codes], [places], f"{weight.name}.cast", to=TensorProto.INT32))
         nodes.append(helper.make_node("Gather", [book, places], [weight.name], f"{weight.name}.gather"))
@@ -137,7 +137,8 @@ def share(network: Network, entries: int) -> dict[str, str]:
     return said
 
 
-def _codes(name: str, codes: np.ndarray, packed: bool) -> TensorProto:
+def codes_of(name: str, codes: np.ndarray, packed: bool) -> TensorProto:
+    """Codes as a constant: bytes, or where ``packed`` two in a byte, the first in the lower half."""
     if not packed:
         return numpy_helper.from_array(codes, name)
     flat = codes.reshape(-1)
