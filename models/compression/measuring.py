@@ -96,9 +96,7 @@ def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[
 
 def _bits(proto: ModelProto) -> int:
     """Of all constants."""
-    dense = [item for item in proto.graph.initializer]
-    sparse = [part for item in proto.graph.sparse_initializer for part in (item.values, item.indices)]
-    return 8 * sum(len(item.raw_data) or item.ByteSize() for item in (*dense, *sparse))
+    return 8 * sum(len(item.raw_data) or item.ByteSize() for item in proto.graph.initializer)
 
 
 __all__ = ["Cost", "Subject", "measure", "size_of"]

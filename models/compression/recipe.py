@@ -17,7 +17,7 @@ from onnx import ModelProto
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression import awareness, channels, factoring, pruning, sharing
 from quatrefoil.models.compression.measuring import Subject
-from quatrefoil.models.compression.network import Network
+from quatrefoil.models.compression.network import RECURRENT, Network
 from quatrefoil.models.compression.pruning import GLOBAL, SCOPES, SENSITIVITY, UNIFORM, Magnitude, Pattern
 from quatrefoil.models.compression.task import Report, Task, outputs_of
 from quatrefoil.models.compression.training import Pace, Teacher, retrain
@@ -90,7 +90,7 @@ def _title(item: tuple[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """A stage's model: ``proto`` to keep, ``network`` to go on with. said: what happened to each layer. curve: each epoch's loss."""
+    """A stage's model: ``proto`` to keep, ``network`` to go on with. said: what happened to each layer; curve: the epochs' losses."""
 
     name: str
     network: Network
@@ -101,8 +101,10 @@ class Made:
 
     @property
     def subject(self) -> Subject:
-        """On the chip an int8 model is timed as its float form with operands of int8: all its products then are."""
-        return Subject(self.proto, self.network.proto, "int8") if self.in_bytes else Subject(self.proto, self.proto)
+        """On the chip an int8 model is timed as its float form with operands of int8, as all its products then are; with
+        recurrent layers, which compute in floating point, as it is."""
+        whole = self.in_bytes and not any(node.op_type in RECURRENT for node in self.network.nodes)
+        return Subject(self.proto, self.network.proto, "int8") if whole else Subject(self.proto, self.proto)
 
 
 def carry_out(recipe: Recipe, network: Network, task: Task, pace: Pace, report: Report | None = None) -> list[Made]:

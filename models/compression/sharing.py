@@ -3,14 +3,15 @@
     weight = Gather(codebook, Cast(codes))
 
 in ONNX's own operators, which any runtime computes: codes are uint8, of up to 16 entries uint4, two in a byte (operator set 21).
-Codebooks are k-means in one dimension, exact by dynamic programming over the sorted weights (Wang and Song, Ckmeans.1d.dp, 2011),
-which are taken together in BINS where there are more, and then moved by Lloyd's steps (1982). Zeros that pruning made are an entry of
-their own, the first. Codebooks train like any constant: the gradient of an entry is the sum over the weights that share it (Han, Mao
-and Dally, Deep compression, 2016).
+Codebooks are k-means in one dimension, exact by dynamic programming over the sorted weights (Wang and Song, Ckmeans.1d.dp,
+2011), which are taken together in BINS where there are more, and then moved by Lloyd's steps (1982). Zeros that pruning made are
+an entry of their own, the first. Codebooks train like any constant: the gradient of an entry is the sum over the weights that
+share it (Han, Mao and Dally, Deep compression, 2016).
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression.network import BOOK, CODES, Network
 
-BINS: Final = 1024
+BINS: Final = 512
 ENTRIES: Final = (2, 256)
 SMALL: Final = 16
 """Entries that a code of four bits tells apart, from operator set PACKED on."""
@@ -48,7 +49,7 @@ def k_means(values: np.ndarray, count: int) -> np.ndarray:
         weights, sums, squares = counts.astype(np.float64), distinct * counts, distinct**2 * counts
     else:
         edges = np.linspace(0, len(ordered), BINS + 1).astype(np.int64)
-        parts = list(zip(edges[:-1], edges[1:]))
+        parts = list(pairwise(edges))
         weights = np.array([float(end - begin) for begin, end in parts])
         sums = np.array([ordered[begin:end].sum() for begin, end in parts])
         squares = np.array([np.square(ordered[begin:end]).sum() for begin, end in parts])
@@ -77,10 +78,11 @@ def _partition(weights: np.ndarray, sums: np.ndarray, squares: np.ndarray, count
     least = np.full(bins + 1, np.inf)
     least[0] = 0.0
     begins = np.zeros((count, bins + 1), np.int64)
+    places = np.arange(bins + 1)
     for run in range(count):
         together = least[:, np.newaxis] + cost
         begins[run] = together.argmin(0)
-        least = together.min(0)
+        least = together[begins[run], places]
     ends, end = [], bins
     for run in reversed(range(count)):
         ends.append((begins[run, end], end))

@@ -62,7 +62,7 @@ class Teacher:
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and 0 <= self.share <= 1):
             raise QuatrefoilError(
-                f"compress: the temperature is {self.temperature} and the teacher's share {self.share}; they lie above 0, and in 0 to 1"
+                f"compress: temperature {self.temperature} and teacher's share {self.share}; they lie above 0, and in 0 to 1"
             )
 
 

@@ -4,8 +4,8 @@ dense     every element
 bits      the elements that are not zero, and a bit for each place, from which ONNX's own operators make the weight:
           Gather([0, *values], mask * CumSum(mask)); operator set 18
 
-Runtimes compute the second form once, when they load the file. ONNX's ``sparse_initializer`` is not used: ONNX's own shape inference
-refuses it as the weight of an operator, and its places take 8 bytes each.
+Runtimes compute the second form once, when they load the file. ONNX's ``sparse_initializer`` is not used: ONNX's own shape
+inference refuses it as the weight of an operator, and its places take 8 bytes each.
 """
 
 from __future__ import annotations
