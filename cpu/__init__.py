@@ -68,11 +68,11 @@ class CpuBackend:
 
 @cache
 def _kernels() -> tuple[Kernel, ...]:
-    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse
+    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse, sparse_conv
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
     floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
-    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS, *decoding(floats, "simd"))
+    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS, *sparse_conv.KERNELS, *decoding(floats, "simd"))
 
 
 @cache

@@ -1,7 +1,10 @@
 # The thin door to cpu/src/sparse*.cpp: a prepared layer is an object that holds its sizes and its matrix; its run allocates
 # the output and a workspace, gives the GIL away and calls the kernel.
 
+from libc.stdint cimport uint8_t
+
 include "door.pxi"
+include "workspace.pxi"
 
 cdef extern from "sparse.h" nogil:
     ctypedef struct SparseArguments:
@@ -65,3 +68,142 @@ cdef class Layer:
                 self.function(&a)
             free(workspace)
         return (y,)
+
+
+cdef extern from "sparse.h" nogil:
+    ctypedef struct ConvShape:
+        int64_t batch, groups, in_channels, out_channels
+        int64_t input[3]
+        int64_t output[3]
+        int64_t kernel[3]
+        int64_t strides[3]
+        int64_t dilations[3]
+        int64_t pads[3]
+        int activation
+        float alpha, beta
+        int32_t x_blocked, y_blocked
+
+    ctypedef struct SparseEntry:
+        pass
+
+    ctypedef struct SparseTile:
+        pass
+
+    ctypedef struct SparseSegment:
+        pass
+
+    ctypedef struct SparseConv:
+        ConvShape shape
+        int64_t rows, channels
+        const float* values
+        const int32_t* columns
+        const int32_t* offsets
+        const float* bias
+        const SparseEntry* entries
+        const int32_t* starts
+        int64_t blocks
+        int64_t lengths[3]
+        int64_t phases
+        const int64_t* phase_places
+        int64_t channel_pitch, phase_pitch, image_pitch, images
+        int32_t direct, finite
+        const uint8_t* unmet
+        const SparseTile* tiles
+        const SparseSegment* segments
+        int64_t tile_count, row_chunks
+
+    ctypedef struct SparseConvCall:
+        const float* x
+        const float* residual
+        float* y
+        char* workspace
+        int threads
+
+    ctypedef void (*SparseConvFunction)(const SparseConv*, const SparseConvCall*) noexcept
+    ctypedef size_t (*SparseConvBytes)(const SparseConv*) noexcept
+
+    SparseConvBytes sparse_conv_shared_f32(int isa)
+    SparseConvBytes sparse_conv_own_f32(int isa)
+    SparseConvFunction sparse_conv_places_f32(int isa)
+    SparseConvFunction sparse_conv_row_f32(int isa)
+
+    ctypedef struct SparseConvStep:
+        SparseConvFunction run
+        const SparseConv* conv
+        int most_threads
+
+    void run_sparse_conv_step(const void*, const void* const*, void* const*, char*, int) noexcept
+
+
+cdef class Convolution:
+    """A prepared sparse_conv.
+
+    isa: an instruction set's number. geometry, activation: of the problem. matrix: ops.sparse's Rows, checked, C-contiguous.
+    bias: float32 (M) or None. laid: cpu.sparse_conv's Laid. one_place: every image is a row of one place. threads: that the
+    work is worth. y_shape, dtype: of the output.
+    """
+
+    cdef SparseConv conv
+    cdef SparseConvFunction function
+    cdef SparseConvStep context
+    cdef NativeStep step
+    cdef object y_shape, dtype, kept
+    cdef size_t shared, own
+    cdef int threads
+
+    def __init__(self, int isa, geometry, activation, matrix, bias, laid, bint one_place, int threads, y_shape, dtype):
+        cdef SparseConv* a = &self.conv
+        self.kept = matrix, bias, laid
+        self.y_shape, self.dtype, self.threads = y_shape, dtype, threads
+        window = geometry.window
+        a.shape.batch, a.shape.groups = geometry.batch, geometry.groups
+        a.shape.in_channels, a.shape.out_channels = geometry.in_per_group, geometry.out_per_group
+        for axis in range(3):
+            a.shape.input[axis], a.shape.output[axis] = window.input[axis], window.output[axis]
+            a.shape.kernel[axis], a.shape.strides[axis] = window.kernel[axis], window.strides[axis]
+            a.shape.dilations[axis], a.shape.pads[axis] = window.dilations[axis], window.pads[axis]
+            a.lengths[axis] = laid.lengths[axis]
+        a.shape.activation, a.shape.alpha, a.shape.beta = activation.code, activation.alpha, activation.beta
+        a.shape.x_blocked = a.shape.y_blocked = 0
+        a.rows, a.channels = geometry.out_channels, geometry.in_channels
+        a.values = <const float*>address(matrix.values)
+        a.columns = <const int32_t*>address(matrix.columns)
+        a.offsets = <const int32_t*>address(matrix.offsets)
+        a.bias = NULL
+        if bias is not None:
+            a.bias = <const float*>address(bias)
+        a.entries, a.starts = <const SparseEntry*>address(laid.entries), <const int32_t*>address(laid.starts)
+        a.blocks = laid.blocks
+        a.phases, a.phase_places = len(laid.phases), <const int64_t*>address(laid.phases)
+        a.channel_pitch, a.phase_pitch, a.image_pitch = laid.channel_pitch, laid.phase_pitch, laid.image_pitch
+        a.images, a.direct, a.finite = laid.images, laid.direct, laid.finite
+        a.unmet = <const uint8_t*>address(laid.unmet)
+        a.tiles, a.segments = <const SparseTile*>address(laid.tiles), <const SparseSegment*>address(laid.segments)
+        a.tile_count, a.row_chunks = len(laid.tiles), laid.row_chunks
+        self.function = sparse_conv_row_f32(isa) if one_place else sparse_conv_places_f32(isa)
+        self.shared, self.own = sparse_conv_shared_f32(isa)(a), sparse_conv_own_f32(isa)(a)
+
+    def run(self, inputs):
+        cdef SparseConvCall call
+        cdef Buffer workspace
+        y = new_array(self.y_shape, self.dtype)
+        if 0 in self.y_shape:
+            return (y,)
+        call.x, call.y = <const float*>address(inputs[0]), <float*>address(y)
+        call.residual = NULL
+        if len(inputs) > 5 and inputs[5] is not None:
+            call.residual = <const float*>address(inputs[5])
+        call.threads = min(<int>num_threads(), self.threads) if self.threads > 1 else 1
+        workspace = take_workspace(self.shared + self.own * call.threads)
+        call.workspace = workspace.data
+        with nogil:
+            self.function(&self.conv, &call)
+        idle_workspaces.append(workspace)
+        return (y,)
+
+    def native_step(self):
+        """A capsule of what native_step.h describes; this object has to outlive it."""
+        self.context.run, self.context.conv, self.context.most_threads = self.function, &self.conv, self.threads
+        self.step.run, self.step.context = run_sparse_conv_step, &self.context
+        self.step.workspace = self.shared + self.own  # for each thread, though they share the first part
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)

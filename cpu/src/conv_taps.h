@@ -12,10 +12,10 @@ QF_INLINE int64_t element_at(bool blocked, int64_t image, int64_t channels, int6
                  : (image * channels + channel) * plane + place;
 }
 
-inline void write_by_taps(const ConvShape& s, const ConvCall& call, int64_t image, int64_t group, int64_t out_channel,
-                          int64_t d, int64_t h, int64_t w) {
+// weights: of this output channel.
+inline void write_by_taps_of(const ConvShape& s, const ConvCall& call, const float* weights, int64_t image, int64_t group,
+                             int64_t out_channel, int64_t d, int64_t h, int64_t w) {
   const int64_t m = group * s.out_channels + out_channel, in_plane = volume(s.input), taps = volume(s.kernel);
-  const float* weights = (const float*)call.plain_weights + m * s.in_channels * taps;
   float sum = call.bias ? ((const float*)call.bias)[m] : 0.0f;
   for (int64_t c = 0; c < s.in_channels; c++)
     for (int64_t tap = 0; tap < taps; tap++) {
@@ -32,6 +32,13 @@ inline void write_by_taps(const ConvShape& s, const ConvCall& call, int64_t imag
   const int64_t at = element_at(s.y_blocked, image, s.groups * s.out_channels, m, volume(s.output), place);
   if (call.residual) sum += ((const float*)call.residual)[at];
   ((float*)call.y)[at] = qf_activation(s.activation, s.alpha, s.beta, sum);
+}
+
+inline void write_by_taps(const ConvShape& s, const ConvCall& call, int64_t image, int64_t group, int64_t out_channel,
+                          int64_t d, int64_t h, int64_t w) {
+  const int64_t m = group * s.out_channels + out_channel;
+  const float* weights = (const float*)call.plain_weights + m * s.in_channels * volume(s.kernel);
+  write_by_taps_of(s, call, weights, image, group, out_channel, d, h, w);
 }
 
 // The same of a transposed convolution; `s` is seen from x, and weights are laid out as (C, M / groups, kernel).

@@ -1,8 +1,9 @@
-// What the Cython door and the kernel of sparse recurrent layers share: the arguments of one call. Sizes as in ops/sparse.py.
+// What the Cython door and the kernels of sparse layers share. Sizes as in ops/sparse.py and ops/compressed.py.
 #pragma once
 
 #include <cstdint>
 
+#include "conv_arguments.h"
 #include "instruction_sets.h"
 
 struct SparseArguments {
@@ -19,3 +20,79 @@ struct SparseArguments {
 
 QF_DECLARE(int64_t, sparse_workspace_f32, (const SparseArguments*))
 QF_DECLARE(void, sparse_recurrent_f32, (const SparseArguments*))
+
+// A convolution whose weight is stored by compressed rows; made ready by cpu/sparse_conv.py.
+
+// A stored value, and where in the laid-out x it meets output place 0.
+struct SparseEntry {
+  float value;
+  int32_t place;
+};
+
+// What a tile of places writes of an image: places of the tile from ``at`` on, to y of channel 0 from ``y`` on.
+struct SparseSegment {
+  int32_t image, at, length, unused;
+  int64_t y;
+};
+
+struct SparseTile {
+  int64_t first;    // place
+  int32_t vectors;  // at most SPARSE_VECTORS
+  int32_t whole;    // all of it is one segment
+  int64_t begin, end;  // of its segments
+};
+
+enum { SPARSE_VECTORS = 8 };
+
+struct SparseConv {
+  ConvShape shape;
+  int64_t rows, channels;  // over all groups
+  // The weight as it came, for sums that are not finite.
+  const float* values;
+  const int32_t *columns, *offsets;
+  const float* bias;  // or null
+  // The entries of block b and row m: starts[b * rows + m] to the next start. A block's channels stay in the cache.
+  const SparseEntry* entries;
+  const int32_t* starts;
+  int64_t blocks;
+  // x laid out channel by channel, each as planes of the phases of the strides, each plane image after image:
+  // lengths[0] x lengths[1] x lengths[2] of every stride-th place, padding included. Where ``direct``, x itself.
+  int64_t lengths[3], phases;
+  const int64_t* phase_places;  // of each phase its place along each axis
+  int64_t channel_pitch, phase_pitch, image_pitch, images;  // images: that are laid out at once
+  int32_t direct, finite;  // finite: of values
+  const uint8_t* unmet;    // channels with a place that no stored value meets: x is looked at there
+  const SparseTile* tiles;
+  const SparseSegment* segments;
+  int64_t tile_count, row_chunks;
+};
+
+struct SparseConvCall {
+  const float *x, *residual;  // residual: or null
+  float* y;
+  char* workspace;  // sparse_conv_shared_f32's bytes, then sparse_conv_own_f32's for each thread
+  int threads;
+};
+
+typedef void (*SparseConvFunction)(const SparseConv*, const SparseConvCall*);
+typedef size_t (*SparseConvBytes)(const SparseConv*);
+
+QF_DECLARE(size_t, sparse_conv_shared_f32, (const SparseConv*))
+QF_DECLARE(size_t, sparse_conv_own_f32, (const SparseConv*))
+QF_DECLARE(void, sparse_conv_places_f32, (const SparseConv*, const SparseConvCall*))
+// Of one place: rows of x are (channels) floats. Entries are in order of rows (one block), their places the columns.
+QF_DECLARE(void, sparse_conv_row_f32, (const SparseConv*, const SparseConvCall*))
+
+struct SparseConvStep {
+  SparseConvFunction run;
+  const SparseConv* conv;
+  int most_threads;
+};
+
+inline void run_sparse_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                                 int threads) {
+  const SparseConvStep& step = *static_cast<const SparseConvStep*>(context);
+  const SparseConvCall call = {(const float*)inputs[0], (const float*)inputs[5], (float*)outputs[0], workspace,
+                               threads < step.most_threads ? threads : step.most_threads};
+  step.run(step.conv, &call);
+}

@@ -1,0 +1,237 @@
+"""The CPU's kernels of convolutions with a sparse weight, in order of priority, and how they lay out what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from quatrefoil.cpu import instruction_set
+from quatrefoil.ops import compressed
+from quatrefoil.ops import conv as semantics
+from quatrefoil.ops.conv import ConvGeometry
+from quatrefoil.ops.sparse import Rows
+from quatrefoil.problem import Problem
+from quatrefoil.registry import Kernel, Reject, Run
+
+VECTORS = 8
+"""The most vectors of a tile: SPARSE_VECTORS of src/sparse.h."""
+
+FEW_PLACES = 128
+"""Images of fewer places follow each other in the vectors."""
+
+MOST_IMAGES = 256
+"""Images that are laid out at once."""
+
+FIRST_LEVEL = 24 << 10
+"""Bytes of a first-level cache that a block's part of a tile may take."""
+
+ENTRIES_OF_A_BLOCK = 8
+"""Stored values of a row in a block, on average, that make up for loading and storing the sums in between."""
+
+MOST_PLACES = 2**31 - 1
+"""Floats of the laid-out x: places are 32 bits wide."""
+
+WORTH_A_THREAD = 1 << 17
+"""Multiply-accumulates from which on another thread is worth waking."""
+
+ENTRY = np.dtype([("value", np.float32), ("place", np.int32)])
+SEGMENT = np.dtype([("image", np.int32), ("at", np.int32), ("length", np.int32), ("unused", np.int32), ("y", np.int64)])
+TILE = np.dtype(
+    [("first", np.int64), ("vectors", np.int32), ("whole", np.int32), ("begin", np.int64), ("end", np.int64)]
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How x is laid out: the members of src/sparse.h's SparseConv of these names. taps: of each tap the distance, from an
+    output's place, of what it reads; places: that an image's outputs spread over."""
+
+    lengths: tuple[int, int, int]
+    phases: np.ndarray
+    channel_pitch: int
+    phase_pitch: int
+    image_pitch: int
+    images: int
+    direct: bool
+    taps: np.ndarray
+    places: int
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A layout with the stored values and the tiles of places, as src/sparse.h's SparseConv has them."""
+
+    lengths: tuple[int, int, int]
+    phases: np.ndarray
+    channel_pitch: int
+    phase_pitch: int
+    image_pitch: int
+    images: int
+    direct: bool
+    finite: bool
+    entries: np.ndarray
+    starts: np.ndarray
+    blocks: int
+    unmet: np.ndarray
+    tiles: np.ndarray
+    segments: np.ndarray
+    row_chunks: int
+
+
+def layout(geometry: ConvGeometry, lanes: int) -> Layout:
+    """Where each tap of each output lies."""
+    window = geometry.window
+    reach = [[k * dilation for k in range(kernel)] for kernel, dilation in zip(window.kernel, window.dilations)]
+    plane = window.output_size
+    if geometry.batch == 1 or plane >= FEW_PLACES:
+        images = 1
+    else:
+        images = min(geometry.batch, MOST_IMAGES)
+    direct = (
+        window.taps == 1 and max(window.strides) == 1 and not any(window.pads) and window.output == window.input
+        and images == 1 and plane % lanes == 0 and plane % 256 != 0
+    )  # fmt: skip
+    used = [sorted({at % stride for at in along}) for along, stride in zip(reach, window.strides)]
+    shifts = [[at // stride for at in along] for along, stride in zip(reach, window.strides)]
+    lengths = tuple(extent + max(shift) for extent, shift in zip(window.output, shifts))
+    phases = list(product(*used))
+    image_pitch = prod(lengths)
+    phase_pitch = images * image_pitch
+    channel_pitch = -(-len(phases) * phase_pitch // lanes) * lanes
+    if channel_pitch % 256 == 0 and not direct:
+        channel_pitch += 16  # the same tile of all channels would meet in the same sets of the cache
+    taps = []
+    for d, h, w in product(*(range(kernel) for kernel in window.kernel)):
+        phase = phases.index(tuple(reach[axis][k] % window.strides[axis] for axis, k in enumerate((d, h, w))))
+        place = (shifts[0][d] * lengths[1] + shifts[1][h]) * lengths[2] + shifts[2][w]
+        taps.append(phase * phase_pitch + place)
+    places = ((window.output[0] - 1) * lengths[1] + window.output[1] - 1) * lengths[2] + window.output[2]
+    return Layout(
+        (lengths[0], lengths[1], lengths[2]), np.array(phases, np.int64), plane if direct else channel_pitch, phase_pitch,
+        image_pitch, images, direct, np.array(taps, np.int64), places,
+    )  # fmt: skip
+
+
+def _tiles(geometry: ConvGeometry, plan: Layout, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles of places, as equal as they come, and the segments of outputs that each writes."""
+    window = geometry.window
+    rows = [
+        (image, image * plan.image_pitch + (d * plan.lengths[1] + h) * plan.lengths[2],
+         image * geometry.out_channels * window.output_size + (d * window.output[1] + h) * window.output[2],
+         window.output[2])
+        for image in range(plan.images) for d in range(window.output[0]) for h in range(window.output[1])
+    ]  # fmt: skip
+    merged: list[tuple[int, int, int, int]] = []
+    for image, place, y, length in rows:
+        if merged and merged[-1][0] == image and merged[-1][1] + merged[-1][3] == place:
+            merged[-1] = (*merged[-1][:3], merged[-1][3] + length)
+        else:
+            merged.append((image, place, y, length))
+    vectors = -(-((plan.images - 1) * plan.image_pitch + plan.places) // lanes)
+    count = -(-vectors // VECTORS)
+    tiles, segments, at = [], [], 0
+    for tile in range(count):
+        first, last = tile * vectors // count * lanes, (tile + 1) * vectors // count * lanes
+        begin = len(segments)
+        while at < len(merged) and merged[at][1] < last:
+            image, place, y, length = merged[at]
+            start, stop = max(place, first), min(place + length, last)
+            segments.append((image, start - first, stop - start, 0, y + start - place))
+            if place + length > last:
+                break
+            at += 1
+        whole = len(segments) == begin + 1 and segments[begin][2] == last - first
+        tiles.append((first, (last - first) // lanes, whole, begin, len(segments)))
+    return np.array(tiles, TILE), np.array(segments, SEGMENT)
+
+
+def laid(geometry: ConvGeometry, matrix: Rows, plan: Layout, lanes: int, threads: int, *, whole: bool = False) -> Laid:
+    """The stored values in the order in which they are read. whole: the channels stay in one block."""
+    channels, taps, outputs = geometry.in_per_group, geometry.window.taps, geometry.out_channels
+    tiles, segments = _tiles(geometry, plan, lanes)
+    row = np.repeat(np.arange(outputs), np.diff(matrix.offsets))
+    local, tap = np.divmod(matrix.columns.astype(np.int64), taps)
+    channel = row // geometry.out_per_group * channels + local
+    met = np.zeros((geometry.in_channels, taps), bool)
+    met[channel, tap] = True
+    # what of a channel a tile reads: rows of taps, or all there is
+    widest = int(tiles["vectors"].max()) * lanes
+    lines = prod(geometry.window.kernel[:2]) * len(plan.phases)
+    per_channel = 4 * min(plan.channel_pitch, lines * (widest + 2 * lanes))
+    values_per_channel = len(row) / max(outputs * channels, 1)
+    cached = max(FIRST_LEVEL // per_channel, int(ENTRIES_OF_A_BLOCK / max(values_per_channel, 1e-9)), 1)
+    blocks = 1 if whole else -(-channels // min(cached, channels))
+    size = -(-channels // blocks)
+    key = (local // size) * outputs + row
+    place = channel * plan.channel_pitch + plan.taps[tap]
+    order = np.lexsort((place, key))
+    entries = np.empty(len(row), ENTRY)
+    entries["value"], entries["place"] = matrix.values[order], place[order]
+    counts = np.bincount(key, minlength=blocks * outputs)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return Laid(
+        plan.lengths, plan.phases, plan.channel_pitch, plan.phase_pitch, plan.image_pitch, plan.images, plan.direct,
+        bool(np.isfinite(matrix.values).all()), entries, starts, blocks, np.array(~met.all(axis=1), np.uint8), tiles,
+        segments, min(outputs, 4 * threads if threads > 1 and len(tiles) < 4 * threads else 1),
+    )  # fmt: skip
+
+
+def _threads(problem: Problem) -> int:
+    return int(min(max(compressed.work(problem).macs / WORTH_A_THREAD, 1), 1024))
+
+
+def _accepts_places(problem: Problem) -> Reject | None:
+    geometry = semantics.geometry(compressed.base(problem))
+    if 0 in problem.outputs[0].shape:
+        return None
+    plan = layout(geometry, instruction_set.lanes())
+    if plan.channel_pitch * geometry.in_channels > MOST_PLACES:
+        return Reject(f"x laid out with its padding has more than {MOST_PLACES} values")
+    return None
+
+
+def _accepts_row(problem: Problem) -> Reject | None:
+    geometry = semantics.geometry(compressed.base(problem))
+    if geometry.window.taps > 1 or geometry.window.input_size > 1 or geometry.groups > 1 or any(geometry.window.pads):
+        return Reject("it takes dense layers: one place, one tap and one group")
+    if geometry.batch > MOST_ROWS:
+        return Reject(f"vectors of rows are faster from {MOST_ROWS + 1} rows on, and there are {geometry.batch}")
+    return None
+
+
+MOST_ROWS = 2
+
+
+def _prepare(one_place: bool, problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    from quatrefoil.cpu import _sparse
+
+    form, dense = compressed.FORMS[problem.op], compressed.base(problem)
+    geometry, lanes = semantics.geometry(dense), instruction_set.lanes()
+    y = problem.outputs[0]
+    if y.size == 0:
+        return lambda inputs: (np.empty(y.shape, y.numpy_dtype),)
+    stored = compressed.rows(problem, form.weights[0], parameters)
+    matrix = Rows(*map(np.ascontiguousarray, stored))
+    bias = parameters.get(form.place(semantics.BIAS))
+    threads, plan = _threads(problem), layout(geometry, lanes)
+    if one_place:
+        plan = replace(plan, direct=True, channel_pitch=1, images=1)
+    run: Run = _sparse.Convolution(
+        instruction_set.index(), geometry, semantics.fused_activation(dense), matrix,
+        None if bias is None else np.ascontiguousarray(bias),
+        laid(geometry, matrix, plan, lanes, threads, whole=one_place), one_place, threads, y.shape, y.numpy_dtype,
+    ).run  # fmt: skip
+    return run
+
+
+KERNELS = [
+    Kernel("sparse_conv_row_nchw_f32_simd", "sparse_conv", _accepts_row, partial(_prepare, True),
+           summary="dense layers on few rows: sums over each output's stored values"),
+    Kernel("sparse_conv_places_nchw_f32_simd", "sparse_conv", _accepts_places, partial(_prepare, False),
+           summary="vectors of places stay in registers over an output channel's stored values; padding laid out once"),
+]  # fmt: skip
