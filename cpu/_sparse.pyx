@@ -101,11 +101,13 @@ cdef extern from "sparse.h" nogil:
         const float* bias
         const SparseEntry* entries
         const int32_t* starts
+        const int32_t* order
         int64_t blocks
         int64_t lengths[3]
         int64_t phases
         const int64_t* phase_places
         int64_t channel_pitch, phase_pitch, image_pitch, images
+        int64_t panel_channels
         int32_t direct, finite
         const uint8_t* unmet
         const SparseTile* tiles
@@ -173,9 +175,10 @@ cdef class Convolution:
         if bias is not None:
             a.bias = <const float*>address(bias)
         a.entries, a.starts = <const SparseEntry*>address(laid.entries), <const int32_t*>address(laid.starts)
-        a.blocks = laid.blocks
+        a.order, a.blocks = <const int32_t*>address(laid.order), laid.blocks
         a.phases, a.phase_places = len(laid.phases), <const int64_t*>address(laid.phases)
         a.channel_pitch, a.phase_pitch, a.image_pitch = laid.channel_pitch, laid.phase_pitch, laid.image_pitch
+        a.panel_channels = laid.panel_channels
         a.images, a.direct, a.finite = laid.images, laid.direct, laid.finite
         a.unmet = <const uint8_t*>address(laid.unmet)
         a.tiles, a.segments = <const SparseTile*>address(laid.tiles), <const SparseSegment*>address(laid.segments)

@@ -17,6 +17,7 @@ from quatrefoil.ops.conv import ConvGeometry
 from quatrefoil.ops.sparse import Rows
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
+from quatrefoil.settings import num_threads
 
 VECTORS = 8
 """The most vectors of a tile: SPARSE_VECTORS of src/sparse.h."""
@@ -32,6 +33,9 @@ FIRST_LEVEL = 24 << 10
 
 ENTRIES_OF_A_BLOCK = 8
 """Stored values of a row in a block, on average, that make up for loading and storing the sums in between."""
+
+MOST_WIDENED = 1.2
+"""Rows become this many times as long at most, so that they are whole vectors."""
 
 MOST_PLACES = 2**31 - 1
 """Floats of the laid-out x: places are 32 bits wide."""
@@ -72,15 +76,26 @@ class Laid:
     phase_pitch: int
     image_pitch: int
     images: int
+    panel_channels: int
     direct: bool
     finite: bool
     entries: np.ndarray
     starts: np.ndarray
+    order: np.ndarray
     blocks: int
     unmet: np.ndarray
     tiles: np.ndarray
     segments: np.ndarray
     row_chunks: int
+
+
+def _flat(geometry: ConvGeometry) -> ConvGeometry:
+    """A convolution of one tap that reads every place as one along a single row."""
+    window = geometry.window
+    if window.taps > 1 or max(window.strides) > 1 or window.output != window.input or any(window.pads):
+        return geometry
+    row = (1, 1, window.output_size)
+    return replace(geometry, window=replace(window, input=row, output=row))
 
 
 def layout(geometry: ConvGeometry, lanes: int) -> Layout:
@@ -94,11 +109,14 @@ def layout(geometry: ConvGeometry, lanes: int) -> Layout:
         images = min(geometry.batch, MOST_IMAGES)
     direct = (
         window.taps == 1 and max(window.strides) == 1 and not any(window.pads) and window.output == window.input
-        and images == 1 and plane % lanes == 0 and plane % 256 != 0
+        and images == 1
     )  # fmt: skip
-    used = [sorted({at % stride for at in along}) for along, stride in zip(reach, window.strides)]
-    shifts = [[at // stride for at in along] for along, stride in zip(reach, window.strides)]
-    lengths = tuple(extent + max(shift) for extent, shift in zip(window.output, shifts))
+    used = [sorted({at % stride for at in along}) for along, stride in zip(reach[:2], window.strides)]
+    used.append(reach[2])  # along rows a plane for each column of the window, so that vectors are aligned
+    shifts = [[at // stride for at in along] for along, stride in zip(reach[:2], window.strides)]
+    lengths = [extent + max(shift) for extent, shift in zip(window.output, shifts)]
+    whole = -(-window.output[2] // lanes) * lanes
+    lengths.append(whole if not direct and whole <= MOST_WIDENED * window.output[2] else window.output[2])
     phases = list(product(*used))
     image_pitch = prod(lengths)
     phase_pitch = images * image_pitch
@@ -107,8 +125,9 @@ def layout(geometry: ConvGeometry, lanes: int) -> Layout:
         channel_pitch += 16  # the same tile of all channels would meet in the same sets of the cache
     taps = []
     for d, h, w in product(*(range(kernel) for kernel in window.kernel)):
-        phase = phases.index(tuple(reach[axis][k] % window.strides[axis] for axis, k in enumerate((d, h, w))))
-        place = (shifts[0][d] * lengths[1] + shifts[1][h]) * lengths[2] + shifts[2][w]
+        plane_of = *(reach[axis][k] % window.strides[axis] for axis, k in ((0, d), (1, h))), reach[2][w]
+        phase = phases.index(plane_of)
+        place = (shifts[0][d] * lengths[1] + shifts[1][h]) * lengths[2]
         taps.append(phase * phase_pitch + place)
     places = ((window.output[0] - 1) * lengths[1] + window.output[1] - 1) * lengths[2] + window.output[2]
     return Layout(
@@ -162,22 +181,30 @@ def laid(geometry: ConvGeometry, matrix: Rows, plan: Layout, lanes: int, threads
     # what of a channel a tile reads: rows of taps, or all there is
     widest = int(tiles["vectors"].max()) * lanes
     lines = prod(geometry.window.kernel[:2]) * len(plan.phases)
-    per_channel = 4 * min(plan.channel_pitch, lines * (widest + 2 * lanes))
+    per_channel = 4 * (VECTORS * lanes if taps == 1 else min(plan.channel_pitch, lines * (widest + 2 * lanes)))
     values_per_channel = len(row) / max(outputs * channels, 1)
     cached = max(FIRST_LEVEL // per_channel, int(ENTRIES_OF_A_BLOCK / max(values_per_channel, 1e-9)), 1)
     blocks = 1 if whole else -(-channels // min(cached, channels))
     size = -(-channels // blocks)
-    key = (local // size) * outputs + row
-    place = channel * plan.channel_pitch + plan.taps[tap]
-    order = np.lexsort((place, key))
+    block = local // size
+    counts = np.bincount(block * outputs + row, minlength=blocks * outputs).reshape(blocks, outputs)
+    chunks = min(outputs, 4 * threads if threads > 1 and len(tiles) < 4 * threads else 1)
+    packed = taps == 1 and geometry.groups == 1 and not whole and (plan.direct or len(tiles) > 1)
+    chunk = np.broadcast_to(np.arange(outputs) // -(-outputs // chunks), counts.shape)
+    # the rows of each block, chunk by chunk, the longest first
+    order = np.lexsort((-counts, chunk)) if not whole else np.arange(outputs)[None]
+    turn = np.empty_like(order)
+    np.put_along_axis(turn, order, np.broadcast_to(np.arange(outputs), order.shape), axis=1)
+    place = local % size * VECTORS * lanes if packed else channel * plan.channel_pitch + plan.taps[tap]
+    sequence = np.lexsort((place, block * outputs + turn[block, row]))
     entries = np.empty(len(row), ENTRY)
-    entries["value"], entries["place"] = matrix.values[order], place[order]
-    counts = np.bincount(key, minlength=blocks * outputs)
-    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    entries["value"], entries["place"] = matrix.values[sequence], place[sequence]
+    lengths = np.take_along_axis(counts, order, axis=1).reshape(-1)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return Laid(
-        plan.lengths, plan.phases, plan.channel_pitch, plan.phase_pitch, plan.image_pitch, plan.images, plan.direct,
-        bool(np.isfinite(matrix.values).all()), entries, starts, blocks, np.array(~met.all(axis=1), np.uint8), tiles,
-        segments, min(outputs, 4 * threads if threads > 1 and len(tiles) < 4 * threads else 1),
+        plan.lengths, plan.phases, plan.channel_pitch, plan.phase_pitch, plan.image_pitch, plan.images,
+        size if packed else 0, plan.direct, bool(np.isfinite(matrix.values).all()), entries, starts, order.astype(np.int32), blocks, np.array(~met.all(axis=1), np.uint8), tiles,
+        segments, chunks,
     )  # fmt: skip
 
 
@@ -186,7 +213,7 @@ def _threads(problem: Problem) -> int:
 
 
 def _accepts_places(problem: Problem) -> Reject | None:
-    geometry = semantics.geometry(compressed.base(problem))
+    geometry = _flat(semantics.geometry(compressed.base(problem)))
     if 0 in problem.outputs[0].shape:
         return None
     plan = layout(geometry, instruction_set.lanes())
@@ -211,20 +238,20 @@ def _prepare(one_place: bool, problem: Problem, parameters: Mapping[int, np.ndar
     from quatrefoil.cpu import _sparse
 
     form, dense = compressed.FORMS[problem.op], compressed.base(problem)
-    geometry, lanes = semantics.geometry(dense), instruction_set.lanes()
+    geometry, lanes = _flat(semantics.geometry(dense)), instruction_set.lanes()
     y = problem.outputs[0]
     if y.size == 0:
         return lambda inputs: (np.empty(y.shape, y.numpy_dtype),)
     stored = compressed.rows(problem, form.weights[0], parameters)
     matrix = Rows(*map(np.ascontiguousarray, stored))
     bias = parameters.get(form.place(semantics.BIAS))
-    threads, plan = _threads(problem), layout(geometry, lanes)
+    threads, plan = min(_threads(problem), num_threads()), layout(geometry, lanes)
     if one_place:
         plan = replace(plan, direct=True, channel_pitch=1, images=1)
     run: Run = _sparse.Convolution(
         instruction_set.index(), geometry, semantics.fused_activation(dense), matrix,
         None if bias is None else np.ascontiguousarray(bias),
-        laid(geometry, matrix, plan, lanes, threads, whole=one_place), one_place, threads, y.shape, y.numpy_dtype,
+        laid(geometry, matrix, plan, lanes, threads, whole=one_place), one_place, _threads(problem), y.shape, y.numpy_dtype,
     ).run  # fmt: skip
     return run
 

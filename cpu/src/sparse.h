@@ -51,15 +51,18 @@ struct SparseConv {
   const float* values;
   const int32_t *columns, *offsets;
   const float* bias;  // or null
-  // The entries of block b and row m: starts[b * rows + m] to the next start. A block's channels stay in the cache.
+  // The entries of block b and row order[b * rows + i]: starts[b * rows + i] to the next start. A block's channels stay in
+  // the cache. Within a chunk of rows those with more entries come first, so that loops are mostly as long as the one before.
   const SparseEntry* entries;
-  const int32_t* starts;
+  const int32_t *starts, *order;
   int64_t blocks;
-  // x laid out channel by channel, each as planes of the phases of the strides, each plane image after image:
-  // lengths[0] x lengths[1] x lengths[2] of every stride-th place, padding included. Where ``direct``, x itself.
+  // x laid out channel by channel, each as planes, one for each phase of the strides and each column of the window, each
+  // plane image after image: lengths[0] x lengths[1] x lengths[2] of every stride-th place, padding included. Where
+  // ``direct``, x itself.
   int64_t lengths[3], phases;
-  const int64_t* phase_places;  // of each phase its place along each axis
+  const int64_t* phase_places;  // of each plane the padded place of its first element along each axis
   int64_t channel_pitch, phase_pitch, image_pitch, images;  // images: that are laid out at once
+  int64_t panel_channels;  // of a block, brought together for each tile; 0: read where they are
   int32_t direct, finite;  // finite: of values
   const uint8_t* unmet;    // channels with a place that no stored value meets: x is looked at there
   const SparseTile* tiles;

@@ -7,7 +7,8 @@
 // it is read where it is. Small images follow each other, so that vectors are full; a dense layer's rows are such images.
 // A tile of up to SPARSE_VECTORS vectors of places stays in registers over all stored values of an output channel: each is
 // broadcast and multiplies as many loads. Channels are cut into blocks whose part of a tile fits the first-level cache; in
-// between, sums wait in the workspace.
+// between, sums wait in the workspace. Where a channel is read at one place alone (one tap), a tile's part of a block is
+// brought together first: loads are aligned then, and do not each meet another page.
 //
 // A weight that is not stored is a zero that multiplies: if x holds a NaN or an infinity, the sums that meet it by a stored
 // value show it, channels with a place that no value meets are looked at, and everything is computed by the definition.
@@ -80,16 +81,23 @@ void lay_channel(const SparseConv& a, const float* x, int64_t count, int64_t cha
   memset(to, 0, sizeof(float) * (end - to));
 }
 
+// x + place, worked out now: the compiler would add the place to each vector's own offset.
+QF_INLINE const float* at_place(const float* x, int32_t place) {
+  const float* from = x + place;
+  asm("" : "+r"(from));
+  return from;
+}
+
 // sums += values x places of x. Few vectors are kept in several sets, so that an addition need not wait for the one before.
 template <int VECTORS>
 QF_INLINE void add_entries(const SparseEntry* entry, const SparseEntry* end, const float* x, vfloat (&sums)[VECTORS]) {
-  constexpr int SETS = VECTORS <= 2 ? 4 : VECTORS <= 5 ? 2 : 1;
+  constexpr int SETS = VECTORS <= 2 ? 4 : VECTORS <= 4 ? 2 : 1;
   vfloat more[SETS][VECTORS];
   QF_UNROLL for (int set = 1; set < SETS; set++) QF_UNROLL for (int v = 0; v < VECTORS; v++) more[set][v] = (vfloat){};
   for (; entry + SETS <= end; entry += SETS)
     QF_UNROLL for (int set = 0; set < SETS; set++) {
       const vfloat value = broadcast(entry[set].value);
-      const float* from = x + entry[set].place;
+      const float* from = at_place(x, entry[set].place);
       QF_UNROLL for (int v = 0; v < VECTORS; v++) {
         vfloat& sum = set ? more[set][v] : sums[v];
         sum += value * load(from + v * LANES);
@@ -98,7 +106,8 @@ QF_INLINE void add_entries(const SparseEntry* entry, const SparseEntry* end, con
   if constexpr (SETS > 1) {
     for (; entry < end; entry++) {
       const vfloat value = broadcast(entry->value);
-      QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += value * load(x + entry->place + v * LANES);
+      const float* from = at_place(x, entry->place);
+      QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += value * load(from + v * LANES);
     }
     QF_UNROLL for (int set = 1; set < SETS; set++) QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += more[set][v];
   }
@@ -136,20 +145,36 @@ void write_segments(const SparseConv& a, const SparseTile& tile, const Epilogue&
   }
 }
 
-// A tile's outputs of the rows begin to end. waiting: sums between blocks. Returns whether a sum is not finite.
+// A tile's part of a block's channels, beside each other and aligned. What lies beyond x's places is 0.
+template <int VECTORS>
+void pack_panel(const SparseConv& a, const SparseTile& tile, int64_t block, const float* x, float* panel) {
+  const int64_t first = block * a.panel_channels, last = smaller(first + a.panel_channels, a.channels);
+  const int64_t left = a.channel_pitch - tile.first;
+  x += first * a.channel_pitch + tile.first;
+  for (int64_t channel = first; channel < last; channel++, x += a.channel_pitch, panel += MOST_PLACES)
+    if (left >= VECTORS * LANES)
+      QF_UNROLL for (int v = 0; v < VECTORS; v++) store(panel + v * LANES, load(x + v * LANES));
+    else
+      for (int v = 0; v < VECTORS; v++) store(panel + v * LANES, load_first(x + v * LANES, clamped(left - v * LANES, LANES)));
+}
+
+// A tile's outputs of the rows begin to end. waiting: sums between blocks, panel: room for a block's channels. Returns
+// whether a sum is not finite.
 template <int VECTORS>
 bool tile_rows(const SparseConv& a, const SparseTile& tile, int64_t begin, int64_t end, const float* x, const Output& out,
-               float* waiting) {
+               float* panel, float* waiting) {
   const Epilogue epilogue(a.shape);
   const int64_t plane = volume(a.shape.output);
-  x += tile.first;
+  const float* const from = a.panel_channels ? panel : x + tile.first;
   vfloat seen = {};
   for (int64_t block = 0; block < a.blocks; block++) {
+    if (a.panel_channels) pack_panel<VECTORS>(a, tile, block, x, panel);
     const bool last = block + 1 == a.blocks;
-    const int32_t* starts = a.starts + block * a.rows;
-    float* wait = waiting;
-    for (int64_t row = begin; row < end; row++, wait += VECTORS * LANES) {
-      const SparseEntry *entry = a.entries + starts[row], *stop = a.entries + starts[row + 1];
+    const int32_t *starts = a.starts + block * a.rows, *order = a.order + block * a.rows;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t row = order[i];
+      const SparseEntry *entry = a.entries + starts[i], *stop = a.entries + starts[i + 1];
+      float* wait = waiting + (row - begin) * VECTORS * LANES;
       vfloat sums[VECTORS];
       if (block == 0)
         QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] = (vfloat){};
@@ -157,7 +182,7 @@ bool tile_rows(const SparseConv& a, const SparseTile& tile, int64_t begin, int64
         continue;
       else
         QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] = load(wait + v * LANES);
-      add_entries<VECTORS>(entry, stop, x, sums);
+      add_entries<VECTORS>(entry, stop, from, sums);
       if (!last) {
         QF_UNROLL for (int v = 0; v < VECTORS; v++) store(wait + v * LANES, sums[v]);
         continue;
@@ -183,16 +208,16 @@ bool tile_rows(const SparseConv& a, const SparseTile& tile, int64_t begin, int64
 }
 
 bool any_tile(const SparseConv& a, const SparseTile& tile, int64_t begin, int64_t end, const float* x, const Output& out,
-              float* waiting) {
+              float* panel, float* waiting) {
   switch (tile.vectors) {
-    case 1: return tile_rows<1>(a, tile, begin, end, x, out, waiting);
-    case 2: return tile_rows<2>(a, tile, begin, end, x, out, waiting);
-    case 3: return tile_rows<3>(a, tile, begin, end, x, out, waiting);
-    case 4: return tile_rows<4>(a, tile, begin, end, x, out, waiting);
-    case 5: return tile_rows<5>(a, tile, begin, end, x, out, waiting);
-    case 6: return tile_rows<6>(a, tile, begin, end, x, out, waiting);
-    case 7: return tile_rows<7>(a, tile, begin, end, x, out, waiting);
-    default: return tile_rows<8>(a, tile, begin, end, x, out, waiting);
+    case 1: return tile_rows<1>(a, tile, begin, end, x, out, panel, waiting);
+    case 2: return tile_rows<2>(a, tile, begin, end, x, out, panel, waiting);
+    case 3: return tile_rows<3>(a, tile, begin, end, x, out, panel, waiting);
+    case 4: return tile_rows<4>(a, tile, begin, end, x, out, panel, waiting);
+    case 5: return tile_rows<5>(a, tile, begin, end, x, out, panel, waiting);
+    case 6: return tile_rows<6>(a, tile, begin, end, x, out, panel, waiting);
+    case 7: return tile_rows<7>(a, tile, begin, end, x, out, panel, waiting);
+    default: return tile_rows<8>(a, tile, begin, end, x, out, panel, waiting);
   }
 }
 
@@ -216,6 +241,8 @@ size_t aligned_bytes(int64_t floats) { return size_t(divide_up(floats, 16)) * 64
 
 size_t laid_out(const SparseConv& a) { return a.direct ? 0 : aligned_bytes(a.channels * a.channel_pitch + MOST_PLACES); }
 
+int64_t panel_floats(const SparseConv& a) { return a.panel_channels * MOST_PLACES; }
+
 int64_t waiting_floats(const SparseConv& a) { return a.blocks > 1 ? divide_up(a.rows, a.row_chunks) * MOST_PLACES : 0; }
 
 }  // namespace
@@ -226,7 +253,9 @@ extern "C" size_t QF_EXPORT(sparse_conv_shared_f32)(const SparseConv* a) {
   return whole > row ? whole : row;
 }
 
-extern "C" size_t QF_EXPORT(sparse_conv_own_f32)(const SparseConv* a) { return aligned_bytes(waiting_floats(*a)); }
+extern "C" size_t QF_EXPORT(sparse_conv_own_f32)(const SparseConv* a) { 
+  return aligned_bytes(panel_floats(*a) + waiting_floats(*a));
+}
 
 extern "C" void QF_EXPORT(sparse_conv_places_f32)(const SparseConv* conv, const SparseConvCall* call) {
   const SparseConv& a = *conv;
@@ -256,8 +285,9 @@ extern "C" void QF_EXPORT(sparse_conv_places_f32)(const SparseConv* conv, const 
 #pragma omp for schedule(dynamic, 1)
       for (int64_t item = 0; item < items; item++) {
         const int64_t begin = item % a.row_chunks * chunk, end = smaller(begin + chunk, a.rows);
-        float* waiting = own + own_floats * omp_get_thread_num();
-        refused |= any_tile(a, a.tiles[item / a.row_chunks], begin, end, a.direct ? x : padded, out, waiting);
+        float* panel = own + own_floats * omp_get_thread_num();
+        refused |= any_tile(a, a.tiles[item / a.row_chunks], begin, end, a.direct ? x : padded, out, panel,
+                            panel + panel_floats(a));
       }
     }
   }
