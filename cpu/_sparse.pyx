@@ -1,7 +1,7 @@
 # The thin door to cpu/src/sparse*.cpp: a prepared layer is an object that holds its sizes and its matrix; its run allocates
 # the output and a workspace, gives the GIL away and calls the kernel.
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint16_t, uint8_t
 
 include "door.pxi"
 include "workspace.pxi"
@@ -108,7 +108,8 @@ cdef extern from "sparse.h" nogil:
         const int64_t* phase_places
         int64_t channel_pitch, phase_pitch, image_pitch, images
         int64_t panel_channels
-        int32_t direct, finite
+        int32_t direct, turned, finite
+        const uint16_t* narrow
         const uint8_t* unmet
         const SparseTile* tiles
         const SparseSegment* segments
@@ -179,7 +180,8 @@ cdef class Convolution:
         a.phases, a.phase_places = len(laid.phases), <const int64_t*>address(laid.phases)
         a.channel_pitch, a.phase_pitch, a.image_pitch = laid.channel_pitch, laid.phase_pitch, laid.image_pitch
         a.panel_channels = laid.panel_channels
-        a.images, a.direct, a.finite = laid.images, laid.direct, laid.finite
+        a.images, a.direct, a.turned, a.finite = laid.images, laid.direct, laid.turned, laid.finite
+        a.narrow = <const uint16_t*>address(laid.narrow)
         a.unmet = <const uint8_t*>address(laid.unmet)
         a.tiles, a.segments = <const SparseTile*>address(laid.tiles), <const SparseSegment*>address(laid.segments)
         a.tile_count, a.row_chunks = len(laid.tiles), laid.row_chunks

@@ -63,7 +63,8 @@ struct SparseConv {
   const int64_t* phase_places;  // of each plane the padded place of its first element along each axis
   int64_t channel_pitch, phase_pitch, image_pitch, images;  // images: that are laid out at once
   int64_t panel_channels;  // of a block, brought together for each tile; 0: read where they are
-  int32_t direct, finite;  // finite: of values
+  int32_t direct, turned, finite;  // turned: images of one place follow each other; finite: of values
+  const uint16_t* narrow;          // the columns once more, and LANES beyond, for sparse_conv_row_f32
   const uint8_t* unmet;    // channels with a place that no stored value meets: x is looked at there
   const SparseTile* tiles;
   const SparseSegment* segments;
@@ -83,7 +84,7 @@ typedef size_t (*SparseConvBytes)(const SparseConv*);
 QF_DECLARE(size_t, sparse_conv_shared_f32, (const SparseConv*))
 QF_DECLARE(size_t, sparse_conv_own_f32, (const SparseConv*))
 QF_DECLARE(void, sparse_conv_places_f32, (const SparseConv*, const SparseConvCall*))
-// Of one place: rows of x are (channels) floats. Entries are in order of rows (one block), their places the columns.
+// Of one place: rows of x are (channels) floats, up to 65536.
 QF_DECLARE(void, sparse_conv_row_f32, (const SparseConv*, const SparseConvCall*))
 
 struct SparseConvStep {

@@ -39,17 +39,30 @@ bool not_finite(const float* x, int64_t count) {
   return has_nan(seen);
 }
 
-// A line of the laid-out x: every stride-th column from `first` on, which may lie in the padding.
-QF_INLINE void lay_line(const float* row, int64_t width, int64_t first, int64_t stride, int64_t length, float* to) {
-  int64_t i = 0;
-  for (; i < length && first < 0; i++, first += stride) to[i] = 0.0f;
-  if (stride == 1) {
-    const int64_t inside = smaller(length - i, width - first > 0 ? width - first : 0);
-    if (inside > 0) memcpy(to + i, row + first, sizeof(float) * inside), i += inside;
-  } else {
-    for (; i < length && first < width; i++, first += stride) to[i] = row[first];
+// A vector of a line: elements first, first + stride, … of a row, 0 where these lie outside it.
+template <int64_t STRIDE>
+QF_INLINE vfloat line_vector(const float* row, int64_t width, int64_t first, int64_t stride) {
+  if (STRIDE == 1) {
+    if (first >= 0 && first + LANES <= width) return load(row + first);
+    const int begin = clamped(-first, LANES), end = clamped(width - first, LANES);
+    return end > begin ? load_between(row + first, begin, end) : (vfloat){};
   }
-  for (; i < length; i++) to[i] = 0.0f;
+  if (STRIDE == 2 && first >= 0 && first + 2 * LANES <= width) {
+    vfloat even, odd;
+    load_parted(row + first, even, odd);
+    return even;
+  }
+  vfloat found = {};
+  for (int lane = 0; lane < LANES; lane++, first += stride)
+    if (first >= 0 && first < width) found[lane] = row[first];
+  return found;
+}
+
+template <int64_t STRIDE>
+void lay_line(const float* row, int64_t width, int64_t first, int64_t stride, int64_t length, float* to) {
+  int64_t i = 0;
+  for (; i + LANES <= length; i += LANES) store(to + i, line_vector<STRIDE>(row, width, first + i * stride, stride));
+  if (i < length) store_first(to + i, line_vector<STRIDE>(row, width, first + i * stride, stride), int(length - i));
 }
 
 // A channel of `count` images from x on; those beyond are zeros.
@@ -61,24 +74,39 @@ void lay_channel(const SparseConv& a, const float* x, int64_t count, int64_t cha
     const int64_t* at = a.phase_places + 3 * phase;
     for (int64_t image = 0; image < a.images; image++) {
       const float* from = x + (image * a.channels + channel) * plane;
-      if (plane == 1 && a.image_pitch == 1) {
-        *to++ = image < count ? *from : 0.0f;
-        continue;
-      }
       for (int64_t d = 0; d < a.lengths[0]; d++) {
         const int64_t depth = d * s.strides[0] + at[0] - s.pads[0];
         for (int64_t h = 0; h < a.lengths[1]; h++, to += a.lengths[2]) {
           const int64_t height = h * s.strides[1] + at[1] - s.pads[1];
+          const float* row = from + (depth * s.input[1] + height) * s.input[2];
+          const int64_t first = at[2] - s.pads[2];
           if (image >= count || depth < 0 || depth >= s.input[0] || height < 0 || height >= s.input[1])
             memset(to, 0, sizeof(float) * a.lengths[2]);
+          else if (s.strides[2] == 1)
+            lay_line<1>(row, s.input[2], first, 1, a.lengths[2], to);
+          else if (s.strides[2] == 2)
+            lay_line<2>(row, s.input[2], first, 2, a.lengths[2], to);
           else
-            lay_line(from + (depth * s.input[1] + height) * s.input[2], s.input[2], at[2] - s.pads[2], s.strides[2],
-                     a.lengths[2], to);
+            lay_line<0>(row, s.input[2], first, s.strides[2], a.lengths[2], to);
         }
       }
     }
   }
   memset(to, 0, sizeof(float) * (end - to));
+}
+
+// LANES channels of images of one place, turned; those beyond the images or the channels are zeros.
+void lay_turned(const SparseConv& a, const float* x, int64_t count, int64_t channel, float* to) {
+  const int channels = clamped(a.channels - channel, LANES);
+  for (int64_t image = 0; image < a.channel_pitch; image += LANES) {
+    vfloat rows[LANES];
+    QF_UNROLL for (int i = 0; i < LANES; i++) {
+      const float* from = x + (image + i) * a.channels + channel;
+      rows[i] = image + i >= count ? (vfloat){} : channels == LANES ? load(from) : load_first(from, channels);
+    }
+    transpose(rows);
+    for (int i = 0; i < channels; i++) store(to + i * a.channel_pitch + image, rows[i]);
+  }
 }
 
 // x + place, worked out now: the compiler would add the place to each vector's own offset.
@@ -145,6 +173,30 @@ void write_segments(const SparseConv& a, const SparseTile& tile, const Epilogue&
   }
 }
 
+// Sums of the rows begin to end, with their bias, of a tile of images of one place.
+void write_turned(const SparseConv& a, const SparseTile& tile, const Epilogue& epilogue, const Output& out, int64_t begin,
+                  int64_t end, const float* sums) {
+  const int64_t pitch = tile.vectors * LANES, images = smaller(out.images - tile.first, pitch);
+  for (int64_t row = begin; row < end; row += LANES, sums += LANES * pitch) {
+    const int count = clamped(end - row, LANES);
+    for (int64_t image = 0; image < images; image += LANES) {
+      vfloat rows[LANES];
+      QF_UNROLL for (int i = 0; i < LANES; i++) rows[i] = i < count ? load(sums + i * pitch + image) : (vfloat){};
+      transpose(rows);
+      for (int i = 0; i < LANES && image + i < images; i++) {
+        const int64_t at = (tile.first + image + i) * a.rows + row;
+        vfloat value = rows[i];
+        if (out.residual) value += load_first(out.residual + at, count);
+        value = epilogue.apply(value);
+        if (count == LANES)
+          store(out.y + at, value);
+        else
+          store_first(out.y + at, value, count);
+      }
+    }
+  }
+}
+
 // A tile's part of a block's channels, beside each other and aligned. What lies beyond x's places is 0.
 template <int VECTORS>
 void pack_panel(const SparseConv& a, const SparseTile& tile, int64_t block, const float* x, float* panel) {
@@ -192,6 +244,10 @@ bool tile_rows(const SparseConv& a, const SparseTile& tile, int64_t begin, int64
         const vfloat bias = broadcast(a.bias[row]);
         QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += bias;
       }
+      if (a.turned) {
+        QF_UNROLL for (int v = 0; v < VECTORS; v++) store(wait + v * LANES, sums[v]);
+        continue;
+      }
       if (tile.whole) {
         const int64_t at = a.segments[tile.begin].y + row * plane;
         if (out.residual) QF_UNROLL for (int v = 0; v < VECTORS; v++) sums[v] += load(out.residual + at + v * LANES);
@@ -204,6 +260,7 @@ bool tile_rows(const SparseConv& a, const SparseTile& tile, int64_t begin, int64
       write_segments(a, tile, epilogue, out, row, places);
     }
   }
+  if (a.turned) write_turned(a, tile, epilogue, out, begin, end, waiting);
   return has_nan(seen);
 }
 
@@ -243,7 +300,9 @@ size_t laid_out(const SparseConv& a) { return a.direct ? 0 : aligned_bytes(a.cha
 
 int64_t panel_floats(const SparseConv& a) { return a.panel_channels * MOST_PLACES; }
 
-int64_t waiting_floats(const SparseConv& a) { return a.blocks > 1 ? divide_up(a.rows, a.row_chunks) * MOST_PLACES : 0; }
+int64_t waiting_floats(const SparseConv& a) {
+  return a.blocks > 1 || a.turned ? divide_up(a.rows, a.row_chunks) * MOST_PLACES : 0;
+}
 
 }  // namespace
 
@@ -275,7 +334,8 @@ extern "C" void QF_EXPORT(sparse_conv_places_f32)(const SparseConv* conv, const 
     {
 #pragma omp for schedule(static)
       for (int64_t channel = 0; channel < a.channels; channel++) {
-        if (!a.direct) lay_channel(a, x, images, channel, padded + channel * a.channel_pitch);
+        if (a.turned && channel % LANES == 0) lay_turned(a, x, images, channel, padded + channel * a.channel_pitch);
+        if (!a.direct && !a.turned) lay_channel(a, x, images, channel, padded + channel * a.channel_pitch);
         if (a.unmet[channel])
           for (int64_t image = 0; image < images; image++)
             refused |= not_finite(x + (image * a.channels + channel) * plane, plane);
@@ -296,12 +356,31 @@ extern "C" void QF_EXPORT(sparse_conv_places_f32)(const SparseConv* conv, const 
 
 namespace {
 
-// values[k] * x[places[k]] summed, of one row of the weight; several sums, so that an addition need not wait.
-QF_INLINE float row_sum(const SparseEntry* entry, const SparseEntry* end, const float* x) {
-  float sums[8] = {};
-  for (; entry + 8 <= end; entry += 8) QF_UNROLL for (int i = 0; i < 8; i++) sums[i] += entry[i].value * x[entry[i].place];
-  for (; entry < end; entry++) sums[0] += entry->value * x[entry->place];
-  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+// The floats of x at LANES places.
+QF_INLINE vfloat load_places(const float* x, const uint16_t* places) {
+#if defined(QF_AVX512)
+  const __m512i at = _mm512_maskz_cvtepu16_epi32(0xFFFF, _mm256_loadu_si256((const __m256i*)places));
+  return (vfloat)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xFFFF, at, x, 4);
+#else
+  vfloat found;
+  QF_UNROLL for (int lane = 0; lane < LANES; lane++) found[lane] = x[places[lane]];
+  return found;
+#endif
+}
+
+// The sum of values[k] * x[columns[k]]. Four vectors, so that an addition need not wait; columns may be read beyond count.
+QF_INLINE float row_sum(const float* values, const uint16_t* columns, int64_t count, const float* x) {
+  vfloat sums[4] = {};
+  int64_t k = 0;
+  for (; k + 4 * LANES <= count; k += 4 * LANES)
+    QF_UNROLL for (int i = 0; i < 4; i++)
+      sums[i] += load(values + k + i * LANES) * load_places(x, columns + k + i * LANES);
+  for (; k + LANES <= count; k += LANES) sums[0] += load(values + k) * load_places(x, columns + k);
+  if (k < count) sums[1] += load_first(values + k, int(count - k)) * load_places(x, columns + k);
+  const vfloat all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  float sum = 0;
+  QF_UNROLL for (int lane = 0; lane < LANES; lane++) sum += all[lane];
+  return sum;
 }
 
 }  // namespace
@@ -322,8 +401,8 @@ extern "C" void QF_EXPORT(sparse_conv_row_f32)(const SparseConv* conv, const Spa
       for (int64_t image = 0; image < s.batch; image++) {
         vfloat sums = {};
         for (int i = 0; i < count; i++) {
-          const int32_t* start = a.starts + first + i;
-          sums[i] = row_sum(a.entries + start[0], a.entries + start[1], c.x + image * a.channels);
+          const int64_t start = a.offsets[first + i];
+          sums[i] = row_sum(a.values + start, a.narrow + start, a.offsets[first + i + 1] - start, c.x + image * a.channels);
         }
         refused |= has_nan(sums * 0.0f);
         const int64_t at = image * a.rows + first;
