@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -62,6 +62,7 @@ class Hardware:
     vector_function_cycles        cycles of a lane for an exponential, a hyperbolic tangent, a power or a root
     technology_nm                 of the process, for energy and area
     dram                          kind of memory off the chip, for its energy: ddr, hbm2 or gddr6
+    weights_ahead                 the first weights of an operator are fetched while the one before it is at work
     """
 
     name: str
@@ -96,6 +97,7 @@ class Hardware:
     vector_function_cycles: int
     technology_nm: float
     dram: str
+    weights_ahead: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -201,6 +203,7 @@ class Hardware:
 
 
 _KINDS = {field.name: str(field.type) for field in fields(Hardware)}
+_NEEDED = [field.name for field in fields(Hardware) if field.default is MISSING]
 
 CHOICES = {
     "dataflow": ("weight", "output", "input"),
@@ -246,9 +249,9 @@ def parse(text: str, source: str) -> Hardware:
     unknown = [key for key in values if key not in _KINDS]
     if unknown:
         raise DesignError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(_KINDS)}")
-    missing = [key for key in _KINDS if key not in values]
+    missing = [key for key in _NEEDED if key not in values]
     if missing:
-        raise DesignError(f"{source}: the key {missing[0]!r} is missing; a design gives {', '.join(_KINDS)}")
+        raise DesignError(f"{source}: the key {missing[0]!r} is missing; a design gives {', '.join(_NEEDED)}")
     return Hardware(**values)
 
 

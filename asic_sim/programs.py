@@ -36,10 +36,34 @@ class Trial:
     wanted: np.ndarray | None = None
 
     @property
+    def cycles(self) -> int:
+        return self.stepped["cycles"]
+
+    @property
     def agrees(self) -> bool:
         if self.fast != self.stepped or self.fast["cycles"] != sum(self.fast[name] for name in SUMMANDS):
             return False
         return self.sums is None or self.wanted is None or np.array_equal(self.sums, self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainTrial:
+    """Parts that followed each other while weights were fetched ahead: of each, its counters both ways."""
+
+    dataflow: str
+    weight_load: str
+    fast: list[dict[str, int]]
+    stepped: list[dict[str, int]]
+
+    @property
+    def cycles(self) -> int:
+        return sum(part["cycles"] for part in self.stepped)
+
+    @property
+    def agrees(self) -> bool:
+        return self.fast == self.stepped and all(
+            part["cycles"] == sum(part[name] for name in SUMMANDS) for part in self.fast
+        )
 
 
 def product(rows: int, depth: int, columns: int, **changes: object) -> Any:
@@ -205,10 +229,29 @@ def try_deep_product(rng: random.Random, dataflow: str, weight_load: str) -> Tri
     return Trial(dataflow, weight_load, fast, native().step_program(design, alone(stage), mapping)[0])
 
 
+def try_chain(rng: random.Random, dataflow: str, weight_load: str) -> ChainTrial:
+    """The timing of several parts, folds and the vector unit's own, whose weights are fetched ahead."""
+    design = _design(rng, dataflow, weight_load)
+    chain = native().Chain(design)
+    for _ in range(rng.randint(2, 5)):
+        if rng.random() < 0.25:
+            chain.add_vector(design, _vector_stage(rng))
+        else:
+            steps = [_stage(rng, True) for _ in range(rng.randint(0, 1))]
+            sections = native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 4])])
+            chain.add_program(design, sections, _mapping(rng))
+    return ChainTrial(dataflow, weight_load, native().time_chain(chain), native().step_chain(chain))
+
+
 def try_vector(rng: random.Random) -> Trial:
     """The vector unit alone."""
+    stage, design = _vector_stage(rng), _design(rng, "weight", "double_buffered")
+    return Trial("none", "none", native().time_vector(design, stage), native().step_vector(design, stage))
+
+
+def _vector_stage(rng: random.Random) -> Any:
     planes = rng.randint(1, 3)
-    stage = native().VectorStage(
+    return native().VectorStage(
         axes=[native().Axis(planes, planes), axis(rng, 4), axis(rng, 9), axis(rng, 9)],
         input_bytes=rng.choice([0, 1, 4]),
         output_bytes=rng.choice([0, 1, 4, 12]),
@@ -216,8 +259,6 @@ def try_vector(rng: random.Random) -> Trial:
         kept_input_bytes=rng.choice([0, 0, 1, 4]),
         kept_output_bytes=rng.choice([0, 0, 1, 4]),
     )
-    design = _design(rng, "weight", "double_buffered")
-    return Trial("none", "none", native().time_vector(design, stage), native().step_vector(design, stage))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,12 +273,15 @@ def main(arguments: list[str] | None = None) -> int:
     for _ in range(given.runs):
         kind = rng.random()
         flow, load = rng.choice(CHOICES["dataflow"]), rng.choice(CHOICES["weight_load"])
+        trial: Trial | ChainTrial
         if kind < 0.2:
             trial = try_product(rng, values, flow, load)
         elif kind < 0.3:
             trial = try_fixed_product(rng, values, flow, load)
-        elif kind < 0.8:
+        elif kind < 0.6:
             trial = try_program(rng, flow, load)
+        elif kind < 0.8:
+            trial = try_chain(rng, flow, load)
         elif kind < 0.9:
             trial = try_deep_product(rng, flow, load)
         else:
@@ -245,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         key = (trial.dataflow, trial.weight_load)
         tried[key] += 1
         differed[key] += not trial.agrees
-        cycles += trial.stepped["cycles"]
+        cycles += trial.cycles
     print(f"seed {given.seed}: {given.runs} random runs, {cycles:,} cycles stepped one by one")
     for key in sorted(tried):
         print(f"  {key[0]:8} {key[1]:16} {tried[key]:6} runs, {differed[key]} differ")

@@ -8,8 +8,8 @@ cost depends on the problem and the design, never on values, so it is computed o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib import import_module
 from math import prod
@@ -244,6 +244,7 @@ class SimulationReport(Counted):
     setting    the format of its operands, and on what terms else it was timed
     parts      its folds and its work of the vector unit, of which ``events`` tells the course
     cuts       how those for the array were cut, in their order
+    row        where it follows others on a chip that fetches weights ahead: all of them, and its place
     """
 
     problem: str
@@ -252,9 +253,11 @@ class SimulationReport(Counted):
     counters: Mapping[str, int]
     parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
     cuts: tuple[Cut, ...] = field(default=(), repr=False)
+    row: tuple[Sequence[SimulationReport], int] | None = field(default=None, repr=False, compare=False)
 
     def alternatives(self) -> list[list[tuple[Wanted, int]]]:
-        """For each part on the array, the mappings that the search compares and their cycles, the fastest first."""
+        """For each part on the array, the mappings that the search compares and the cycles that the part alone takes
+        with them, the fastest first."""
         chip = native_design(self.design, self.setting.kept.taken)
         return [
             sorted(
@@ -342,8 +345,9 @@ def timed(lowering: Lowering, problem: Problem, design: Hardware, setting: Setti
 def reported(
     what: str, parts: Sequence[ArrayPart | VectorPart], design: Hardware, setting: Setting
 ) -> SimulationReport:
-    """The report of parts that run one after the other. Raises QuatrefoilError, naming ``what``, where they are beyond
-    what can be simulated, and MappingError where they cannot be cut as asked for."""
+    """The report of parts that run one after the other, what comes before them being over and unknown. Raises
+    QuatrefoilError, naming ``what``, where they are beyond what can be simulated, and MappingError where they cannot be cut
+    as asked for."""
     chip, counters = native_design(design, setting.kept.taken), dict.fromkeys(COUNTERS, 0)
     cuts: list[Cut] = []
     try:
@@ -362,7 +366,50 @@ def reported(
         if isinstance(error, MappingError):
             raise
         raise QuatrefoilError(f"asic: {what} is too large for {design}: {error}") from None
-    return SimulationReport(what, design, setting, counters, parts, tuple(cuts))
+    report = SimulationReport(what, design, setting, counters, parts, tuple(cuts))
+    if design.weights_ahead and len(parts) > 1:
+        return replace(report, counters=in_a_row([report])[0].counters)
+    return report
+
+
+def in_a_row(reports: Sequence[SimulationReport]) -> list[SimulationReport]:
+    """The same operators where they follow each other on a chip that fetches weights ahead, cut as they are. An operator's
+    cycles are those from the end of the one before it to its own; all of its traffic counts to it, whenever it takes place."""
+    parts = iter(native().time_chain(_chain(reports)))
+    found = []
+    for place, report in enumerate(reports):
+        counters = dict.fromkeys(COUNTERS, 0)
+        for _, cost in zip(report.parts, parts):
+            for name in COUNTERS:
+                counters[name] += cost[name]
+        found.append(replace(report, counters=counters, row=(reports, place)))
+    return found
+
+
+def _chain(reports: Sequence[SimulationReport]) -> Any:
+    chain = native().Chain(native_design(reports[0].design))
+    for report in reports:
+        chip, cuts = native_design(report.design, report.setting.kept.taken), iter(report.cuts)
+        for part in report.parts:
+            if isinstance(part, ArrayPart):
+                chain.add_program(chip, native_sections(part), native_mapping(next(cuts).mapping))
+            else:
+                chain.add_vector(chip, part.stage)
+    return chain
+
+
+def watched(report: SimulationReport) -> Iterator[Sequence[tuple[int, bool, int, bool, int]]]:
+    """What the stepped reference does, run after run of its parts, all of them in one where weights are fetched ahead: states
+    as the native module gives them."""
+    if report.design.weights_ahead:
+        yield native().watch_chain(_chain([report]))
+        return
+    chip, cuts = native_design(report.design, report.setting.kept.taken), iter(report.cuts)
+    for part in report.parts:
+        if isinstance(part, ArrayPart):
+            yield native().watch_program(chip, native_sections(part), native_mapping(next(cuts).mapping))
+        else:
+            yield native().watch_vector(chip, part.stage)
 
 
 def _said(mapping: Any) -> Wanted:
@@ -430,11 +477,17 @@ class Event:
 
 
 def events(report: SimulationReport, most: int) -> list[Event]:
-    """The events of parts that run one after the other, counted from the first one's start."""
+    """The events of parts that run one after the other, counted from the first one's start; what was fetched ahead of it
+    comes before 0."""
     chip, start = native_design(report.design, report.setting.kept.taken), 0
     cuts = iter(report.cuts)
     found: list[Event] = []
+    reports, place = report.row or ([report], 0)
     try:
+        if report.design.weights_ahead:
+            first = sum(len(each.parts) for each in reports[:place])
+            told = native().trace_chain(_chain(reports), first, first + len(report.parts), most)
+            return [Event(kind.name, *rest) for kind, *rest in told]
         for part in report.parts:
             left = most - len(found)
             if isinstance(part, ArrayPart):

@@ -14,14 +14,7 @@ from pathlib import Path
 
 from quatrefoil.asic_sim.backend import simulate
 from quatrefoil.asic_sim.hardware import Hardware
-from quatrefoil.asic_sim.simulation import (
-    ArrayPart,
-    SimulationReport,
-    native,
-    native_design,
-    native_mapping,
-    native_sections,
-)
+from quatrefoil.asic_sim.simulation import SimulationReport, watched
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.problem import Problem
 
@@ -57,14 +50,8 @@ def states(report: SimulationReport) -> Iterator[State]:
             f"asic: {report.problem} takes {report.cycles:,} cycles; waves are for at most {MOST_CYCLES:,}, as each is "
             "stepped"
         )
-    chip, start, folds = native_design(report.design, report.setting.kept.taken), 0, 0
-    cuts = iter(report.cuts)
-    for part in report.parts:
-        if isinstance(part, ArrayPart):
-            mapping = native_mapping(next(cuts).mapping)
-            told = native().watch_program(chip, native_sections(part), mapping)
-        else:
-            told = native().watch_vector(chip, part.stage)
+    start = folds = 0
+    for told in watched(report):
         for cycle, loading, fold, vector, port in told[:-1]:
             moving = frozenset(name for place, name in enumerate(PORT) if port >> place & 1)
             yield State(start + cycle, loading, None if fold < 0 else folds + fold, vector, moving)

@@ -7,8 +7,8 @@ tables 1 and 3, for its applications whose layers follow from the text: MLPs are
 given; LSTM0 likewise, LSTM1 has the 600 x 600 matrices that section 7 names; CNN0 is a 19 x 19 board (its 2,888
 operations for a byte of weights are 8 x 361) through 3 x 3 kernels of 256 channels, as no multiply-accumulate is unused.
 CNN1's layers are not told. Operands have 8 bits; the LSTMs' activations have 16, at half the speed. Activations stay on
-the chip between layers; each layer waits for the one before. Eyeriss: Y.-H. Chen et al., JSSC 52(1), 2017, AlexNet's
-convolutions, batch 4, with operands of 16 bits.
+the chip between layers; each layer waits for the one before, its first weights come ahead. Eyeriss: Y.-H. Chen et al.,
+JSSC 52(1), 2017, AlexNet's convolutions, batch 4, with operands of 16 bits.
 """
 
 from __future__ import annotations

@@ -21,7 +21,16 @@ from quatrefoil.asic_sim import elementwise, energy
 from quatrefoil.asic_sim.backend import simulate_as
 from quatrefoil.asic_sim.keeping import ALONE, Kept, Use, plan
 from quatrefoil.asic_sim.mapping import ANY, Mapping, MappingError, Mappings, mappings
-from quatrefoil.asic_sim.simulation import COUNTERS, FLOATS, Counted, FormatError, Setting, SimulationReport, reported
+from quatrefoil.asic_sim.simulation import (
+    COUNTERS,
+    FLOATS,
+    Counted,
+    FormatError,
+    Setting,
+    SimulationReport,
+    in_a_row,
+    reported,
+)
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.graph import Node
 from quatrefoil.models.model import Model, load
@@ -97,7 +106,7 @@ class Workload:
 
     results   names of the values that somebody asks for at the end: they go to DRAM
     nested    some operations run inside others (If, Loop, Scan): then nothing stays on the chip, as a name may stand for
-              several values
+              several values, and no weights are fetched ahead, as nobody knows what comes next
     """
 
     operations: tuple[Operation, ...]
@@ -176,7 +185,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelReport(Counted):
-    """What a model costs on a design: the sums over its layers, which run one after the other.
+    """What a model costs on a design: the sums over its layers, which run one after the other. Where the design fetches
+    weights ahead, a layer's cycles are those from the end of the layer before it to its own; what came for it earlier is in
+    its bytes, not in its cycles.
 
     as_format  what floats were taken for, as if they had been quantised; None: they are what they are
     outputs    by name, as the simulator computed them; None without inputs
@@ -277,9 +288,18 @@ def cost(
         raise QuatrefoilError(
             f"asic: the simulator cannot time {names}; with unsupported={HOST!r} they are listed without a cost"
         )
+    if chip.weights_ahead and not asked.nested:
+        layers = _in_a_row(layers)
     reports = [layer.report for layer in layers if layer.report is not None]
     counters = {name: sum(report.counters[name] for report in reports) for name in COUNTERS}
     return ModelReport(chip, tuple(layers), counters, as_format)
+
+
+def _in_a_row(layers: Sequence[Layer]) -> list[Layer]:
+    """With the cycles that they take one after the other, weights being fetched ahead."""
+    alone = [layer.report for layer in layers if layer.report is not None]
+    reports = iter(in_a_row(alone) if alone else [])
+    return [layer if layer.report is None else replace(layer, report=next(reports)) for layer in layers]
 
 
 def _layer(operation: Operation, chip: asic_sim.Hardware, setting: Setting) -> Layer:

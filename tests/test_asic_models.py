@@ -14,6 +14,7 @@ import quatrefoil as qf
 from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import SimulationReport, elementwise, energy, formats
 from quatrefoil.asic_sim.keeping import Use, plan
+from quatrefoil.asic_sim.simulation import COUNTERS, SUMMANDS
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import gallery
 from quatrefoil.models.simulation import ModelReport
@@ -230,6 +231,35 @@ def layers_traffic(model: bytes, design: asic_sim.Hardware) -> list[tuple[int, i
     assert isinstance(report, ModelReport)
     names = ("activation_bytes", "output_bytes", "activation_reads", "activation_writes")
     return [tuple(each.counters[name] for name in names) for each in report.reports]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("dataflow", ["weight", "output", "input"])
+def test_weights_are_fetched_ahead_where_a_design_does(dataflow: str) -> None:
+    """Layer by layer the same work and traffic as alone, in cycles that add up; the trace says what came before a layer
+    began, weights alone."""
+    design = dataclasses.replace(asic_sim.load("edge"), dataflow=dataflow)
+    model = gallery.path("digits_cnn")
+    alone, ahead = (qf.simulate(model, dataclasses.replace(design, weights_ahead=way)) for way in (False, True))
+    assert isinstance(alone, ModelReport)
+    assert isinstance(ahead, ModelReport)
+    assert ahead.cycles == sum(report.cycles for report in ahead.reports)
+    # where activations rest, whole strips of weights come ahead, and keep the port from the activations
+    assert ahead.cycles < alone.cycles or dataflow == "input"
+    early = 0
+    for report, cold in zip(ahead.reports, alone.reports, strict=True):
+        counters = report.counters
+        assert counters["cycles"] == sum(counters[name] for name in SUMMANDS)
+        waits = ("cycles", *SUMMANDS, "row_hits", "row_misses", "row_waits", "refresh_waits")
+        for name in COUNTERS:
+            assert counters[name] == cold.counters[name] or (name in waits and name != "busy"), name
+        events = report.events()
+        assert sum(event.bytes for event in events) == report.dram_bytes
+        assert max(event.end for event in events) <= report.cycles
+        assert {event.part for event in events if event.begin < 0} <= {"dram_weights", "loading"}
+        early += min(event.begin for event in events) < 0
+    assert early > 1
+    [first, *_] = ahead.reports
+    assert min(event.begin for event in first.events()) >= 0
 
 
 def test_results_stay_on_the_chip_where_they_fit() -> None:

@@ -50,6 +50,7 @@ def test_fast_equals_reference(seed: int, dataflow: str, weight_load: str) -> No
             met[name] += trial.fast[name] > 0
         if number % 4 == 0:
             assert programs.try_deep_product(rng, dataflow, weight_load).agrees, f"seed {seed}, deep product {number}"
+            assert programs.try_chain(rng, dataflow, weight_load).agrees, f"seed {seed}, chain {number}"
     if dataflow == "input":  # a step's activations rest in the array: they are what is waited for
         assert met.pop("stall_steps") == 0
     assert min(met.values()) > 0, f"the trials have to meet every kind of stall: {met}"
@@ -101,6 +102,40 @@ def spans_of(design) -> dict[str, list[tuple[int, int, int]]]:
 
 
 ROWS = {"burst_bytes": 16, "row_bytes": 32, "banks": 4, "row_miss_cycles": 6}
+
+
+def test_weights_ahead_by_hand() -> None:
+    """The same fold twice, a tile in the FIFO: the second one's weights are asked for when the first one's are laid in, at
+    9, and are there at 16; the array takes them as soon as they are, 2 cycles. Part one is over at 38, as alone. Part two
+    asks for its activations then; they are there 2 + 5 cycles later, and the rest follows as it did."""
+    design = small_design(weight_fifo_tiles=1)
+    row = native.Chain(design)
+    for _ in range(2):
+        row.add_program(design, alone(product(4, 2, 3)), RESIDENT)
+    first, second = native.time_chain(row)
+    assert first == native.time_program(design, alone(product(4, 2, 3)), RESIDENT)
+    assert {name: second[name] for name in SUMMANDS if second[name]} == {"fill": 7, "busy": 4, "drain": 38 - 13}
+    assert (second["cycles"], second["weight_bytes"], second["activation_bytes"]) == (36, 6, 8)
+    events = [(part.name, begin, end) for part, begin, end, _, _ in native.trace_chain(row, 1, 2, 100)]
+    assert [event for event in events if event[1] < 0] == [
+        ("dram_weights", 9 - 38, 11 - 38),
+        ("loading", 16 - 38, 18 - 38),
+    ]
+
+
+def test_weights_of_a_part_come_while_the_vector_unit_works_alone() -> None:
+    """A part of the vector unit between two products is as long as alone, and the second product finds its weights."""
+    design, stage = small_design(), alone(product(4, 2, 3))
+    pool = native.VectorStage(axes=[native.Axis(1, 1), *(native.Axis(9, 9) for _ in range(3))])
+    row = native.Chain(design)
+    row.add_program(design, stage, RESIDENT)
+    row.add_vector(design, pool)
+    row.add_program(design, stage, RESIDENT)
+    costs = native.time_chain(row)
+    assert costs == native.step_chain(row)
+    assert costs[1] == native.time_vector(design, pool)
+    assert costs[2]["fill"] == 2 + 5
+    assert native.time_chain(native.Chain(design)) == native.step_chain(native.Chain(design)) == []
 
 
 def test_rows_by_hand() -> None:

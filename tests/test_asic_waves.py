@@ -37,8 +37,9 @@ def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def test_the_stepped_parts_do_what_the_fast_timing_says(dataflow: str, weight_load: str) -> None:
     """Of every part, the same cycles; and as many folds as there are."""
     design = dataclasses.replace(asic_sim.load("edge"), dataflow=dataflow, weight_load=weight_load)
-    for text in (CONV, LSTM, POOL):
-        report = asic_sim.simulate(ops.parse(text), design)
+    ahead = dataclasses.replace(design, weights_ahead=True)
+    for text, chip in ((CONV, design), (LSTM, design), (LSTM, ahead), (POOL, design)):
+        report = asic_sim.simulate(ops.parse(text), chip)
         found = list(waves.states(report))
         assert found[-1] == waves.State(report.cycles, False, None, False)
         spans: dict[str, list[tuple[int, int]]] = {}

@@ -87,25 +87,39 @@ py::dict unlocked(const Compute& compute) {
   return as_dict(counters);
 }
 
-/* Counters, and events as (part, begin, end, bytes, channel) in the order of their kind's. */
-template <typename Compute>
-py::tuple traced(const Compute& compute) {
-  std::vector<Event> events;
-  const py::dict counters = unlocked([&] { return compute(events); });
+/* Events as (part, begin, end, bytes, channel) in the order of their kind's. */
+py::list as_list(const std::vector<Event>& events) {
   py::list told;
   for (const Event& event : events) {
     told.append(py::make_tuple(event.part, event.begin, event.end, event.bytes, event.channel));
   }
-  return py::make_tuple(counters, told);
+  return told;
+}
+
+/* Counters and events. */
+template <typename Compute>
+py::tuple traced(const Compute& compute) {
+  std::vector<Event> events;
+  const py::dict counters = unlocked([&] { return compute(events); });
+  return py::make_tuple(counters, as_list(events));
 }
 
 /* The states of the reference, as (cycle, loading, fold, vector, port). */
 template <typename Compute>
 py::list watched(const Compute& compute) {
   std::vector<State> states;
-  unlocked([&] { return compute(&states); });
+  {
+    const py::gil_scoped_release release;
+    compute(&states);
+  }
   py::list told;
   for (const State& s : states) told.append(py::make_tuple(s.cycle, s.loading, s.fold, s.vector, s.port));
+  return told;
+}
+
+py::list as_dicts(const std::vector<Counters>& counters) {
+  py::list told;
+  for (const Counters& each : counters) told.append(as_dict(each));
   return told;
 }
 
@@ -544,11 +558,46 @@ PYBIND11_MODULE(_native, m) {
   m.def("step_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
 
+  /* Parts that follow each other on a chip that fetches weights ahead; of each its counters. */
+  py::class_<Chain>(m, "Chain")
+      .def(py::init<const Design&>())
+      .def("add_program", [](Chain& chain, const Design& d, const Sections& s,
+                             const Mapping& mapping) { chain.add(lower(d, s, mapping)); })
+      .def("add_vector", [](Chain& chain, const Design& d, const VectorStage& s) { chain.add(VectorBlocks(d, s)); });
+  m.def("time_chain", [](const Chain& chain) {
+    std::vector<Counters> counters;
+    {
+      const py::gil_scoped_release release;
+      counters = time_chain(chain);
+    }
+    return as_dicts(counters);
+  });
+  m.def("step_chain", [](const Chain& chain) {
+    std::vector<Counters> counters;
+    {
+      const py::gil_scoped_release release;
+      counters = step_chain(chain);
+    }
+    return as_dicts(counters);
+  });
+  /* The events of the parts from one to another (exclusive), seen from the beginning of the first. */
+  m.def("trace_chain", [](const Chain& chain, int64_t first, int64_t last, size_t most) {
+    std::vector<Event> events;
+    {
+      const py::gil_scoped_release release;
+      trace_chain(chain, first, last, most, events);
+    }
+    return as_list(events);
+  });
+  m.def("watch_chain", [](const Chain& chain) {
+    return watched([&](std::vector<State>* states) { step_chain(chain, states); });
+  });
+
   m.def("watch_program", [](const Design& d, const Sections& s, const Mapping& mapping) {
-    return watched([&](std::vector<State>* states) { return step_program(lower(d, s, mapping), {}, states); });
+    return watched([&](std::vector<State>* states) { step_program(lower(d, s, mapping), {}, states); });
   });
   m.def("watch_vector", [](const Design& d, const VectorStage& s) {
-    return watched([&](std::vector<State>* states) { return step_vector(d, s, states); });
+    return watched([&](std::vector<State>* states) { step_vector(d, s, states); });
   });
 
   m.def("convolve_float", convolve_float);

@@ -157,6 +157,15 @@ void Program::add(const std::vector<Stage>& stages, int64_t repeats, const Mappi
   sections_.push_back(std::move(section));
 }
 
+void Program::append(const Program& other, int64_t part) {
+  for (Section section : other.sections_) {
+    section.part = part;
+    sections_.push_back(std::move(section));
+  }
+  folds_ = plus(folds_, other.folds_);
+  macs_ = plus(macs_, other.macs_);
+}
+
 Cursor::Cursor(const Program& program, Operand operand) : program_(program), operand_(operand) {
   skip_empty();
   if (!done()) {

@@ -125,6 +125,7 @@ struct Section {
   std::vector<Stage> stages;
   std::vector<Tiling> tilings;
   int64_t repeats = 1;
+  int64_t part = 0; /* of a run: timing.h's Chain */
 };
 
 class Program {
@@ -134,6 +135,8 @@ class Program {
   explicit Program(const Design& design) : design_(design) {}
 
   void add(const std::vector<Stage>& stages, int64_t repeats, const Mapping& mapping);
+  /* What another one does, behind this, as a part of its own. */
+  void append(const Program& other, int64_t part);
 
   const Design& design() const { return design_; }
   const std::vector<Section>& sections() const { return sections_; }
@@ -154,6 +157,8 @@ class Cursor {
   explicit Cursor(const Program& program) : Cursor(program, OPERANDS) {}
 
   bool done() const { return section_ == program_.sections().size(); }
+  /* Of the run, that the fold belongs to; the greatest number where there is none. */
+  int64_t part() const { return done() ? INT64_MAX : program_.sections()[section_].part; }
   const Fold& operator*() const { return fold_; }
   const Fold* operator->() const { return &fold_; }
   void next() {

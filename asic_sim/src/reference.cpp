@@ -25,21 +25,35 @@ void see(std::vector<State>* states, const State& now) {
 /* The port to DRAM, polled, and what is behind it: channels with their queues, banks that open rows, refreshes. */
 class ClockedPort {
  public:
-  explicit ClockedPort(const Design& design)
-      : design_(design), dram_(design.dram), channels_(static_cast<size_t>(design.dram.channels)) {
+  /* counters: of each part of the run, as in a request. */
+  ClockedPort(const Design& design, std::vector<Counters>& counters)
+      : design_(design),
+        dram_(design.dram),
+        counters_(counters),
+        channels_(static_cast<size_t>(design.dram.channels)) {
     for (Channel& channel : channels_) channel.banks.resize(static_cast<size_t>(dram_.banks));
   }
 
-  void request(Class kind, int64_t now, int64_t bytes) {
+  /* By its number, among those of the class, is a request known. */
+  int64_t request(Class kind, int64_t now, int64_t bytes, size_t part) {
     const auto id = static_cast<int64_t>(arrived_[kind].size());
     arrived_[kind].push_back(bytes == 0);
-    bytes_[kind] += bytes;
-    if (bytes) waiting_.push_back({now, kind, id, bytes});
+    Counters& counters = counters_[part];
+    (kind == OUTPUTS        ? counters.output_bytes
+     : kind == WEIGHT_TILES ? counters.weight_bytes
+                            : counters.activation_bytes) += bytes;
+    if (bytes) waiting_.push_back({now, kind, id, bytes, part});
+    in_flight_[kind] += bytes > 0;
+    return id;
   }
 
   bool arrived(Class kind, int64_t id) const { return arrived_[kind][static_cast<size_t>(id)]; }
-  int64_t requested(Class kind) const { return static_cast<int64_t>(arrived_[kind].size()); }
-  int64_t bytes(Class kind) const { return bytes_[kind]; }
+  bool all_arrived(Class kind) const { return in_flight_[kind] == 0; }
+  /* All outputs but the last one, at most. */
+  bool room_for_outputs() const {
+    const auto count = static_cast<int64_t>(arrived_[OUTPUTS].size());
+    return count < 2 || arrived(OUTPUTS, count - 2);
+  }
   /* Of which classes something moves: a bit for each. */
   int moves() const {
     int kinds = 0;
@@ -48,13 +62,12 @@ class ClockedPort {
     }
     return kinds;
   }
-  bool idle() const { return waiting_.empty() && moving_.empty(); }
-
   /* What has been moved, and what has arrived, when a cycle begins. */
   void complete() {
     for (size_t i = 0; i < moving_.size();) {
       if (moving_[i].channels == 0 && moving_[i].latency == 0) {
         arrived_[moving_[i].kind][static_cast<size_t>(moving_[i].id)] = true;
+        in_flight_[moving_[i].kind]--;
         moving_.erase(moving_.begin() + static_cast<std::ptrdiff_t>(i));
       } else {
         i++;
@@ -80,15 +93,15 @@ class ClockedPort {
     }
   }
 
-  void tick(Counters& counters) {
+  void tick() {
     for (Moving& transfer : moving_) {
       if (transfer.channels == 0) transfer.latency--;
     }
     for (Channel& channel : channels_) {
       if (refreshing()) {
-        counters.refresh_waits += !channel.queue.empty();
+        if (!channel.queue.empty()) counters_[channel.queue.front().part].refresh_waits++;
       } else {
-        move(channel, counters);
+        move(channel);
         for (Bank& bank : channel.banks) bank.opening -= bank.opening > 0;
       }
     }
@@ -100,6 +113,7 @@ class ClockedPort {
     int64_t time;
     Class kind;
     int64_t id, bytes;
+    size_t part;
   };
   struct Moving {
     Class kind;
@@ -113,6 +127,7 @@ class ClockedPort {
     int64_t id, page, bursts;
     int64_t left; /* of the work of moving them: of a channel's share of the port, so many bytes a cycle */
     bool missed, last;
+    size_t part;
   };
   struct Bank {
     int64_t page = -1;
@@ -141,7 +156,7 @@ class ClockedPort {
       if (begins) transfer.channels++;
       if (begins || (dram_.has_rows() && queue.back().page != page)) {
         if (!begins) queue.back().last = false;
-        queue.push_back({request.kind, request.id, page, 0, 0, false, true});
+        queue.push_back({request.kind, request.id, page, 0, 0, false, true, request.part});
       }
       queue.back().bursts++;
       queue.back().left += dram_.burst_bytes * dram_.channels;
@@ -177,9 +192,10 @@ class ClockedPort {
     return bank.page == channel.queue.front().page && bank.kind == channel.queue.front().kind && bank.opening == 0;
   }
 
-  void move(Channel& channel, Counters& counters) {
+  void move(Channel& channel) {
     if (channel.queue.empty()) return;
     int64_t budget = design_.dram_bytes_per_cycle;
+    Counters& counters = counters_[channel.queue.front().part];
     if (!open(channel)) counters.row_waits++;
     while (budget > 0 && !channel.queue.empty() && open(channel)) {
       Access& access = channel.queue.front();
@@ -206,70 +222,96 @@ class ClockedPort {
 
   const Design& design_;
   const Dram& dram_;
+  std::vector<Counters>& counters_;
   std::vector<Request> waiting_;
   std::vector<Moving> moving_;
   std::vector<Channel> channels_;
   std::vector<bool> arrived_[CLASSES];
-  int64_t bytes_[CLASSES] = {}, next_[CLASSES] = {};
+  int64_t next_[CLASSES] = {}, in_flight_[CLASSES] = {};
   int64_t phase_ = 0; /* cycles since a refresh ended */
+};
+
+/* The folds of a run, and the part that each belongs to. */
+struct Folds {
+  explicit Folds(const Program& program) {
+    for (Cursor fold(program); !fold.done(); fold.next()) {
+      folds.push_back(*fold);
+      parts.push_back(static_cast<size_t>(fold.part()));
+    }
+  }
+  size_t size() const { return folds.size(); }
+  const Fold& operator[](size_t fold) const { return folds[fold]; }
+  bool of_part(size_t fold, size_t part) const { return fold < size() && parts[fold] == part; }
+
+  std::vector<Fold> folds;
+  std::vector<size_t> parts;
 };
 
 /* Tiles of one operand: asked for ahead, arriving, taken in the order of the folds. */
 class Tiles {
  public:
-  Tiles(ClockedPort& port, Class kind, const std::vector<Fold>& folds) : port_(port), kind_(kind) {
-    for (const Fold& fold : folds) {
-      if (fold.fresh[kind]) tiles_.push_back(&fold);
+  Tiles(ClockedPort& port, Class kind, const Folds& folds) : port_(port), kind_(kind) {
+    for (size_t fold = 0; fold < folds.size(); fold++) {
+      if (folds[fold].fresh[kind]) {
+        tiles_.push_back(&folds[fold]);
+        parts_.push_back(folds.parts[fold]);
+      }
       of_fold_.push_back(static_cast<int64_t>(tiles_.size()) - 1);
     }
   }
-  /* Those below `count`, if they have not been asked for. */
-  void request(int64_t now, int64_t count) {
-    while (port_.requested(kind_) < std::min<int64_t>(count, static_cast<int64_t>(tiles_.size()))) {
-      port_.request(kind_, now, (*this)[port_.requested(kind_)].bytes[kind_]);
+  /* Those below `count`, if they have not been asked for, and belong to no part behind `last`. */
+  void request(int64_t now, int64_t count, size_t last) {
+    while (asked() < std::min<int64_t>(count, static_cast<int64_t>(tiles_.size())) && part(asked()) <= last) {
+      requests_.push_back(port_.request(kind_, now, (*this)[asked()].bytes[kind_], part(asked())));
     }
   }
-  bool arrived(int64_t tile) const { return tile < port_.requested(kind_) && port_.arrived(kind_, tile); }
+  bool arrived(int64_t tile) const {
+    return tile < asked() && port_.arrived(kind_, requests_[static_cast<size_t>(tile)]);
+  }
   int64_t of_fold(size_t fold) const { return of_fold_[fold]; }
   const Fold& operator[](int64_t tile) const { return *tiles_[static_cast<size_t>(tile)]; } /* the first with it */
+  size_t part(int64_t tile) const { return parts_[static_cast<size_t>(tile)]; }
 
  private:
+  int64_t asked() const { return static_cast<int64_t>(requests_.size()); }
+
   ClockedPort& port_;
   Class kind_;
   std::vector<const Fold*> tiles_;
-  std::vector<int64_t> of_fold_;
+  std::vector<size_t> parts_;
+  std::vector<int64_t> of_fold_, requests_;
 };
 
 /* The vector unit, polled. */
 class ClockedVector {
  public:
-  ClockedVector(ClockedPort& port, Counters& counters) : port_(port), counters_(counters) {}
+  ClockedVector(ClockedPort& port, std::vector<Counters>& counters) : port_(port), counters_(counters) {}
 
   void take(const Fold* tile) { waiting_.push_back(tile); }
   int64_t passed() const { return passed_; } /* tiles that have left it */
   bool working() const { return working_; }
 
-  void complete(int64_t now) {
+  void complete(int64_t now, size_t part) {
     if (!working_ || left_ > 0) return;
     working_ = false;
-    port_.request(OUTPUTS, now, waiting_.front()->output_bytes);
+    port_.request(OUTPUTS, now, waiting_.front()->output_bytes, part);
     waiting_.pop_front();
     passed_++;
   }
   void start() {
-    if (working_ || waiting_.empty() || (passed_ >= 2 && !port_.arrived(OUTPUTS, passed_ - 2))) return;
+    if (working_ || waiting_.empty() || !port_.room_for_outputs()) return;
     working_ = true;
     left_ = waiting_.front()->vector_cycles;
   }
-  void tick() {
+  void tick(size_t part) {
     if (!working_) return;
     left_--;
-    counters_.vector_busy++;
+    counters_[part].vector_busy++;
   }
 
  private:
   ClockedPort& port_;
-  Counters& counters_;
+  std::vector<Counters>& counters_;
   std::deque<const Fold*> waiting_;
   bool working_ = false;
   int64_t left_ = 0, passed_ = 0;
@@ -309,11 +351,12 @@ struct Lasting {
 /* Puts the cycles in which a fold could have started down to what it lacked in the last of them. */
 class Gap {
  public:
-  explicit Gap(Counters& counters) : counters_(counters) {}
+  /* A part of the run begins. */
+  void open() { first_ = true; }
 
-  bool closes(bool weights, bool activations, bool step, bool room) {
+  bool closes(Counters& counters, bool weights, bool activations, bool step, bool room) {
     if (weights && activations && step && room) {
-      (first_ ? counters_.fill : counters_.*lacking_) += cycles_;
+      (first_ ? counters.fill : counters.*lacking_) += cycles_;
       cycles_ = 0;
       first_ = false;
       return true;
@@ -327,7 +370,6 @@ class Gap {
   }
 
  private:
-  Counters& counters_;
   bool first_ = true;
   int64_t cycles_ = 0;
   int64_t Counters::* lacking_ = &Counters::fill;
@@ -559,263 +601,351 @@ class SummingGrid {
   std::vector<Cell> cells_;
 };
 
-std::vector<Fold> folds_of(const Program& program) {
-  std::vector<Fold> folds;
-  for (Cursor fold(program); !fold.done(); fold.next()) folds.push_back(*fold);
-  return folds;
-}
+/* What a unit does in a cycle, of the part that the run is at. In the order of a cycle: what is complete as it begins,
+ * what is asked for, what can start, the cycle itself. */
 
-void step_resting(const Program& program, const Product& product, std::vector<State>* states, Counters& counters) {
-  const Design& design = program.design();
-  const Class rests = design.dataflow == Dataflow::input ? ACTIVATION_TILES : WEIGHT_TILES;
-  const Class passes = rests == WEIGHT_TILES ? ACTIVATION_TILES : WEIGHT_TILES;
-  const std::vector<Fold> folds = folds_of(program);
-  ClockedPort port(design);
-  Tiles resting(port, rests, folds), passing(port, passes, folds);
-  ClockedVector vector(port, counters);
-  std::vector<RestingGrid> grid;
-  if (product.a) grid.emplace_back(program, product);
+/* The array in which an operand rests, with the vector unit behind it. */
+class ClockedResting {
+ public:
+  ClockedResting(const Program& program, const Product& product, ClockedPort& port, std::vector<Counters>& counters)
+      : design_(program.design()),
+        rests_(design_.dataflow == Dataflow::input ? ACTIVATION_TILES : WEIGHT_TILES),
+        passes_(rests_ == WEIGHT_TILES ? ACTIVATION_TILES : WEIGHT_TILES),
+        folds_(program),
+        counters_(counters),
+        resting_(port, rests_, folds_),
+        passing_(port, passes_, folds_),
+        vector_(port, counters) {
+    if (product.a) grid_.emplace_back(program, product);
+  }
 
-  std::deque<Stream> streams, loads;
-  int64_t laid = 0, taken = 0, lock = 0; /* resting tiles laid in and taken into use; cycles until registers are free */
-  bool loading = false, streaming = false;
-  int64_t load_count = 0, freed = 0, tile = 0; /* streaming tiles done with; the output tile of the next fold */
-  size_t next_fold = 0;
-  Gap gap(counters);
-
-  for (int64_t now = 0;; now++) {
-    /* what is complete as the cycle begins */
-    if (loading && load_count == loads.back().cycles) {
-      loading = false;
-      laid++;
+  void begin() { gap_.open(); }
+  void complete(int64_t now, size_t part) {
+    if (loading_ && load_count_ == loads_.back().cycles) {
+      loading_ = false;
+      laid_++;
     }
-    if (!loads.empty() && loads.front().entered == loads.front().cycles + design.array_columns - 1) loads.pop_front();
-    if (streaming && streams.back().entered == streams.back().cycles) {
-      streaming = false;
-      if (next_fold == folds.size() || folds[next_fold].fresh[passes]) freed++;
-      if (!design.shadowed() && next_fold < folds.size() && folds[next_fold].fresh[rests]) {
-        lock = design.release_cycles(); /* no fold uses the tile any more */
-        taken = laid;
+    if (!loads_.empty() && loads_.front().entered == loads_.front().cycles + design_.array_columns - 1) {
+      loads_.pop_front();
+    }
+    if (streaming_ && streams_.back().entered == streams_.back().cycles) {
+      streaming_ = false;
+      if (next_ == folds_.size() || folds_[next_].fresh[passes_]) freed_++;
+      if (!design_.shadowed() && next_ < folds_.size() && folds_[next_].fresh[rests_]) {
+        lock_ = design_.release_cycles(); /* no fold uses the tile any more */
+        taken_ = laid_;
       }
     }
-    if (!streams.empty() && streams.front().entered == streams.front().cycles + design.array_depth()) {
-      if (streams.front().fold->last_slice) vector.take(streams.front().fold);
-      streams.pop_front();
+    if (!streams_.empty() && streams_.front().entered == streams_.front().cycles + design_.array_depth()) {
+      if (streams_.front().fold->last_slice) vector_.take(streams_.front().fold);
+      streams_.pop_front();
     }
-    vector.complete(now);
-    resting.request(now, laid + design.weight_fifo_tiles);
-    passing.request(now, freed + 2);
-    port.complete();
-    if (next_fold == folds.size() && vector.passed() == tile && port.idle()) {
-      counters.cycles = now;
-      counters.weight_bytes = port.bytes(WEIGHT_TILES);
-      counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-      counters.output_bytes = port.bytes(OUTPUTS);
-      if (states) states->push_back({now, false, -1, false, 0});
-      return;
-    }
-    port.start();
-
-    /* what can start */
-    vector.start();
-    if (!streaming && next_fold < folds.size()) {
-      const Fold& fold = folds[next_fold];
-      const bool rested = !fold.fresh[rests] || laid > resting.of_fold(next_fold);
-      const bool passed = passing.arrived(passing.of_fold(next_fold));
-      const bool step = !fold.waits || vector.passed() == tile;
-      const bool bank = !fold.first_slice || tile < 2 || vector.passed() >= tile - 1;
-      if (gap.closes(rests == WEIGHT_TILES ? rested : passed, rests == WEIGHT_TILES ? passed : rested, step, bank)) {
-        streaming = true;
-        const Lasting lasting(design, fold, {passes}, fold.cycles);
-        streams.push_back({&fold, 0, lasting.cycles});
-        counters.memory_conflicts += lasting.conflicts;
-        tally(fold, counters);
-        next_fold++;
-        tile += fold.last_slice;
-        if (fold.fresh[rests] && design.shadowed()) {
-          taken++;
-          lock = design.release_cycles();
+    vector_.complete(now, part);
+  }
+  /* Activations of the part; weights whatever part they belong to. */
+  void request(int64_t now, size_t part) {
+    resting_.request(now, laid_ + design_.weight_fifo_tiles, rests_ == WEIGHT_TILES ? folds_.size() : part);
+    passing_.request(now, freed_ + 2, passes_ == WEIGHT_TILES ? folds_.size() : part);
+  }
+  /* All folds of the part are through. */
+  bool over(size_t part) const { return !folds_.of_part(next_, part) && vector_.passed() == tile_; }
+  void start(size_t part) {
+    vector_.start();
+    if (!streaming_ && folds_.of_part(next_, part)) {
+      const Fold& fold = folds_[next_];
+      const bool rested = !fold.fresh[rests_] || laid_ > resting_.of_fold(next_);
+      const bool passed = passing_.arrived(passing_.of_fold(next_));
+      const bool step = !fold.waits || vector_.passed() == tile_;
+      const bool bank = !fold.first_slice || tile_ < 2 || vector_.passed() >= tile_ - 1;
+      const bool weights = rests_ == WEIGHT_TILES ? rested : passed;
+      if (gap_.closes(counters_[part], weights, rests_ == WEIGHT_TILES ? passed : rested, step, bank)) {
+        streaming_ = true;
+        const Lasting lasting(design_, fold, {passes_}, fold.cycles);
+        streams_.push_back({&fold, 0, lasting.cycles});
+        counters_[part].memory_conflicts += lasting.conflicts;
+        tally(fold, counters_[part]);
+        next_++;
+        tile_ += fold.last_slice;
+        if (fold.fresh[rests_] && design_.shadowed()) {
+          taken_++;
+          lock_ = design_.release_cycles();
         }
       }
     }
-    if (!loading && laid == taken && lock == 0 && resting.arrived(laid)) {
-      const Fold& fold = resting[laid];
+    if (!loading_ && laid_ == taken_ && lock_ == 0 && resting_.arrived(laid_)) {
+      const Fold& fold = resting_[laid_];
       /* results of the stage before have to be there before they can rest in the array */
-      const bool made = rests != ACTIVATION_TILES || !fold.waits ||
-                        (next_fold < folds.size() && &folds[next_fold] == &fold && vector.passed() == tile);
+      const bool made = rests_ != ACTIVATION_TILES || !fold.waits ||
+                        (next_ < folds_.size() && &folds_[next_] == &fold && vector_.passed() == tile_);
       if (made) {
-        loading = true;
-        load_count = 0;
-        const Lasting lasting(design, fold, {rests}, design.load_cycles());
-        loads.push_back({&fold, 0, lasting.cycles});
-        counters.memory_conflicts += lasting.conflicts;
+        loading_ = true;
+        load_count_ = 0;
+        const Lasting lasting(design_, fold, {rests_}, design_.load_cycles());
+        loads_.push_back({&fold, 0, lasting.cycles});
+        counters_[resting_.part(laid_)].memory_conflicts += lasting.conflicts;
       }
     }
+  }
+  State state(int64_t now, int moves) const {
+    return {now, loading_, streaming_ ? static_cast<int64_t>(next_) - 1 : -1, vector_.working(), moves};
+  }
+  /* `active`: the part has folds. */
+  void tick(size_t part, bool active) {
+    if (!grid_.empty()) grid_.front().clock(streams_, loads_);
+    if (streaming_) {
+      (streams_.back().entered < streams_.back().fold->cycles ? counters_[part].busy : counters_[part].stall_memory)++;
+    } else if (active && !folds_.of_part(next_, part)) {
+      counters_[part].drain++;
+    }
+    for (Stream& stream : streams_) stream.entered++;
+    for (Stream& load : loads_) load.entered++;
+    if (loading_) load_count_++;
+    if (lock_ > 0) lock_--;
+    vector_.tick(part);
+  }
 
-    /* the cycle itself */
-    see(states, {now, loading, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
-    if (!grid.empty()) grid.front().clock(streams, loads);
-    if (streaming) (streams.back().entered < streams.back().fold->cycles ? counters.busy : counters.stall_memory)++;
-    for (Stream& stream : streams) stream.entered++;
-    for (Stream& load : loads) load.entered++;
-    if (!streaming && next_fold == folds.size()) counters.drain++;
-    if (loading) load_count++;
-    if (lock > 0) lock--;
-    vector.tick();
-    port.tick(counters);
+ private:
+  const Design& design_;
+  const Class rests_, passes_;
+  const Folds folds_;
+  std::vector<Counters>& counters_;
+  Tiles resting_, passing_;
+  ClockedVector vector_;
+  std::vector<RestingGrid> grid_;
+  std::deque<Stream> streams_, loads_;
+  int64_t laid_ = 0, taken_ = 0, lock_ = 0; /* resting tiles laid in and taken into use; cycles until registers are free */
+  bool loading_ = false, streaming_ = false;
+  int64_t load_count_ = 0, freed_ = 0, tile_ = 0; /* streaming tiles done with; the output tile of the next fold */
+  size_t next_ = 0;                               /* fold */
+  Gap gap_;
+};
+
+/* The array in which sums rest, with the vector unit behind it. */
+class ClockedSumming {
+ public:
+  ClockedSumming(const Program& program, const Product& product, ClockedPort& port, std::vector<Counters>& counters)
+      : design_(program.design()),
+        folds_(program),
+        counters_(counters),
+        weights_(port, WEIGHT_TILES, folds_),
+        activations_(port, ACTIVATION_TILES, folds_),
+        vector_(port, counters) {
+    if (product.a) grid_.emplace_back(program, product);
+    for (const Fold& fold : folds_.folds) {
+      lastings_.emplace_back(design_, fold, std::vector<Class>{WEIGHT_TILES, ACTIVATION_TILES}, fold.cycles);
+    }
+  }
+
+  void begin() { gap_.open(); }
+  void complete(int64_t now, size_t part) {
+    if (streaming_ && streams_.back().entered == streams_.back().cycles) {
+      streaming_ = false;
+      const bool last = next_ == folds_.size();
+      if (streams_.back().fold->last_slice) chain_left_ = design_.array_depth() + design_.array_rows;
+      weights_freed_ += last || folds_[next_].fresh[WEIGHTS];
+      activations_freed_ += last || folds_[next_].fresh[ACTIVATIONS];
+    }
+    if (shifting_.fold && shifting_.entered == shifting_.cycles) {
+      vector_.take(shifting_.fold);
+      shifting_.fold = nullptr;
+    }
+    if (!streams_.empty() && streams_.front().entered == streams_.front().cycles + design_.array_depth()) {
+      if (streams_.front().fold->last_slice) shifting_ = {streams_.front().fold, 0, design_.array_rows};
+      streams_.pop_front();
+    }
+    vector_.complete(now, part);
+  }
+  void request(int64_t now, size_t part) {
+    weights_.request(now, weights_freed_ + 2, folds_.size());
+    activations_.request(now, activations_freed_ + 2, part);
+  }
+  bool over(size_t part) const { return !folds_.of_part(next_, part) && vector_.passed() == tile_; }
+  void start(size_t part) {
+    vector_.start();
+    if (streaming_ || !folds_.of_part(next_, part)) return;
+    const Fold& fold = folds_[next_];
+    const bool step = !fold.waits || vector_.passed() == tile_;
+    const Lasting& lasting = lastings_[next_];
+    const bool room = !fold.last_slice || (chain_left_ <= lasting.cycles && (tile_ < 2 || vector_.passed() >= tile_ - 1));
+    if (!gap_.closes(counters_[part], weights_.arrived(weights_.of_fold(next_)),
+                     activations_.arrived(activations_.of_fold(next_)), step, room)) {
+      return;
+    }
+    streaming_ = true;
+    /* the memories take their time before the first operands, so that they follow each other without a gap */
+    streams_.push_back({&fold, fold.cycles - lasting.cycles, fold.cycles});
+    counters_[part].memory_conflicts += lasting.conflicts;
+    tally(fold, counters_[part]);
+    next_++;
+    tile_ += fold.last_slice;
+  }
+  State state(int64_t now, int moves) const {
+    return {now, false, streaming_ ? static_cast<int64_t>(next_) - 1 : -1, vector_.working(), moves};
+  }
+  /* `active`: the part has folds. */
+  void tick(size_t part, bool active) {
+    if (!grid_.empty()) grid_.front().clock(streams_, shifting_.fold ? &shifting_ : nullptr);
+    if (streaming_) {
+      (streams_.back().entered >= 0 ? counters_[part].busy : counters_[part].stall_memory)++;
+    } else if (active && !folds_.of_part(next_, part)) {
+      counters_[part].drain++;
+    }
+    for (Stream& stream : streams_) stream.entered++;
+    if (shifting_.fold) shifting_.entered++;
+    if (chain_left_ > 0) chain_left_--;
+    vector_.tick(part);
+  }
+
+ private:
+  const Design& design_;
+  const Folds folds_;
+  std::vector<Counters>& counters_;
+  Tiles weights_, activations_;
+  ClockedVector vector_;
+  std::vector<SummingGrid> grid_;
+  std::vector<Lasting> lastings_;
+  std::deque<Stream> streams_;
+  Stream shifting_{nullptr, 0, 0};
+  bool streaming_ = false;
+  int64_t weights_freed_ = 0, activations_freed_ = 0, tile_ = 0;
+  int64_t chain_left_ = 0; /* cycles until the finished sums of the last tile have left the array */
+  size_t next_ = 0;        /* fold */
+  Gap gap_;
+};
+
+/* Blocks of the vector unit alone, a part of a run. */
+class ClockedBlocks {
+ public:
+  ClockedBlocks(const Design& design, const VectorBlocks& blocks, ClockedPort& port, Counters& counters, size_t part)
+      : design_(design), blocks_(blocks), port_(port), counters_(counters), part_(part) {
+    counters_.folds = blocks_.count();
+  }
+
+  void complete(int64_t now) {
+    if (!working_ || left_ > 0) return;
+    working_ = false;
+    port_.request(OUTPUTS, now, blocks_[ended_++].output_bytes, part_);
+  }
+  void request(int64_t now) {
+    while (static_cast<int64_t>(inputs_.size()) < std::min(ended_ + 2, blocks_.count())) {
+      const VectorBlock block = blocks_[static_cast<int64_t>(inputs_.size())];
+      inputs_.push_back(port_.request(ACTIVATION_TILES, now, block.input_bytes, part_));
+    }
+  }
+  bool over() const { return ended_ == blocks_.count(); }
+  void start() {
+    if (working_ || started_ == blocks_.count()) return;
+    const bool input = port_.arrived(ACTIVATION_TILES, inputs_[static_cast<size_t>(started_)]);
+    if (!input || !port_.room_for_outputs()) {
+      lacked_input_ = !input;
+      gap_++;
+      return;
+    }
+    (started_ == 0 ? counters_.fill : lacked_input_ ? counters_.stall_activations : counters_.stall_outputs) += gap_;
+    gap_ = 0;
+    working_ = true;
+    const VectorBlock block = blocks_[started_++];
+    Fold read;
+    read.reads[ACTIVATION_TILES] = block.reads;
+    read.fills[ACTIVATION_TILES] = block.input_bytes;
+    const Lasting lasting(design_, read, {ACTIVATION_TILES}, block.cycles);
+    left_ = lasting.cycles;
+    slow_ = left_ - block.cycles;
+    counters_.memory_conflicts += lasting.conflicts;
+    counters_.lane_operations += block.lane_operations;
+    counters_.activation_reads += block.reads;
+    counters_.activation_writes += block.writes;
+  }
+  bool working() const { return working_; }
+  void tick() {
+    if (working_) {
+      (left_ > slow_ ? counters_.busy : counters_.stall_memory)++;
+      left_--;
+    } else if (started_ == blocks_.count()) {
+      counters_.drain++;
+    }
+    counters_.vector_busy = counters_.busy;
+  }
+
+ private:
+  const Design& design_;
+  const VectorBlocks& blocks_;
+  ClockedPort& port_;
+  Counters& counters_;
+  const size_t part_;
+  std::vector<int64_t> inputs_; /* the requests */
+  int64_t started_ = 0, ended_ = 0, left_ = 0, slow_ = 0, gap_ = 0; /* slow: of those left, lost to the memory */
+  bool working_ = false, lacked_input_ = false;
+};
+
+template <typename Array>
+std::vector<Counters> step_parts(const Program& program, const std::vector<Part>& parts, const Product& product,
+                                 std::vector<State>* states) {
+  std::vector<Counters> counters(parts.size());
+  ClockedPort port(program.design(), counters);
+  Array array(program, product, port, counters);
+  std::vector<ClockedBlocks> blocks; /* of the part, if it has any */
+  const auto enter = [&](size_t part, int64_t now) {
+    blocks.clear();
+    counters[part].macs = parts[part].macs;
+    if (parts[part].blocks) {
+      blocks.emplace_back(program.design(), *parts[part].blocks, port, counters[part], part);
+      blocks.front().request(now);
+    } else {
+      array.begin();
+      array.request(now, part);
+    }
+  };
+  size_t part = 0;
+  int64_t begun = 0;
+  array.request(0, 0);
+  enter(part, 0);
+  for (int64_t now = 0;; now++) {
+    array.complete(now, part);
+    for (ClockedBlocks& each : blocks) each.complete(now);
+    array.request(now, part);
+    for (ClockedBlocks& each : blocks) each.request(now);
+    port.complete();
+    while (port.all_arrived(OUTPUTS) && (blocks.empty() ? array.over(part) : blocks.front().over())) {
+      counters[part].cycles = now - begun;
+      begun = now;
+      if (++part == parts.size()) {
+        if (states) states->push_back({now, false, -1, false, 0});
+        return counters;
+      }
+      enter(part, now);
+    }
+    port.start();
+    array.start(part);
+    for (ClockedBlocks& each : blocks) each.start();
+    State state = array.state(now, port.moves());
+    for (const ClockedBlocks& each : blocks) state.vector = each.working();
+    see(states, state);
+    array.tick(part, blocks.empty());
+    for (ClockedBlocks& each : blocks) each.tick();
+    port.tick();
   }
 }
 
-void step_summing(const Program& program, const Product& product, std::vector<State>* states, Counters& counters) {
-  const Design& design = program.design();
-  const std::vector<Fold> folds = folds_of(program);
-  ClockedPort port(design);
-  Tiles weights(port, WEIGHT_TILES, folds), activations(port, ACTIVATION_TILES, folds);
-  ClockedVector vector(port, counters);
-  std::vector<SummingGrid> grid;
-  if (product.a) grid.emplace_back(program, product);
-
-  std::vector<Lasting> lastings;
-  for (const Fold& fold : folds) lastings.emplace_back(design, fold, std::vector<Class>{WEIGHT_TILES, ACTIVATION_TILES}, fold.cycles);
-  std::deque<Stream> streams;
-  Stream shifting{nullptr, 0, 0};
-  bool streaming = false;
-  int64_t weights_freed = 0, activations_freed = 0, tile = 0;
-  int64_t chain_left = 0; /* cycles until the finished sums of the last tile have left the array */
-  size_t next_fold = 0;
-  Gap gap(counters);
-
-  for (int64_t now = 0;; now++) {
-    if (streaming && streams.back().entered == streams.back().cycles) {
-      streaming = false;
-      const bool last = next_fold == folds.size();
-      if (streams.back().fold->last_slice) chain_left = design.array_depth() + design.array_rows;
-      weights_freed += last || folds[next_fold].fresh[WEIGHTS];
-      activations_freed += last || folds[next_fold].fresh[ACTIVATIONS];
-    }
-    if (shifting.fold && shifting.entered == shifting.cycles) {
-      vector.take(shifting.fold);
-      shifting.fold = nullptr;
-    }
-    if (!streams.empty() && streams.front().entered == streams.front().cycles + design.array_depth()) {
-      if (streams.front().fold->last_slice) shifting = {streams.front().fold, 0, design.array_rows};
-      streams.pop_front();
-    }
-    vector.complete(now);
-    weights.request(now, weights_freed + 2);
-    activations.request(now, activations_freed + 2);
-    port.complete();
-    if (next_fold == folds.size() && vector.passed() == tile && port.idle()) {
-      counters.cycles = now;
-      counters.weight_bytes = port.bytes(WEIGHT_TILES);
-      counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-      counters.output_bytes = port.bytes(OUTPUTS);
-      if (states) states->push_back({now, false, -1, false, 0});
-      return;
-    }
-    port.start();
-    vector.start();
-
-    if (!streaming && next_fold < folds.size()) {
-      const Fold& fold = folds[next_fold];
-      const bool step = !fold.waits || vector.passed() == tile;
-      const Lasting& lasting = lastings[next_fold];
-      const bool room =
-          !fold.last_slice || (chain_left <= lasting.cycles && (tile < 2 || vector.passed() >= tile - 1));
-      if (gap.closes(weights.arrived(weights.of_fold(next_fold)), activations.arrived(activations.of_fold(next_fold)),
-                     step, room)) {
-        streaming = true;
-        /* the memories take their time before the first operands, so that they follow each other without a gap */
-        streams.push_back({&fold, fold.cycles - lasting.cycles, fold.cycles});
-        counters.memory_conflicts += lasting.conflicts;
-        tally(fold, counters);
-        next_fold++;
-        tile += fold.last_slice;
-      }
-    }
-    see(states, {now, false, streaming ? static_cast<int64_t>(next_fold) - 1 : -1, vector.working(), port.moves()});
-    if (!grid.empty()) grid.front().clock(streams, shifting.fold ? &shifting : nullptr);
-    if (streaming) (streams.back().entered >= 0 ? counters.busy : counters.stall_memory)++;
-    for (Stream& stream : streams) stream.entered++;
-    if (shifting.fold) shifting.entered++;
-    if (chain_left > 0) chain_left--;
-    if (!streaming && next_fold == folds.size()) counters.drain++;
-    vector.tick();
-    port.tick(counters);
-  }
+std::vector<Counters> step(const Program& program, const std::vector<Part>& parts, const Product& product,
+                           std::vector<State>* states) {
+  if (parts.empty()) return {};
+  return program.design().dataflow == Dataflow::output ? step_parts<ClockedSumming>(program, parts, product, states)
+                                                       : step_parts<ClockedResting>(program, parts, product, states);
 }
 
 }  // namespace
 
 Counters step_program(const Program& program, const Product& product, std::vector<State>* states) {
-  Counters counters;
-  counters.macs = program.macs();
-  if (program.design().dataflow == Dataflow::output) {
-    step_summing(program, product, states, counters);
-  } else {
-    step_resting(program, product, states, counters);
-  }
-  return counters;
+  return step(program, {Part{program.macs(), {}}}, product, states).front();
 }
 
 Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states) {
-  const VectorBlocks blocks(design, stage);
-  Counters counters;
-  counters.folds = blocks.count();
-  ClockedPort port(design);
-  int64_t started = 0, ended = 0, left = 0, slow = 0, gap = 0; /* slow: cycles among those left, lost to the memory */
-  bool working = false, lacked_input = false;
-  for (int64_t now = 0;; now++) {
-    if (working && left == 0) {
-      working = false;
-      port.request(OUTPUTS, now, blocks[ended++].output_bytes);
-    }
-    while (port.requested(ACTIVATION_TILES) < std::min(ended + 2, blocks.count())) {
-      port.request(ACTIVATION_TILES, now, blocks[port.requested(ACTIVATION_TILES)].input_bytes);
-    }
-    port.complete();
-    if (ended == blocks.count() && port.idle()) {
-      counters.cycles = now;
-      if (states) states->push_back({now, false, -1, false, 0});
-      break;
-    }
-    port.start();
-    if (!working && started < blocks.count()) {
-      const bool input = port.arrived(ACTIVATION_TILES, started);
-      const bool slot = started < 2 || port.arrived(OUTPUTS, started - 2);
-      if (input && slot) {
-        (started == 0 ? counters.fill : lacked_input ? counters.stall_activations : counters.stall_outputs) += gap;
-        gap = 0;
-        working = true;
-        const VectorBlock block = blocks[started++];
-        Fold read;
-        read.reads[ACTIVATION_TILES] = block.reads;
-        read.fills[ACTIVATION_TILES] = block.input_bytes;
-        const Lasting lasting(design, read, {ACTIVATION_TILES}, block.cycles);
-        left = lasting.cycles;
-        slow = left - block.cycles;
-        counters.memory_conflicts += lasting.conflicts;
-        counters.lane_operations += block.lane_operations;
-        counters.activation_reads += block.reads;
-        counters.activation_writes += block.writes;
-      } else {
-        gap++;
-      }
-      lacked_input = !input;
-    }
-    see(states, {now, false, -1, working, port.moves()});
-    if (working) {
-      (left > slow ? counters.busy : counters.stall_memory)++;
-      left--;
-    } else if (started == blocks.count()) {
-      counters.drain++;
-    }
-    port.tick(counters);
-  }
-  counters.vector_busy = counters.busy;
-  counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-  counters.output_bytes = port.bytes(OUTPUTS);
-  return counters;
+  return step(Program(design), {Part{0, VectorBlocks(design, stage)}}, {}, states).front();
+}
+
+std::vector<Counters> step_chain(const Chain& chain, std::vector<State>* states) {
+  return step(chain.program(), chain.parts(), {}, states);
 }
 
 }  // namespace asic

@@ -25,7 +25,7 @@ struct Product {
 struct State {
   int64_t cycle;
   bool loading; /* a resting tile is laid in */
-  int64_t fold; /* the one whose operands enter the array, counted from 0; else -1 */
+  int64_t fold; /* the one whose operands enter the array, counted from 0 over all parts; else -1 */
   bool vector;  /* the vector unit works */
   int port;     /* what moves over it: 1 weights, 2 activations, 4 outputs, and their sums */
 };
@@ -33,6 +33,8 @@ struct State {
 /* states: null, or where the states go, one for each change and a last one for the end. */
 Counters step_program(const Program& program, const Product& product, std::vector<State>* states = nullptr);
 Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states = nullptr);
+/* Of each part. */
+std::vector<Counters> step_chain(const Chain& chain, std::vector<State>* states = nullptr);
 
 }  // namespace asic
 

@@ -23,24 +23,27 @@ enum Class { WEIGHT_TILES = WEIGHTS, ACTIVATION_TILES = ACTIVATIONS, OUTPUTS, CL
 /* What the future depends on, as numbers; times are seen from `base`. */
 using State = std::vector<int64_t>;
 
-/* Takes down what happens, if anybody asks. */
+/* Takes down what happens for parts of a run, if anybody asks. */
 class Record {
  public:
   Record() = default;
-  Record(std::vector<Event>& events, size_t most) : events_(&events), most_(most) {}
+  Record(std::vector<Event>& events, size_t most, int64_t first, int64_t last)
+      : events_(&events), most_(most), first_(first), last_(last) {}
 
-  bool wanted() const { return events_ != nullptr; }
-  void operator()(Event::Part part, int64_t begin, int64_t end, int64_t bytes = 0, int64_t channel = 0) const {
-    if (!events_ || begin == end) return;
+  bool wanted(int64_t part) const { return events_ != nullptr && part >= first_ && part < last_; }
+  void operator()(int64_t part, Event::Part what, int64_t begin, int64_t end, int64_t bytes = 0,
+                  int64_t channel = 0) const {
+    if (!wanted(part) || begin == end) return;
     if (events_->size() == most_) {
       throw std::length_error("more than " + std::to_string(most_) + " events happen");
     }
-    events_->push_back({part, begin, end, bytes, channel});
+    events_->push_back({what, begin, end, bytes, channel});
   }
 
  private:
   std::vector<Event>* events_ = nullptr;
   size_t most_ = 0;
+  int64_t first_ = 0, last_ = 0;
 };
 
 /* First in, first out; a ring that grows. */
@@ -79,24 +82,24 @@ class Queue {
 class Port {
  public:
   struct Counts {
-    int64_t requested[CLASSES] = {}, taken[CLASSES] = {}, bytes[CLASSES] = {};
+    int64_t requested[CLASSES] = {}, taken[CLASSES] = {};
   };
 
-  Port(const Design& design, int64_t most_in_flight, Counters& counters, const Record& record)
+  /* counters: of each part of the run, as in a request. */
+  Port(const Design& design, int64_t most_in_flight, std::vector<Counters>& counters, const Record& record)
       : design_(design),
         counters_(counters),
         record_(record),
         dram_(design),
         arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
 
-  void request(Class kind, int64_t time, int64_t bytes) {
+  void request(Class kind, int64_t time, int64_t bytes, int64_t part) {
     const int64_t id = counts_.requested[kind]++;
     arrivals_[kind][id] = bytes ? UNKNOWN : time;
-    counts_.bytes[kind] += bytes;
-    last_ = std::max(last_, time);
     if (!bytes) return;
+    counters_[static_cast<size_t>(part)].*BYTES[kind] += bytes;
     /* the queue is short and what comes is almost always the last in order */
-    const Request request{time, kind, id, bytes};
+    const Request request{time, kind, id, bytes, part};
     queue_.push_back(request);
     for (size_t i = queue_.size() - 1; i > 0 && request < queue_[i - 1]; i--) std::swap(queue_[i], queue_[i - 1]);
   }
@@ -108,11 +111,7 @@ class Port {
     return arrivals_[kind][id];
   }
 
-  /* When everything has arrived. */
-  int64_t finish() {
-    while (!queue_.empty()) serve();
-    return last_;
-  }
+  bool in_flight(Class kind) const { return counts_.requested[kind] > counts_.taken[kind]; }
 
   const Counts& counts() const { return counts_; }
 
@@ -132,7 +131,6 @@ class Port {
                                  request.bytes});
     }
     dram_.describe(base, low, state);
-    state.push_back(std::max(last_, low) - base);
   }
   bool repeats() const { return dram_.repeats(); }
 
@@ -147,7 +145,6 @@ class Port {
     counts_.taken[kind] += tiles;
     arrivals_[kind][counts_.requested[kind] - 2] = before;
     arrivals_[kind][counts_.requested[kind] - 1] = last;
-    last_ = std::max(last_, last);
   }
 
   /* Whether a class's tiles of so many bytes come one behind the other: nothing but two of them waits, and each that
@@ -162,12 +159,12 @@ class Port {
   /* So many of them are taken, two or more, and as many asked for, `delay` cycles after one has arrived; when the last has
    * arrived. */
   int64_t stream(Class kind, int64_t tiles, int64_t bytes, int64_t delay) {
-    const int64_t before = dram_.stream(kind, tiles - 1, bytes, counters_) + design_.dram_latency_cycles;
-    const int64_t arrived = dram_.stream(kind, 1, bytes, counters_) + design_.dram_latency_cycles;
+    Counters& counters = counters_[static_cast<size_t>(queue_.front().part)];
+    const int64_t before = dram_.stream(kind, tiles - 1, bytes, counters) + design_.dram_latency_cycles;
+    const int64_t arrived = dram_.stream(kind, 1, bytes, counters) + design_.dram_latency_cycles;
     counts_.requested[kind] += tiles;
     counts_.taken[kind] += tiles;
-    counts_.bytes[kind] += tiles * bytes;
-    last_ = std::max(last_, arrived + delay);
+    counters.*BYTES[kind] += tiles * bytes;
     for (size_t i = 0; i < 2; i++) {
       queue_[i].id += tiles;
       queue_[i].time = (i ? arrived : before) + delay;
@@ -189,7 +186,6 @@ class Port {
       }
       counts_.requested[kind] += ids[kind];
       counts_.taken[kind] += ids[kind]; /* as many are in flight as were */
-      counts_.bytes[kind] += iterations * (counts_.bytes[kind] - before.bytes[kind]);
       for (size_t i = 0; i < in_flight.size(); i++) {
         arrivals_[kind][counts_.taken[kind] + static_cast<int64_t>(i)] = in_flight[i];
       }
@@ -200,15 +196,16 @@ class Port {
       request.id += ids[request.kind];
     }
     dram_.skip(time);
-    last_ += time;
   }
 
  private:
   static constexpr int64_t UNKNOWN = -1;
+  static constexpr int64_t Counters::* BYTES[] = {&Counters::weight_bytes, &Counters::activation_bytes,
+                                                  &Counters::output_bytes};
   struct Request {
     int64_t time;
     Class kind;
-    int64_t id, bytes;
+    int64_t id, bytes, part;
     bool operator<(const Request& other) const { /* served in this order */
       return std::tie(time, kind, id) < std::tie(other.time, other.kind, other.id);
     }
@@ -232,26 +229,25 @@ class Port {
     const Request request = queue_.front();
     queue_.pop_front();
     int64_t left = request.bytes;
+    Counters& counters = counters_[static_cast<size_t>(request.part)];
     const int64_t end =
-        dram_.move(request.kind, request.time, request.bytes, counters_, [&](const DramTiming::Move& move) {
-          if (!record_.wanted()) return;
+        dram_.move(request.kind, request.time, request.bytes, counters, [&](const DramTiming::Move& move) {
+          if (!record_.wanted(request.part)) return;
           const int64_t bytes = std::min(left, move.bursts * design_.dram.burst_bytes);
           left -= bytes;
-          record_(static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), dram_.begins(move.begin), move.end,
-                  bytes, move.channel);
+          record_(request.part, static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), dram_.begins(move.begin),
+                  move.end, bytes, move.channel);
         });
     arrivals_[request.kind][request.id] = end + design_.dram_latency_cycles;
-    last_ = std::max(last_, end + design_.dram_latency_cycles);
   }
 
   const Design& design_;
-  Counters& counters_;
+  std::vector<Counters>& counters_;
   const Record record_;
   DramTiming dram_;
   Ring arrivals_[CLASSES];
   Counts counts_;
   Queue<Request> queue_; /* in the order of service */
-  int64_t last_ = 0;
 };
 
 enum : int { BUFFERS = 2 }; /* of a streaming operand and of the results */
@@ -312,18 +308,22 @@ class Ahead {
         memories_(program.design()),
         load_cycles_(program.design().load_cycles()) {}
 
+  /* Asks for the tiles of no part behind this one. */
+  void until(int64_t part) { last_part_ = part; }
   void request(int64_t time) {
-    if (fold_.done()) return;
-    port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_]);
+    const int64_t part = fold_.part();
+    if (fold_.done() || part > last_part_) return;
+    port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_], part);
     Memories::Cycles loading{0, 0};
     if (rests_) loading = memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
-    tiles_.push_back({fold_->waits, loading.all, loading.conflicts});
+    tiles_.push_back({fold_->waits, loading.all, loading.conflicts, part});
     fold_.next();
   }
   struct Tile {
     bool waits;            /* it holds results of the stage before */
     int64_t load_cycles;   /* if it rests in the array, else 0 */
     int64_t conflicts;     /* among them */
+    int64_t part;          /* of the run */
   };
   bool any_left() const { return !tiles_.empty(); }
   const Tile& first() const { return tiles_.front(); }
@@ -348,13 +348,21 @@ class Ahead {
   const bool rests_; /* in the array */
   const Memories memories_;
   const int64_t load_cycles_;
+  int64_t last_part_ = INT64_MAX;
   Queue<Tile> tiles_; /* requested and not taken */
 };
 
 /* The vector unit, behind the array in every dataflow. */
 class Vector {
  public:
-  Vector(Port& port, Counters& counters, const Record& record) : port_(port), counters_(counters), record_(record) {}
+  Vector(Port& port, const Record& record) : port_(port), record_(record) {}
+
+  /* A part of a run begins: nothing is under way. */
+  void begin(int64_t part, int64_t time, Counters& counters) {
+    part_ = part;
+    end_ = before_ = time;
+    counters_ = &counters;
+  }
 
   /* What the last slice of a tile hands on. */
   struct Tile {
@@ -369,9 +377,9 @@ class Vector {
     const int64_t slot_free = full ? port_.take(OUTPUTS) : 0;
     before_ = end_;
     end_ = std::max({out, end_, slot_free}) + tile.cycles;
-    counters_.vector_busy += tile.cycles;
-    record_(Event::VECTOR, end_ - tile.cycles, end_);
-    port_.request(OUTPUTS, end_, tile.output_bytes);
+    counters_->vector_busy += tile.cycles;
+    record_(part_, Event::VECTOR, end_ - tile.cycles, end_);
+    port_.request(OUTPUTS, end_, tile.output_bytes, part_);
   }
   int64_t end() const { return end_; }       /* of the tile before the one that folds add to */
   int64_t before() const { return before_; } /* of the tile before that */
@@ -384,9 +392,9 @@ class Vector {
 
  private:
   Port& port_;
-  Counters& counters_;
   const Record record_;
-  int64_t end_ = 0, before_ = 0;
+  Counters* counters_ = nullptr;
+  int64_t part_ = 0, end_ = 0, before_ = 0;
 };
 
 /* What the start of a fold waited for. The first that holds, in this order, takes the gap. */
@@ -400,12 +408,13 @@ struct Cause {
  * nothing will be asked for; `ahead`. */
 class Clock {
  public:
-  Clock(const Program& program, Counters& counters, const Record& record)
+  /* counters: of each part. */
+  Clock(const Program& program, std::vector<Counters>& counters, const Record& record)
       : record(record),
         port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, counters, record),
-        vector(port, counters, record),
+        vector(port, record),
         memories(program.design()),
-        counters_(counters) {}
+        all_(counters) {}
 
   const Record record;
 
@@ -413,32 +422,52 @@ class Clock {
   Vector vector;
   const Memories memories;
   int64_t end = 0; /* of the fold before */
+  int64_t part = -1, begun = 0; /* of the run, and when it began */
+  Counters& counters() { return *counters_; }
+
+  /* The next part begins, now that all of the one before is over. */
+  void begin() {
+    part++;
+    counters_ = &all_[static_cast<size_t>(part)];
+    begun = end;
+    waiting_ = true;
+    vector.begin(part, begun, *counters_);
+  }
+  /* The part is over when its last results have left the vector unit, at `done` or before, and are in DRAM. */
+  void finish(int64_t done) {
+    while (port.in_flight(OUTPUTS)) done = std::max(done, port.take(OUTPUTS));
+    counters_->cycles = done - begun;
+    counters_->drain = done - end;
+    end = done;
+  }
 
   /* A tile has been laid in, some of its cycles lost to conflicts. */
-  void laid(int64_t begin, int64_t end, int64_t conflicts) {
-    counters_.memory_conflicts += conflicts;
-    record(Event::LOADING, begin, end);
+  void laid(int64_t of_part, int64_t begin, int64_t end, int64_t conflicts) {
+    all_[static_cast<size_t>(of_part)].memory_conflicts += conflicts;
+    record(of_part, Event::LOADING, begin, end);
   }
 
   /* The fold, which takes so long, starts when every cause allows it. */
   int64_t start(const Fold& fold, const Memories::Cycles& cycles, const Cause (&causes)[4]) {
     int64_t start = end;
+    Counters& counters = *counters_;
     for (const Cause& cause : causes) start = std::max(start, cause.time);
-    if (end == 0) {
-      counters_.fill += start;
+    if (waiting_) {
+      counters.fill += start - end;
+      waiting_ = false;
     } else if (start > end) {
       for (const Cause& cause : causes) {
         if (cause.time != start) continue;
-        counters_.*cause.stall += start - end;
+        counters.*cause.stall += start - end;
         break;
       }
     }
     end = start + cycles.all;
-    counters_.busy += fold.cycles;
-    counters_.stall_memory += cycles.all - fold.cycles;
-    counters_.memory_conflicts += cycles.conflicts;
-    record(Event::ARRAY, start, end);
-    tally(fold, counters_);
+    counters.busy += fold.cycles;
+    counters.stall_memory += cycles.all - fold.cycles;
+    counters.memory_conflicts += cycles.conflicts;
+    record(part, Event::ARRAY, start, end);
+    tally(fold, counters);
     return start;
   }
 
@@ -446,7 +475,7 @@ class Clock {
    * other: on to the last but three of those that are alike. */
   void stream(Cursor& fold, TileCursor& weights) {
     const int64_t count = fold.slices_alike() - 2; /* the tiles of two more are asked for already */
-    if (count < 2 || record.wanted() || fold->fresh[ACTIVATIONS]) return;
+    if (count < 2 || record.wanted(part) || fold->fresh[ACTIVATIONS]) return;
     const Memories::Cycles cycles = memories.streaming(*fold);
     const int64_t bytes = fold->bytes[WEIGHTS], before = end;
     if (bytes == 0) {
@@ -457,11 +486,12 @@ class Clock {
       if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
       end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
     }
-    counters_.stall_weights += end - before - count * cycles.all;
-    counters_.busy += count * fold->cycles;
-    counters_.stall_memory += count * (cycles.all - fold->cycles);
-    counters_.memory_conflicts += count * cycles.conflicts;
-    tally(*fold, counters_, count);
+    Counters& counters = *counters_;
+    counters.stall_weights += end - before - count * cycles.all;
+    counters.busy += count * fold->cycles;
+    counters.stall_memory += count * (cycles.all - fold->cycles);
+    counters.memory_conflicts += count * cycles.conflicts;
+    tally(*fold, counters, count);
     fold.skip_slices(count);
     weights.skip_slices(count);
   }
@@ -469,7 +499,7 @@ class Clock {
   /* To be called when `fold` has gone on. */
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
-    if (fold.done() || record.wanted() || !port.repeats()) return; /* what is to be told is not skipped */
+    if (!port.repeats() || fold.part() != part || record.wanted(part)) return; /* what is to be told is not skipped */
     if (fold->slice > 0) return;
     const Cursor::Position here = fold.position();
     const auto loop = static_cast<Cursor::Loop>(
@@ -478,7 +508,7 @@ class Clock {
     if (loop == Cursor::SECTION || loop == Cursor::STAGE || loop >= Cursor::SLICE) return;
     const int64_t alike = fold.alike_until(loop);
     if (here[loop] < 1 || here[loop] + 2 >= alike) return;
-    Moment now{here, end, alike, counters_, port.counts(), {},
+    Moment now{here, end, alike, *counters_, port.counts(), {},
                {array.ahead[WEIGHTS].fold().position(), array.ahead[ACTIVATIONS].fold().position()}};
     port.describe(end, array.low(), now.state);
     vector.describe(end, now.state);
@@ -531,7 +561,7 @@ class Clock {
   void skip(const Moment& then, const Moment& now, int64_t iterations, Cursor::Loop loop, Cursor& fold, Array& array) {
     const int64_t cycles = now.end - then.end, turn = now.here[loop] - then.here[loop];
     for (int64_t Counters::* counter : COUNTED) {
-      counters_.*counter += iterations * (now.counters.*counter - then.counters.*counter);
+      (*counters_).*counter += iterations * (now.counters.*counter - then.counters.*counter);
     }
     port.skip(iterations, cycles, then.counts);
     vector.skip(iterations * cycles);
@@ -549,9 +579,11 @@ class Clock {
       &Counters::stall_steps,  &Counters::stall_memory,  &Counters::memory_conflicts,
       &Counters::vector_busy,  &Counters::folds,         &Counters::weight_reads,
       &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations,
-      &Counters::activation_writes};
+      &Counters::activation_writes, &Counters::weight_bytes, &Counters::activation_bytes, &Counters::output_bytes};
 
-  Counters& counters_;
+  std::vector<Counters>& all_;
+  Counters* counters_ = nullptr; /* of the part */
+  bool waiting_ = true;          /* for its first fold */
   Cursor::Position last_{};
   std::vector<Moment> moments_[Cursor::LOOPS];
 };
@@ -566,12 +598,19 @@ struct RestingArray {
         ahead{Ahead(program, clock.port, WEIGHTS, rests == WEIGHTS),
               Ahead(program, clock.port, ACTIVATIONS, rests == ACTIVATIONS)} {}
 
+  /* A run begins, and later each of its parts; the folds of one. */
+  void open() {
+    ask(WEIGHTS);
+    if (rests == WEIGHTS) lay_early(0);
+  }
+  void begin() {
+    ahead[ACTIVATIONS].until(clock.part);
+    ask(ACTIVATIONS);
+    if (rests == ACTIVATIONS) lay_early(clock.end);
+  }
   void run(Cursor& fold) {
     Vector& vector = clock.vector;
-    for (int64_t tile = 0; tile < design.weight_fifo_tiles; tile++) ahead[rests].request(0);
-    for (int tile = 0; tile < BUFFERS; tile++) ahead[streams].request(0);
-    lay_early(0);
-    while (!fold.done()) {
+    while (fold.part() == clock.part) {
       const int64_t step_done = fold->waits ? vector.end() : 0;
       if (fold->fresh[rests] && !laid) lay(std::max(free, step_done));
       if (fold->fresh[streams]) streamed = ahead[streams].take();
@@ -611,10 +650,14 @@ struct RestingArray {
   Ahead ahead[OPERANDS];
 
  private:
+  void ask(Operand operand) {
+    const int64_t count = operand == rests ? design.weight_fifo_tiles : int64_t{BUFFERS};
+    for (int64_t tile = 0; tile < count; tile++) ahead[operand].request(clock.end);
+  }
   void lay(int64_t from) {
     const Ahead::Tile tile = ahead[rests].first();
     ready = std::max(ahead[rests].take(), from) + tile.load_cycles;
-    clock.laid(ready - tile.load_cycles, ready, tile.conflicts);
+    clock.laid(tile.part, ready - tile.load_cycles, ready, tile.conflicts);
     ahead[rests].request(ready);
   }
   /* A tile is laid in as soon as it can be, however many folds use the one before; a tile of results of the stage
@@ -636,11 +679,13 @@ struct SummingArray {
         clock(clock),
         ahead{Ahead(program, clock.port, WEIGHTS, false), Ahead(program, clock.port, ACTIVATIONS, false)} {}
 
+  void open() { ask(WEIGHTS); }
+  void begin() {
+    ahead[ACTIVATIONS].until(clock.part);
+    ask(ACTIVATIONS);
+  }
   void run(Cursor& fold) {
-    for (int tile = 0; tile < BUFFERS; tile++) {
-      for (Ahead& each : ahead) each.request(0);
-    }
-    while (!fold.done()) {
+    while (fold.part() == clock.part) {
       for (int operand = 0; operand < OPERANDS; operand++) {
         if (fold->fresh[operand]) ready[operand] = ahead[operand].take();
       }
@@ -680,8 +725,63 @@ struct SummingArray {
   Ahead ahead[OPERANDS];
 
  private:
+  void ask(Operand operand) {
+    for (int tile = 0; tile < BUFFERS; tile++) ahead[operand].request(clock.end);
+  }
+
   int64_t ready[OPERANDS] = {}, out = 0;
 };
+
+/* Blocks of the vector unit alone. */
+void run_blocks(const VectorBlocks& blocks, Clock& clock) {
+  Port& port = clock.port;
+  Counters& counters = clock.counters();
+  const auto ask = [&](int64_t block, int64_t time) {
+    if (block < blocks.count()) port.request(ACTIVATION_TILES, time, blocks[block].input_bytes, clock.part);
+  };
+  counters.folds = blocks.count();
+  for (int64_t b = 0; b < BUFFERS; b++) ask(b, clock.end);
+  for (int64_t b = 0; b < blocks.count(); b++) {
+    const VectorBlock block = blocks[b];
+    const int64_t arrived = port.take(ACTIVATION_TILES);
+    const int64_t slot_free = b >= BUFFERS ? port.take(OUTPUTS) : 0;
+    const int64_t start = std::max({clock.end, arrived, slot_free});
+    int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
+    wait += start - clock.end;
+    const Memories::Cycles cycles =
+        clock.memories.passing(ACTIVATIONS, block.reads, block.input_bytes, block.cycles);
+    clock.end = start + cycles.all;
+    clock.record(clock.part, Event::VECTOR, start, clock.end);
+    counters.busy += block.cycles;
+    counters.stall_memory += cycles.all - block.cycles;
+    counters.memory_conflicts += cycles.conflicts;
+    counters.lane_operations += block.lane_operations;
+    counters.activation_reads += block.reads;
+    counters.activation_writes += block.writes;
+    ask(b + BUFFERS, clock.end);
+    port.request(OUTPUTS, clock.end, block.output_bytes, clock.part);
+  }
+  counters.vector_busy = counters.busy;
+}
+
+template <typename Array>
+void run_parts(const Program& program, const std::vector<Part>& parts, Clock& clock) {
+  Array array(program, clock);
+  Cursor fold(program);
+  array.open();
+  for (const Part& part : parts) {
+    clock.begin();
+    clock.counters().macs = part.macs;
+    if (part.blocks) {
+      run_blocks(*part.blocks, clock);
+      clock.finish(clock.end);
+    } else {
+      array.begin();
+      array.run(fold);
+      clock.finish(clock.vector.end());
+    }
+  }
+}
 
 }  // namespace
 
@@ -694,33 +794,51 @@ void tally(const Fold& fold, Counters& counters, int64_t times) {
   counters.activation_writes += times * fold.kept_bytes;
 }
 
-static Counters run(const Program& program, const Record& record) {
-  const Design& design = program.design();
-  if (program.folds() > Program::MOST_FOLDS) {
-    throw std::length_error("it takes more than " + std::to_string(Program::MOST_FOLDS) + " passes through the array");
-  }
-  Counters counters;
-  counters.macs = program.macs();
+static std::vector<Counters> run(const Program& program, const std::vector<Part>& parts, const Record& record) {
+  std::vector<Counters> counters(parts.size());
   Clock clock(program, counters, record);
-  Cursor fold(program);
-  if (design.dataflow == Dataflow::output) {
-    SummingArray(program, clock).run(fold);
+  if (program.design().dataflow == Dataflow::output) {
+    run_parts<SummingArray>(program, parts, clock);
   } else {
-    RestingArray(program, clock).run(fold);
+    run_parts<RestingArray>(program, parts, clock);
   }
-  counters.cycles = std::max(clock.port.finish(), clock.vector.end());
-  counters.drain = counters.cycles - clock.end;
-  const Port::Counts& counts = clock.port.counts();
-  counters.weight_bytes = counts.bytes[WEIGHT_TILES];
-  counters.activation_bytes = counts.bytes[ACTIVATION_TILES];
-  counters.output_bytes = counts.bytes[OUTPUTS];
   return counters;
+}
+
+static void check_folds(const Program& program) {
+  if (program.folds() <= Program::MOST_FOLDS) return;
+  throw std::length_error("it takes more than " + std::to_string(Program::MOST_FOLDS) + " passes through the array");
+}
+
+static Counters run(const Program& program, const Record& record) {
+  check_folds(program);
+  return run(program, {Part{program.macs(), {}}}, record).front();
 }
 
 Counters time_program(const Program& program) { return run(program, {}); }
 
 Counters trace_program(const Program& program, size_t most, std::vector<Event>& events) {
-  return run(program, Record(events, most));
+  return run(program, Record(events, most, 0, 1));
+}
+
+void Chain::add(const Program& program) {
+  check_folds(program);
+  program_.append(program, static_cast<int64_t>(parts_.size()));
+  parts_.push_back({program.macs(), {}});
+}
+
+std::vector<Counters> time_chain(const Chain& chain) { return run(chain.program(), chain.parts(), {}); }
+
+std::vector<Counters> trace_chain(const Chain& chain, int64_t first, int64_t last, size_t most,
+                                  std::vector<Event>& events) {
+  const std::vector<Counters> counters = run(chain.program(), chain.parts(), Record(events, most, first, last));
+  int64_t begun = 0;
+  for (int64_t part = 0; part < first; part++) begun += counters[static_cast<size_t>(part)].cycles;
+  for (Event& event : events) {
+    event.begin -= begun;
+    event.end -= begun;
+  }
+  return counters;
 }
 
 Program lower(const Design& design, const Sections& sections, const Mapping& mapping) {
@@ -909,46 +1027,13 @@ VectorBlock VectorBlocks::operator[](int64_t index) const {
 }
 
 static Counters run(const Design& design, const VectorStage& stage, const Record& record) {
-  const VectorBlocks blocks(design, stage);
-  Counters counters;
-  counters.folds = blocks.count();
-  Port port(design, 4, counters, record);
-  const Memories memories(design);
-  const int64_t buffers = std::min<int64_t>(2, blocks.count());
-  for (int64_t b = 0; b < buffers; b++) port.request(ACTIVATION_TILES, 0, blocks[b].input_bytes);
-  int64_t end = 0;
-  for (int64_t b = 0; b < blocks.count(); b++) {
-    const VectorBlock block = blocks[b];
-    const int64_t arrived = port.take(ACTIVATION_TILES);
-    const int64_t slot_free = b >= 2 ? port.take(OUTPUTS) : 0;
-    const int64_t start = std::max({end, arrived, slot_free});
-    int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
-    wait += start - end;
-    const Memories::Cycles cycles =
-        memories.passing(ACTIVATIONS, block.reads, block.input_bytes, block.cycles);
-    end = start + cycles.all;
-    record(Event::VECTOR, start, end);
-    counters.busy += block.cycles;
-    counters.stall_memory += cycles.all - block.cycles;
-    counters.memory_conflicts += cycles.conflicts;
-    counters.lane_operations += block.lane_operations;
-    counters.activation_reads += block.reads;
-    counters.activation_writes += block.writes;
-    if (b + 2 < blocks.count()) port.request(ACTIVATION_TILES, end, blocks[b + 2].input_bytes);
-    port.request(OUTPUTS, end, block.output_bytes);
-  }
-  counters.vector_busy = counters.busy;
-  counters.cycles = std::max(port.finish(), end);
-  counters.drain = counters.cycles - end;
-  counters.activation_bytes = port.counts().bytes[ACTIVATION_TILES];
-  counters.output_bytes = port.counts().bytes[OUTPUTS];
-  return counters;
+  return run(Program(design), {Part{0, VectorBlocks(design, stage)}}, record).front();
 }
 
 Counters time_vector(const Design& design, const VectorStage& stage) { return run(design, stage, {}); }
 
 Counters trace_vector(const Design& design, const VectorStage& stage, size_t most, std::vector<Event>& events) {
-  return run(design, stage, Record(events, most));
+  return run(design, stage, Record(events, most, 0, 1));
 }
 
 }  // namespace asic

@@ -37,6 +37,14 @@
  *     start_b = max(arrival of input b, end_(b-1), arrival of output b - 2),  end_b = start_b + cycles
  *
  * with input b requested at end_(b-2) and output b at end_b.
+ *
+ * Parts of work (layers) may follow each other as a chain, on a chip that fetches weights ahead. The queue of weight tiles
+ * knows nothing of parts: the first tiles of a part are requested, and where weights rest laid in, by the rules above, as if
+ * they were the last part's next ones. The other requests of a part, and with them its first fold, wait for its beginning:
+ *
+ *     begin_p   = max(vector of the last tile, arrival of all outputs) of part p - 1
+ *
+ * A part's cycles are begin_(p+1) - begin_p; what DRAM and the memories do for a part counts to it, whenever they do it.
  */
 #ifndef QUATREFOIL_ASIC_TIMING_H
 #define QUATREFOIL_ASIC_TIMING_H
@@ -92,6 +100,49 @@ struct Event {
   int64_t channel = 0; /* of DRAM that they move over */
 };
 
+struct VectorBlock {
+  int64_t input_bytes, output_bytes, cycles, lane_operations;
+  int64_t reads, writes; /* bytes of the activation memory */
+};
+
+/* The blocks of a stage for the vector unit, in order. */
+class VectorBlocks {
+ public:
+  /* Raises std::length_error where there are more than Program::MOST_FOLDS. */
+  VectorBlocks(const Design& design, const VectorStage& stage);
+  int64_t count() const { return tiling_.block_count; }
+  VectorBlock operator[](int64_t index) const;
+
+ private:
+  Design design_;
+  VectorStage stage_;
+  Tiling tiling_;
+};
+
+/* A part of a run: folds, or blocks of the vector unit alone. */
+struct Part {
+  int64_t macs = 0;
+  std::optional<VectorBlocks> blocks; /* else the folds of the sections that bear the part's number */
+};
+
+/* Parts that follow each other on one chip, which fetches weights ahead. Designs may differ in the activation memory that
+ * is left to a part. */
+class Chain {
+ public:
+  explicit Chain(const Design& design) : program_(design) {}
+
+  /* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
+  void add(const Program& program);
+  void add(const VectorBlocks& blocks) { parts_.push_back({0, blocks}); }
+
+  const Program& program() const { return program_; }
+  const std::vector<Part>& parts() const { return parts_; }
+
+ private:
+  Program program_;
+  std::vector<Part> parts_;
+};
+
 /* What folds that are alike alone say, in any order of events. */
 void tally(const Fold& fold, Counters& counters, int64_t times = 1);
 
@@ -100,6 +151,12 @@ Counters time_program(const Program& program);
 
 /* The same, walking every iteration, with what happens; at most `most` events, or std::length_error. */
 Counters trace_program(const Program& program, size_t most, std::vector<Event>& events);
+
+/* Of each part of a chain; and the same with what happens for the parts from one to another (exclusive). Times of events
+ * are seen from the beginning of the first of these: what is fetched ahead comes before 0. */
+std::vector<Counters> time_chain(const Chain& chain);
+std::vector<Counters> trace_chain(const Chain& chain, int64_t first, int64_t last, size_t most,
+                                  std::vector<Event>& events);
 
 /* Sections as Program::add takes them. */
 struct Sections {
@@ -130,24 +187,6 @@ std::vector<Found> time_mappings(const Design& design, const Sections& sections,
 /* Raises std::length_error where there are more than Program::MOST_FOLDS blocks. */
 Counters time_vector(const Design& design, const VectorStage& stage);
 Counters trace_vector(const Design& design, const VectorStage& stage, size_t most, std::vector<Event>& events);
-
-struct VectorBlock {
-  int64_t input_bytes, output_bytes, cycles, lane_operations;
-  int64_t reads, writes; /* bytes of the activation memory */
-};
-
-/* The blocks of a stage for the vector unit, in order. */
-class VectorBlocks {
- public:
-  VectorBlocks(const Design& design, const VectorStage& stage);
-  int64_t count() const { return tiling_.block_count; }
-  VectorBlock operator[](int64_t index) const;
-
- private:
-  Design design_;
-  VectorStage stage_;
-  Tiling tiling_;
-};
 
 }  // namespace asic
 
