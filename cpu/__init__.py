@@ -72,7 +72,13 @@ def _kernels() -> tuple[Kernel, ...]:
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
     floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
-    return (*with_float16(floats, "simd"), *fixed.KERNELS, *sparse.KERNELS, *sparse_conv.KERNELS, *decoding(floats, "simd"))
+    return (
+        *with_float16(floats, "simd"),
+        *fixed.KERNELS,
+        *sparse.KERNELS,
+        *sparse_conv.KERNELS,
+        *decoding(floats, "simd"),
+    )
 
 
 @cache

@@ -49,7 +49,7 @@ AXES = 8
 OPERANDS = 8
 """Inputs that a kernel's step may look at: STEP_INPUTS of src/native_step.h."""
 
-NATIVE_OPS = ("conv", "conv_transpose", "max_pool", "average_pool", "lp_pool", "rnn", "lstm", "gru")
+NATIVE_OPS = ("conv", "conv_transpose", "sparse_conv", "max_pool", "average_pool", "lp_pool", "rnn", "lstm", "gru")
 """Operators whose float32 kernels offer native steps; those of fixed point do, too."""
 
 WORDS = (2, 4)
@@ -89,6 +89,8 @@ class CpuSequencer:
         match step.form:
             case Operation(problem=problem) if problem.op in FAMILIES["fixed"]:
                 return True
+            case Operation(kernel=kernel) if kernel.in_python:
+                return False
             case Operation(problem=problem):
                 indices = problem.op == "max_pool" and problem.integer("with_indices")
                 turned = problem.op in FAMILIES["rnn"] and problem.integer("layout")

@@ -28,8 +28,8 @@ FEW_PLACES = 128
 MOST_IMAGES = 256
 """Images that are laid out at once."""
 
-FIRST_LEVEL = 24 << 10
-"""Bytes of a first-level cache that a block's part of a tile may take."""
+FIRST_LEVEL = 40 << 10
+"""Bytes that a block's part of a tile takes: a little more than a first-level cache, as no row reads all of it (measured)."""
 
 ENTRIES_OF_A_BLOCK = 8
 """Stored values of a row in a block, on average, that make up for loading and storing the sums in between."""
@@ -160,7 +160,9 @@ def _tiles(geometry: ConvGeometry, plan: Layout, lanes: int) -> tuple[np.ndarray
             merged.append((image, place, y, length))
     vectors = -(-((plan.images - 1) * plan.image_pitch + plan.places) // lanes)
     count = -(-vectors // VECTORS)
-    tiles, segments, at = [], [], 0
+    tiles: list[tuple[int, ...]] = []
+    segments: list[tuple[int, ...]] = []
+    at = 0
     for tile in range(count):
         first, last = tile * vectors // count * lanes, (tile + 1) * vectors // count * lanes
         begin = len(segments)
@@ -257,7 +259,6 @@ def _accepts_row(problem: Problem) -> Reject | None:
     return None
 
 
-
 def _prepare(one_place: bool, problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
     from quatrefoil.cpu import _sparse
 
@@ -271,10 +272,17 @@ def _prepare(one_place: bool, problem: Problem, parameters: Mapping[int, np.ndar
     bias = parameters.get(form.place(semantics.BIAS))
     threads, plan = min(_threads(problem), num_threads()), layout(geometry, lanes)
     run: Run = _sparse.Convolution(
-        instruction_set.index(), geometry, semantics.fused_activation(dense), matrix,
+        instruction_set.index(),
+        geometry,
+        semantics.fused_activation(dense),
+        matrix,
         None if bias is None else np.ascontiguousarray(bias),
-        in_rows(geometry, matrix, lanes) if one_place else laid(geometry, matrix, plan, lanes, threads), one_place, _threads(problem), y.shape, y.numpy_dtype,
-    ).run  # fmt: skip
+        in_rows(geometry, matrix, lanes) if one_place else laid(geometry, matrix, plan, lanes, threads),
+        one_place,
+        _threads(problem),
+        y.shape,
+        y.numpy_dtype,
+    ).run
     return run
 
 

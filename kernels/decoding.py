@@ -50,5 +50,6 @@ def _decoding(form: compressed.Form, kernels: Sequence[Kernel], target: str, get
     return Kernel(
         f"{form.op}_decoded_any_f32_{target}", form.op, accepts, prepare,
         summary=f"weights decoded once, for the first kernel of {form.base.op} that takes them dense",
+        in_python=True,
         beyond=next((kernel.beyond for kernel in kernels if kernel.beyond), ""),
     )  # fmt: skip

@@ -65,6 +65,7 @@ class Kernel:
               of layout; None where it cannot
     beyond    why it may take less time than the operator's multiplications at the float32 peak; empty where it may not
     on_planes  it is so much faster than those on blocks that it comes before them although neighbours keep blocks
+    in_python  its run is Python around another kernel's, so that it can stand in no native sequence
     """
 
     id: str
@@ -76,6 +77,7 @@ class Kernel:
     blocked: PrepareBlocked | None = None
     beyond: str = ""
     on_planes: bool = False
+    in_python: bool = False
 
     @property
     def layout(self) -> str:

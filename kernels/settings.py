@@ -12,6 +12,11 @@ FORCE_KERNEL_VARIABLE = "QUATREFOIL_KERNEL"
 THREADS_VARIABLE = "QUATREFOIL_NUM_THREADS"
 CACHE_VARIABLE = "QUATREFOIL_CACHE"
 
+SPARSE_VARIABLE = "QUATREFOIL_SPARSE"
+
+AUTO, NEVER, ALWAYS = "auto", "never", "always"
+"""When models run constant weights by their stored values: where that is faster, nowhere, wherever there is a zero."""
+
 _threads: int | None = None
 
 
@@ -41,6 +46,14 @@ def set_num_threads(count: int) -> None:
 def forced_kernel() -> str | None:
     """The kernel id in QUATREFOIL_KERNEL, for debugging: dispatch then takes this kernel or fails."""
     return os.environ.get(FORCE_KERNEL_VARIABLE) or None
+
+
+def sparse_weights() -> str:
+    """AUTO, NEVER or ALWAYS, from QUATREFOIL_SPARSE; AUTO where that is not set."""
+    text = os.environ.get(SPARSE_VARIABLE, AUTO)
+    if text not in (AUTO, NEVER, ALWAYS):
+        raise QuatrefoilError(f"{SPARSE_VARIABLE}={text!r}; write {AUTO}, {NEVER} or {ALWAYS}")
+    return text
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 
 from quatrefoil import backends, dispatch, ops
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.models import control_flow
+from quatrefoil.models import control_flow, sparsity
 from quatrefoil.models.graph import MISFITS, Graph, Node
 from quatrefoil.models.lowering import LOWERINGS, STRIDED, Draft, NotInSequence, Place, strided
 from quatrefoil.models.scheduling import (
@@ -132,7 +132,9 @@ class HouseOperation:
 
     def trace(self, inputs: list[Any], placements: Placements) -> Sequence[Any]:
         problem, shape = self._problem(inputs)
-        placements[self.node.name] = Placement(self.node, dispatch.select(problem, self.backend))
+        stored, note = self._stored(problem)
+        run = problem if stored is None else stored.problem
+        placements[self.node.name] = Placement(self.node, dispatch.select(run, self.backend), note=note)
         outputs = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs]
         return outputs if shape is None else [np.zeros(shape, outputs[0].dtype)]
 
@@ -160,6 +162,10 @@ class HouseOperation:
                 draft.held(value, form) if (form := input_format(problem, place)) is not None else value
                 for place, value in enumerate(varying)
             ]
+        stored, note = self._stored(problem)
+        if stored is not None:
+            varying = stored.inputs(varying[0], varying[RESIDUAL] if len(varying) > RESIDUAL else None)
+            problem, parameters = stored.problem, dict(stored.parameters)
         if broadcast is None:
             results = [draft.value() if output == UNWANTED else output for output in outputs]
             _, selection = draft.operation(problem, parameters, varying, results)
@@ -167,7 +173,11 @@ class HouseOperation:
             alone, selection = draft.operation(problem, parameters, varying)
             function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))
             draft.add(Elementwise("add", function), (alone, inputs[RESIDUAL]), broadcast, outputs[0])
-        return Placement(self.node, selection)
+        return Placement(self.node, selection, note=note)
+
+    def _stored(self, problem: Problem) -> tuple[sparsity.Stored | None, str]:
+        """How the node runs where its constant weights are sparse enough."""
+        return (None, "") if self.repacks else sparsity.stored_form(problem, self.parameters, self.backend)
 
     def _attributes(self, inputs: Sequence[Any]) -> Mapping[str, Any]:
         """The node's attributes, with those that only its inputs tell."""
@@ -210,6 +220,15 @@ class HouseOperation:
             parameters = {
                 position: _native(self.house, array) for position, array in self.parameters.items() if position < count
             }
+            stored, _ = self._stored(problem)
+            if stored is not None:
+                sparse = dispatch.plan_problem(stored.problem, stored.parameters, self.backend)
+
+                def run_stored(arrays: list[Any]) -> tuple[Array, ...]:
+                    residual = arrays[RESIDUAL] if problem.has(RESIDUAL) else None
+                    return sparse.run(stored.inputs(arrays[0], residual))
+
+                return run_stored if broadcast is None else self._added(run_stored)
             plan = dispatch.plan_problem(problem, parameters, self.backend)
             if validate is None and broadcast is None and count == len(self.node.inputs):
                 return plan.run
@@ -220,8 +239,10 @@ class HouseOperation:
                     validate(problem, given)
                 return plan.run(given)
 
-        if broadcast is None:
-            return run
+        return run if broadcast is None else self._added(run)
+
+    def _added(self, run: Bound) -> Bound:
+        """A convolution's run, then the residual and the activation."""
         function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))
 
         def run_and_add(arrays: list[Any]) -> tuple[Array, ...]:
@@ -283,7 +304,8 @@ class HostOperation:
             LOWERINGS[described.op](place)
         else:
             raise NotInSequence
-        return Placement(self.node, where=", ".join((draft.sequencer.name, *draft.kernels)))
+        where = ", ".join((draft.sequencer.name, *draft.kernels))
+        return Placement(self.node, where=where, note="; ".join(draft.notes))
 
 
 class BodiesOperation:

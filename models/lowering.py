@@ -18,6 +18,7 @@ from quatrefoil.models.host.normalization import folded
 from quatrefoil.models.host.shapes import border, tensor_dtype
 from quatrefoil.models.host.table import Array, Node, axes_of, axis_of, ints
 from quatrefoil.models.passes.activations import PARAMETERS
+from quatrefoil.models.sparsity import stored_form
 from quatrefoil.numerics import Fixed
 from quatrefoil.ops import conv
 from quatrefoil.ops.activations import activation
@@ -58,6 +59,8 @@ class Draft:
         """Values that may keep their channels in blocks: what kernels for blocks made, and what was made of that."""
         self.kernels: list[str] = []
         """The kernels of its operations."""
+        self.notes: list[str] = []
+        """What there is to say of how its operations were chosen."""
         self.formats: dict[int, str] = {}
         """Fixed-point formats of values that cannot but lie in them, by their text."""
 
@@ -422,7 +425,13 @@ def _linear(place: Place, weights: Array, bias: Array | None, shape: Sequence[in
     image = draft.add(View(), place.inputs[:1], (rows, inner, 1, 1))
     types = [draft.types[image], *map(Tensor.of, parameters.values())]
     problem = ops.canonical("conv", types, {})
-    result, _ = draft.operation(problem, parameters, (image, *(None for _ in parameters)))
+    stored, note = stored_form(problem, parameters, draft.backend)
+    if note:
+        draft.notes.append(note)
+    if stored is None:
+        result, _ = draft.operation(problem, parameters, (image, *(None for _ in parameters)))
+    else:
+        result, _ = draft.operation(stored.problem, stored.parameters, stored.inputs(image))
     return draft.add(View(), (result,), shape, output)
 
 

@@ -38,7 +38,7 @@ UNWANTED: Final = 1
 class Placement:
     """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other, with
     the types of its inputs and outputs (None for what is absent or no array). joined: what it runs in with its
-    neighbours, in place of both."""
+    neighbours, in place of both. note: what else there is to say of the choice."""
 
     node: Node
     selection: Selection | None = None
@@ -46,12 +46,13 @@ class Placement:
     inputs: tuple[Tensor | None, ...] = ()
     outputs: tuple[Tensor | None, ...] = ()
     joined: Joined | None = None
+    note: str = ""
 
     def __str__(self) -> str:
         outputs = ", ".join(name for name in self.node.outputs if name)
         line = f"{self.node.name} ({self.node.title}) -> {outputs}: "
         if self.joined is None and self.selection is None:
-            return f"{line}host, {self.where}"
+            return f"{line}host, {self.why}"
         runs = self.joined is not None or self.selection is None or self.selection.runnable
         return f"{line}{self.backend}, {self.kernel if runs else 'no kernel runs'}, {self.why}"
 
@@ -81,13 +82,14 @@ class Placement:
         """The reason for the kernel, or for there being none."""
         if self.joined is not None:
             return self.joined.why
+        noted = f"; {self.note}" if self.note else ""
         if self.selection is None:
-            return self.where
+            return self.where + noted
         if not self.selection.availability.ready:
             return self.selection.availability.detail
         if not self.selection.runnable:
             return "; ".join(f"{c.kernel.id}: {c.reject}" for c in self.selection.candidates) or "none is declared"
-        return self.selection.reason
+        return self.selection.reason + noted
 
 
 Placements = dict[str, Placement]
@@ -316,7 +318,7 @@ class Scheduler:
         """Whether the step is drafted now."""
         draft = self._draft
         mark = len(draft.steps)
-        draft.node, draft.kernels = step.operation.node.name, []
+        draft.node, draft.kernels, draft.notes = step.operation.node.name, [], []
         try:
             placement = step.operation.lower(draft, [slot or None for slot in step.inputs], step.outputs)
         except (NotInSequence, *MISFITS):

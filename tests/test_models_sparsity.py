@@ -1,0 +1,125 @@
+"""Models run constant weights by their stored values where that is faster, say so, and give the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper, parser
+
+import quatrefoil as qf
+from quatrefoil import autotune, dispatch, ops, settings
+from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models import sparsity
+
+RNG = np.random.default_rng(3)
+X = RNG.standard_normal((1, 64, 14, 14), np.float32)
+
+
+def pruned(*shape: int, share: float) -> np.ndarray:
+    """A weight of which this share is not zero."""
+    weight = RNG.standard_normal(shape).astype(np.float32).reshape(-1)
+    weight[RNG.permutation(weight.size)[round(share * weight.size) :]] = 0
+    return weight.reshape(shape)
+
+
+def network(share: float) -> onnx.ModelProto:
+    """Two convolutions with a residual, and a dense layer, all with this share of weights."""
+    proto = parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]> g (float[1, 64, 14, 14] x) => (float[1, 20] y) {
+        a = Conv(x, w, b)  r = Relu(a)  c = Conv<pads = [1, 1, 1, 1]>(r, v)  d = Add(c, x)  e = Relu(d)
+        p = GlobalAveragePool(e)  f = Flatten(p)  y = Gemm<transB = 1>(f, g, h) }""")
+    weights = {
+        "w": pruned(64, 64, 1, 1, share=share), "b": RNG.standard_normal(64, np.float32),
+        "v": pruned(64, 64, 3, 3, share=share), "g": pruned(20, 64, share=share), "h": np.ones(20, np.float32),
+    }  # fmt: skip
+    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return proto
+
+
+def test_a_model_with_90_percent_zeros_takes_the_sparse_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = qf.load(network(0.1))
+    told = str(model.explain(X))
+    assert told.count("sparse_conv_places_nchw_f32_simd") == 2
+    assert "sparse_conv_row_nchw_f32_simd" in told, "the dense layer"
+    assert "10.0% of its weights are not zero, and up to 40% it is faster so" in told
+    assert [profile.kernel for profile in model.profile(X)].count("sparse_conv_places_nchw_f32_simd") == 2
+    monkeypatch.setenv(settings.SPARSE_VARIABLE, settings.NEVER)
+    dense = qf.load(network(0.1))
+    assert "sparse" not in str(dense.explain(X))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_numbers_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+    proto = network(share)
+    plain = RNG.standard_normal((1, 64, 14, 14), np.float32)
+    results = {}
+    for wish in (settings.AUTO, settings.NEVER, settings.ALWAYS):
+        monkeypatch.setenv(settings.SPARSE_VARIABLE, wish)
+        results[wish] = qf.load(proto).run(plain)["y"]
+        np.testing.assert_allclose(qf.load(proto, optimized=False).run(plain)["y"], results[wish], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(results[settings.AUTO], results[settings.NEVER], rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(results[settings.ALWAYS], results[settings.NEVER], rtol=2e-5, atol=2e-5)
+    elsewhere = qf.load(proto).run(plain, backend="asic")["y"]
+    np.testing.assert_allclose(elsewhere, results[settings.NEVER], rtol=2e-5, atol=2e-5)
+
+
+def test_a_model_with_20_percent_zeros_stays_dense_and_says_why() -> None:
+    told = str(qf.load(network(0.8)).explain(X))
+    assert "sparse_conv" not in told
+    assert "80.0% of its weights are not zero, and it is faster by its stored values up to 40%" in told
+    assert "zero" not in str(qf.load(network(1.0)).explain(X))
+
+
+def test_a_zero_that_meets_an_infinity_is_not_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = X.copy()
+    x[0, 5, 3, 4] = np.inf
+    proto = network(0.1)
+    sparse = qf.load(proto).run(x)["y"]
+    monkeypatch.setenv(settings.SPARSE_VARIABLE, settings.NEVER)
+    np.testing.assert_array_equal(np.isnan(sparse), np.isnan(qf.load(proto).run(x)["y"]))
+    assert np.isnan(sparse).any()
+
+
+def test_sparse_initializers_are_taken() -> None:
+    weight = pruned(64, 64, 1, 1, share=0.05)
+    (places,) = np.nonzero(weight.reshape(-1))
+    stored = helper.make_sparse_tensor(
+        numpy_helper.from_array(weight.reshape(-1)[places], "w"), numpy_helper.from_array(places.astype(np.int64), "i"),
+        weight.shape,
+    )  # fmt: skip
+    proto = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 64, 14, 14] x) => (float[1, 64, 14, 14] y) {y = Conv(x, w)}'
+    )
+    proto.graph.sparse_initializer.append(stored)
+    model = qf.load(proto)
+    assert "sparse_conv_places" in str(model.explain(X))
+    np.testing.assert_allclose(model.run(X)["y"], qf.conv2d(X, weight), rtol=1e-5, atol=1e-5)
+
+
+def test_measured_times_decide_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    weight = pruned(16, 16, 1, 1, share=0.2)
+    problem = ops.parse("conv float32[1x16x8x8],float32[16x16x1x1]")
+    parameters = {1: weight}
+    stored, said = sparsity.stored_form(problem, parameters, "cpu")
+    assert stored is not None
+    assert "up to 40%" in said
+    seconds = {"conv": 1e-6, "sparse_conv": 2e-6}
+    real = autotune.remembered
+
+    def remembered(house: object, asked: object) -> dict[str, float]:
+        keys = (autotune.kernel_key(kernel) for kernel in house.kernels() if kernel.op == asked.op)
+        return dict.fromkeys(keys, seconds[asked.op])
+
+    monkeypatch.setattr(autotune, "remembered", remembered)
+    dispatch._select.cache_clear()
+    stored, said = sparsity.stored_form(problem, parameters, "cpu")
+    assert stored is None
+    assert "2.0 us measured, 1.0 us dense" in said
+    monkeypatch.setattr(autotune, "remembered", real)
+    dispatch._select.cache_clear()
+
+
+def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(settings.SPARSE_VARIABLE, "sometimes")
+    with pytest.raises(QuatrefoilError, match="QUATREFOIL_SPARSE='sometimes'; write auto, never or always"):
+        settings.sparse_weights()
