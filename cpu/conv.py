@@ -199,6 +199,12 @@ def _winograd_cover(window: Window) -> tuple[int, int, int]:
     return points_high * points_wide, sources_high * sources_wide * window.kernel[0], window.output[0] * high * wide
 
 
+def winograd_gain(window: Window) -> float:
+    """How many times fewer multiplications minimal filters need than taps."""
+    points, sources, tiles = _winograd_cover(window)
+    return window.taps * window.output_size / max(1, points * sources * tiles)
+
+
 def _accepts_winograd(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
@@ -214,7 +220,7 @@ def _accepts_winograd(problem: Problem) -> Reject | None:
     if geometry.groups > 1 and (sources > 1 or max(window.dilations) > 1) and any(size % 16 for size in channels):
         return Reject("groups of channels that are not whole vectors cannot be brought into blocks")
     if instruction_set.lanes() == 16:
-        gain = window.taps * window.output_size / max(1, points * sources * tiles)
+        gain = winograd_gain(window)
         if gain * min(1.0, geometry.batch * tiles / ENOUGH_TILES) < WORTH_WIDE:
             return Reject(
                 f"{gain:.1f} times fewer multiplications, or few tiles, do not pay on vectors of 16 (measured)"

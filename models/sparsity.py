@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 
 from quatrefoil import dispatch, ops, settings
+from quatrefoil.cpu.conv import winograd_gain
 from quatrefoil.ops import compressed, conv
 from quatrefoil.problem import Problem, Tensor
 
 BACKENDS = ("cpu",)
 
-FASTER_BELOW = {
-    "conv_winograd_nchwc_f32_simd": 0.1,
-    "conv_gemm_nchw_f32_simd": 0.4,
-    "conv_blocked_nchwc_f32_simd": 0.4,
-    "conv_direct_nchw_f32_simd": 0.4,
-}
-"""The share of weights other than zero up to which the sparse kernel is faster than this one, with something in hand for
-changes of layout."""
+FASTER_BELOW = 0.4
+"""The share of weights other than zero up to which the sparse kernel is faster than those that multiply tap by tap, with
+something in hand for changes of layout. Where minimal filters multiply less, it is so many times smaller."""
+
+BY_TAPS = ("conv_gemm_nchw_f32_simd", "conv_blocked_nchwc_f32_simd", "conv_direct_nchw_f32_simd")
+MINIMAL_FILTERS = "conv_winograd_nchwc_f32_simd"
+"""Kernels that were measured so; beside others, such as depthwise ones, weights stay dense."""
 
 FASTER_ROW_BELOW = 0.15
 """The same for dense layers on few rows, which read each weight once."""
@@ -101,7 +101,9 @@ def _most(problem: Problem, dense: dispatch.Selection) -> float | None:
     geometry = conv.geometry(problem)
     if geometry.window.taps * geometry.window.input_size == 1 and geometry.batch <= FEW_ROWS:
         return FASTER_ROW_BELOW
-    return FASTER_BELOW.get(dense.chosen.id)
+    if dense.chosen.id == MINIMAL_FILTERS:
+        return FASTER_BELOW / max(1.0, winograd_gain(geometry.window))
+    return FASTER_BELOW if dense.chosen.id in BY_TAPS else None
 
 
 def _staying(share: float, most: float | None) -> str:
