@@ -66,9 +66,9 @@ def watching(model: Model) -> Model:
 
 def compared(layer: Layer, placement: Placement, values: Mapping[str, np.ndarray]) -> Layer:
     """The layer with its distance from the oracle, where an operator of the house made it."""
-    if placement.selection is None:
+    problem, node = placement.problem, placement.node
+    if problem is None:
         return layer
-    problem, node = placement.selection.problem, placement.node
     if sum(map(bool, node.inputs)) != sum(tensor is not None for tensor in problem.inputs):
         return layer  # an addition after the operator is part of the node and not of the problem
     arrays = [values[name] if name else None for name in node.inputs]

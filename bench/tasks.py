@@ -125,7 +125,7 @@ class Task:
     def _layers(self) -> Sequence[Problem]:
         assert not isinstance(self.model, Reject)
         placements = load(self.model).explain(self.feeds)
-        return [placement.selection.problem for placement in placements if placement.selection is not None]
+        return [placement.problem for placement in placements if placement.problem is not None]
 
 
 @dataclass(frozen=True)

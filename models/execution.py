@@ -134,7 +134,8 @@ class HouseOperation:
         problem, shape = self._problem(inputs)
         stored, note = self._stored(problem)
         run = problem if stored is None else stored.problem
-        placements[self.node.name] = Placement(self.node, dispatch.select(run, self.backend), note=note)
+        selection = dispatch.select(run, self.backend)
+        placements[self.node.name] = Placement(self.node, selection, note=note, written=problem)
         outputs = [np.zeros(tensor.shape, tensor.numpy_dtype) for tensor in problem.outputs]
         return outputs if shape is None else [np.zeros(shape, outputs[0].dtype)]
 
@@ -162,7 +163,7 @@ class HouseOperation:
                 draft.held(value, form) if (form := input_format(problem, place)) is not None else value
                 for place, value in enumerate(varying)
             ]
-        stored, note = self._stored(problem)
+        stored, note = self._stored(written := problem)
         if stored is not None:
             varying = stored.inputs(varying[0], varying[RESIDUAL] if len(varying) > RESIDUAL else None)
             problem, parameters = stored.problem, dict(stored.parameters)
@@ -173,7 +174,7 @@ class HouseOperation:
             alone, selection = draft.operation(problem, parameters, varying)
             function = Activation.parse(str(self.node.attributes.get("activation", IDENTITY.text)))
             draft.add(Elementwise("add", function), (alone, inputs[RESIDUAL]), broadcast, outputs[0])
-        return Placement(self.node, selection, note=note)
+        return Placement(self.node, selection, note=note, written=written)
 
     def _stored(self, problem: Problem) -> tuple[sparsity.Stored | None, str]:
         """How the node runs where its constant weights are sparse enough."""

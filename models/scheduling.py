@@ -19,7 +19,7 @@ from quatrefoil.dispatch import Selection
 from quatrefoil.errors import NoKernelError, OperatorError, QuatrefoilError
 from quatrefoil.models.graph import MISFITS, ModelError, Node
 from quatrefoil.models.lowering import Draft, NotInSequence
-from quatrefoil.problem import Tensor
+from quatrefoil.problem import Problem, Tensor
 from quatrefoil.sequences import Joined, Plan, PreparedSequence, Sequencer, View
 
 KNOWN: Final = "known from the inputs' types"
@@ -38,7 +38,8 @@ UNWANTED: Final = 1
 class Placement:
     """Where a node runs. selection: dispatch's choice, for an operator of the house. where: what runs any other, with
     the types of its inputs and outputs (None for what is absent or no array). joined: what it runs in with its
-    neighbours, in place of both. note: what else there is to say of the choice."""
+    neighbours, in place of both. note: what else there is to say of the choice. written: the operator as the graph has it,
+    where another form of it runs (``sparsity``)."""
 
     node: Node
     selection: Selection | None = None
@@ -47,6 +48,14 @@ class Placement:
     outputs: tuple[Tensor | None, ...] = ()
     joined: Joined | None = None
     note: str = ""
+    written: Problem | None = None
+
+    @property
+    def problem(self) -> Problem | None:
+        """The operator of the house that the node is; None for any other."""
+        if self.written is not None:
+            return self.written
+        return None if self.selection is None else self.selection.problem
 
     def __str__(self) -> str:
         outputs = ", ".join(name for name in self.node.outputs if name)

@@ -50,10 +50,7 @@ def layers_of(task: Task) -> Layers | Reject:
     if isinstance(task.model, Reject):
         return task.model
     model = load(task.model)
-    placed = {
-        placement.node.name: placement.selection.problem if placement.selection is not None else None
-        for placement in model.explain(task.feeds)
-    }
+    placed = {placement.node.name: placement.problem for placement in model.explain(task.feeds)}
     graph = model.graph
     return Layers(
         tuple(value.name for value in model.inputs),
