@@ -37,11 +37,16 @@ from quatrefoil.random import Generator
 NETWORKS: Final = {"lenet": (lenet, plane), "residual": (residual, plane), "lstm": (recurrent("LSTM"), rows)}
 
 FIRST: Final = {
-    "lenet": Pace(12, rate=1e-3, seed=SEED),
+    "lenet": Pace(12, rate=2e-3, seed=SEED),
     "residual": Pace(12, rate=2e-3, seed=SEED),
-    "lstm": Pace(15, rate=4e-3, seed=SEED),
+    "lstm": Pace(20, rate=4e-3, seed=SEED),
 }
-AGAIN: Final = Pace(6, rate=2e-3, seed=SEED)
+"""How each is trained; after a recipe's stage, AGAIN."""
+AGAIN: Final = {
+    "lenet": Pace(8, rate=1e-3, seed=SEED),
+    "residual": Pace(8, rate=1e-3, seed=SEED),
+    "lstm": Pace(15, rate=3e-3, seed=SEED),
+}
 
 RECIPES: Final = {
     "magnitude 0.8": Recipe(prune=0.8),
@@ -113,7 +118,7 @@ def table(name: str, quick: bool, report: Report) -> list[Stage]:
         made = [Made("float", network, proto)]
         for title, recipe in RECIPES.items():
             began = time.monotonic()
-            again = Pace(1, rate=2e-3, seed=SEED) if quick else AGAIN
+            again = Pace(1, rate=2e-3, seed=SEED) if quick else AGAIN[name]
             last = carry_out(recipe, network, task, Pace(0) if title == UNTRAINED else again)[-1]
             made.append(Made(title, last.network, last.proto, last.said, last.curve, last.in_bytes))
             report(f"{name}: {title}, {time.monotonic() - began:.0f} s")

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression.measuring import size_of
 from quatrefoil.models.compression.network import Network
+from quatrefoil.models.compression.pruning import GLOBAL
 from quatrefoil.models.compression.recipe import Made, Recipe, carry_out
 from quatrefoil.models.compression.task import ACCURACY, AGREEMENT, ERROR, Report, Task
 from quatrefoil.models.compression.training import Pace
@@ -114,7 +115,10 @@ def search(
     untrained = replace(pace, epochs=0)
     candidates = []
     for recipe in _recipes(held):
-        stages = carry_out(recipe, network, task, untrained)
+        quick = (
+            recipe if recipe.scope is not None else replace(recipe, scope=GLOBAL)
+        )  # nothing has to be measured for it
+        stages = carry_out(quick, network, task, untrained)
         proto = stages[-1].proto if stages else network.proto
         candidates.append((size_of(proto), recipe, task.evaluate(proto, task.validation)))
     candidates.sort(key=lambda each: each[0])

@@ -94,6 +94,8 @@ class Pattern:
     of: int
     weights: Sequence[Weight]
     settled: float = 0.0
+    _latest: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False)
+    """The mask of each weight as it was last seen."""
 
     @staticmethod
     def parse(text: str, weights: Sequence[Weight]) -> Pattern:
@@ -110,13 +112,20 @@ class Pattern:
 
     def mask(self, weight: Weight, array: np.ndarray) -> np.ndarray:
         """True where an element is zero."""
+        known = self._latest.get(weight.name)
+        if known is not None and known[0] is array:
+            return known[1]
         rows = np.abs(weight.rows(array))
         short = -rows.shape[1] % self.of
-        groups = np.pad(rows, ((0, 0), (0, short)), constant_values=-1).reshape(len(rows), -1, self.of)
-        order = np.argsort(-groups, axis=2, kind="stable")
-        gone = np.ones(groups.shape, bool)
-        np.put_along_axis(gone, order[..., : self.kept], False, 2)
-        return weight.from_rows(gone.reshape(len(rows), -1)[:, : rows.shape[1]], array.shape)
+        groups = np.pad(rows, ((0, 0), (0, short)), constant_values=-1).reshape(-1, self.of)
+        least = np.partition(groups, self.of - self.kept, 1)[:, self.of - self.kept]
+        gone = groups < least[:, np.newaxis]
+        for place in np.flatnonzero((~gone).sum(1) > self.kept):  # equal ones: the first stay
+            order = np.argsort(-groups[place], kind="stable")
+            gone[place, order[self.kept :]] = True
+        mask = weight.from_rows(gone.reshape(len(rows), -1)[:, : rows.shape[1]], array.shape)
+        self._latest[weight.name] = array, mask
+        return mask
 
     def used(self, values: Values, progress: float) -> Values:
         found = dict(values)

@@ -100,6 +100,7 @@ def _cleared(array: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return array if mask is None else np.where(mask, array.dtype.type(0), array)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def retrain(
     network: Network,
     task: Task,
