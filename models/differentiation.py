@@ -36,6 +36,20 @@ Rule = Callable[[Described, Arrays, Arrays, Arrays, Collection[int]], Mapping[in
 """Takes the node, its inputs, its outputs, the outputs' gradients (None for those that nothing depends on) and the positions
 of the inputs that are wanted; gives these inputs' gradients, by position."""
 
+FLAT: Final = (
+    "Shape",
+    "Size",
+    "ArgMax",
+    "ArgMin",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "IsNaN",
+)
+"""Operators whose outputs stay the same when their inputs move a little."""
+
 REMEDY: Final = "let the model compute it with operators that have a rule, or leave the weights before it as they are"
 
 
@@ -61,6 +75,8 @@ class Differentiable:
         self._nodes: list[Node] = []
         for node in graph.nodes:
             places = frozenset(place for place, name in enumerate(node.inputs) if name in moving)
+            if node.op is None and node.kind in FLAT:
+                places = frozenset()
             if places:
                 _refuse(node, places)
                 moving.update(name for name in node.outputs if name)
@@ -267,6 +283,24 @@ def _binary(node: Described, x: Arrays, y: Arrays, dy: Arrays, wanted: Collectio
         "Pow": (lambda: g * b.astype(a.dtype) * a ** (b - 1).astype(a.dtype), lambda: g * y[0] * np.log(a)),
     }
     return {place: reduced(ways[node.op][place](), x[place]) for place in wanted}
+
+
+@rule("Max", "Min")
+def _extreme(node: Described, x: Arrays, y: Arrays, dy: Arrays, wanted: Collection[int]) -> Mapping[int, np.ndarray]:
+    """The first of equal ones takes it."""
+    left, found = np.ones(y[0].shape, bool), {}
+    for place, array in enumerate(x):
+        taken = left & (array == y[0])
+        left = left & ~taken
+        if place in wanted:
+            found[place] = reduced(np.where(taken, dy[0], 0), array)
+    return found
+
+
+@rule("Where")
+def _where(node: Described, x: Arrays, y: Arrays, dy: Arrays, wanted: Collection[int]) -> Mapping[int, np.ndarray]:
+    parts = {1: np.where(x[0], dy[0], 0), 2: np.where(x[0], 0, dy[0])}
+    return {place: reduced(parts[place], x[place]) for place in wanted}
 
 
 @rule("Sum")

@@ -42,7 +42,7 @@ def model(
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", classes])],
-        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+        [numpy_helper.from_array(array.copy(), name) for name, array in constants.items()],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -249,6 +249,26 @@ def test_channels_that_do_nothing_go_without_a_trace(digits: Any) -> None:
         _cut(changed, group, np.setdiff1d(np.arange(group.count), dead))
         np.testing.assert_allclose(same_in_onnxruntime(changed.proto, digits[0][:5]), wanted, rtol=1e-4, atol=1e-4)
         assert changed.proto.ByteSize() < network.proto.ByteSize()
+
+
+def test_shapes_that_are_computed_and_a_batch_of_one_are_no_obstacle(digits: Any) -> None:
+    """As exporters write x.view(x.size(0), -1)."""
+    nodes = [
+        node("Conv", "x w1", "c"),
+        node("Shape", "c", "shape"),
+        node("Gather", "shape zero", "size"),
+        node("Unsqueeze", "size axis", "rows"),
+        node("Concat", "rows minus", "target", axis=0),
+        node("Reshape", "c target", "f"),
+        node("Gemm", "f w2", "y"),
+    ]
+    constants = {"w1": drawn(6, 1, 5, 5), "zero": np.array(0), "axis": np.array([0]), "minus": np.array([-1]),
+                 "w2": drawn(96, 10)}  # fmt: skip
+    made = model(nodes, constants, [1, 1, 8, 8])
+    made.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    found = qf.compress(made, digits, prune_channels=0.5, epochs=1, design=None)
+    assert found.stages[1].said["c"] == "3 of 6"
+    same_in_onnxruntime(found.proto, digits[0][:3])
 
 
 def test_channels_that_cannot_go_say_why(digits: Any) -> None:

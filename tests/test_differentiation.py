@@ -86,6 +86,31 @@ def residual() -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return model(nodes, constants, ["n", 2, 4, 5]), (3, 2, 4, 5)
 
 
+def chosen() -> tuple[onnx.ModelProto, tuple[int, ...]]:
+    """What picks, and shapes that are computed."""
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Shape", "h", "shape"),
+        node("Gather", "shape first", "rows"),
+        node("Concat", "rows minus", "target", axis=0),
+        node("Max", "h n", "most"),
+        node("Min", "most k h", "least"),
+        node("Greater", "h k", "above"),
+        node("Where", "above least h", "either"),
+        node("Reshape", "either target", "flat"),
+        node("Pad", "flat pads", "padded", mode="reflect"),
+        node("Clip", "padded low", "clipped"),
+        node("Softmax", "clipped", "s"),
+        node("PRelu", "padded slope", "p"),
+        node("Mul", "s p", "y"),
+    ]
+    constants = {
+        "w": drawn(4, 6), "first": np.array([0]), "minus": np.array([-1]), "n": drawn(1, 6), "k": np.array(0.3),
+        "pads": np.array([0, 2, 0, 1]), "low": np.array(-0.5), "slope": drawn(9),
+    }  # fmt: skip
+    return model(nodes, constants, ["n", 4]), (3, 4)
+
+
 def recurrent() -> tuple[onnx.ModelProto, tuple[int, ...]]:
     """An LSTM in both directions, whose last states are classified, and the mean of all its states besides."""
     nodes = [
@@ -114,12 +139,16 @@ def recurrent() -> tuple[onnx.ModelProto, tuple[int, ...]]:
     return model([nodes[place] for place in order], constants, ["n", 5, 4]), (3, 5, 4)
 
 
-@pytest.mark.parametrize("made", [cnn, residual, recurrent], ids=lambda made: made.__name__)
+UNTRAINED = ("m", "v", "low")
+"""Running means and variances, and a bound."""
+
+
+@pytest.mark.parametrize("made", [cnn, residual, chosen, recurrent], ids=lambda made: made.__name__)
 def test_gradients_are_those_of_central_differences(made: object) -> None:
     """Along a random direction for each constant, so that a wrong element shows."""
     proto, shape = made()  # type: ignore[operator]
     graph = load_graph(proto)
-    names = [name for name, array in graph.constants.items() if array.dtype.kind == "f" and name not in ("m", "v")]
+    names = [name for name, array in graph.constants.items() if array.dtype.kind == "f" and name not in UNTRAINED]
     derivative = Differentiable(graph, names)
     x = drawn(*shape)
     run = derivative.run({"x": x})

@@ -121,10 +121,10 @@ def compress(
 ) -> Compression:
     """Make an ONNX model smaller, training it again after each stage, and measure what each stage costs and keeps.
 
-    model: a path, bytes or a ModelProto, in floating point, its batch first and free. data: a dict or an .npz of inputs by name
-    with ``labels`` (whole numbers) or ``targets``, a pair of the only input and these, or inputs alone, whose outputs are then to
-    stay as they are. validation, test: likewise; left out, 15 % of the data each. Choices, of the best epoch and of a budget's
-    recipe, are made on the validation rows, figures are of the test rows.
+    model: a path, bytes or a ModelProto, in floating point, its batch first (one of 1 becomes free). data: a dict or an .npz
+    of inputs by name with ``labels`` (whole numbers) or ``targets``, a pair of the only input and these, or inputs alone, whose
+    outputs are then to stay as they are. validation, test: likewise; left out, 15 % of the data each. Choices, of the best epoch
+    and of a budget's recipe, are made on the validation rows, figures are of the test rows.
 
     prune: the share of weights that become zero. prune_channels: of channels and hidden units that go, shapes and all. pattern:
     "2:4", two of four weights in a row of what is summed are not zero. rank: factored layers, by a share of the squared singular

@@ -140,6 +140,8 @@ class _Finder:
             if node.input[0] in self.places:
                 self.places[node.output[0]] = self.places[node.input[0]]
             return None
+        if kind in ("Shape", "Size"):
+            return None  # which follow
         if rule is None:
             return self.stop(node)
         return rule(self, node)
@@ -269,11 +271,27 @@ class _Finder:
         now = Place(place.group, axis, parts * place.parts, block * place.block)
         if node.op_type == "Reshape":
             target = self.network.constants.get(node.input[1])
-            if target is None or self.readers[node.input[1]] > 1:
-                return self.stop(node, "computes its shape, or shares it")
-            if target[axis] > 0:
+            if target is None:
+                if self.length(node.input[1], axis) != -1:
+                    return self.stop(node, "computes its shape")
+            elif target[axis] > 0:
+                if self.readers[node.input[1]] > 1:
+                    return self.stop(node, "has a shape that others read")
                 place.group.root.numbers.append((node.input[1], axis, now.parts * now.block))
         self.places[y] = now
+        return None
+
+    def length(self, name: str, axis: int) -> int | None:
+        """An element of a shape that is put together (Concat), where it is constant."""
+        maker = next((node for node in self.network.nodes if name in node.output), None)
+        if maker is None or maker.op_type != "Concat":
+            return None
+        for part in maker.input:
+            (count,) = self.shapes[part]
+            if axis < count:
+                constant = self.network.constants.get(part)
+                return None if constant is None else int(constant[axis])
+            axis -= count
         return None
 
     def axes(self, node: NodeProto, settings: Mapping[str, Any], rank: int) -> list[int] | None:

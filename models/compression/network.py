@@ -94,6 +94,10 @@ class Network:
                 f"compress: the model has no input that is no weight ({', '.join(sorted(names)) or 'none'})"
             )
         self._rewrite(inputs)
+        for value in (*proto.graph.input, *proto.graph.output):  # a batch of one becomes one of any length
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) > 0 and dims[0].dim_value == 1:
+                dims[0].dim_param = "batch"
         if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger", "Quant") for node in self.nodes):
             raise ModelError("compress: the model is quantized already; give its float version")
         if not self.weights():
