@@ -119,7 +119,8 @@ class Kind(NamedTuple):
         return {"rate": pace.rate, "batch": pace.batch, **widths}
 
     def chain(self, side: int, settings: Settings) -> Steps:
-        return self.steps(side, **{name: int(settings[name]) for name in self.ranges})
+        """Of the chain's own widths where there are no settings, as in checkpoints of before there were any."""
+        return self.steps(side, **{name: int(settings[name]) for name in self.ranges if name in settings})
 
 
 def rows(side: int) -> tuple[int, ...]:

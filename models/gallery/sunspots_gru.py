@@ -24,7 +24,7 @@ from quatrefoil.models.gallery.echo_state import (
     relative_variance,
 )
 from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
-from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning, as_weights, of_weights
+from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning
 from quatrefoil.random import Generator
 
 NAME = "sunspots_gru"
@@ -33,8 +33,7 @@ FULL, SMALL = Pace(150, 20, 7e-4), Pace(25, 25, 1e-2)
 HIDDEN = {FULL: 16, SMALL: 24}
 
 
-def steps(settings: Settings) -> tuple[Step, ...]:
-    hidden = int(settings["hidden"])
+def steps(hidden: int) -> tuple[Step, ...]:
     return Step("GRU", "years", (1, hidden)), Step("Gemm", "next_year", (hidden, 1))
 
 
@@ -75,7 +74,7 @@ def judge(settings: Settings, small: bool, seen: Seen) -> float:
     years, before, wanted = windows()
     earlier = years < VALIDATED_FROM
     later = (years >= VALIDATED_FROM) & (years <= TRAINED_TO)
-    module = build(steps(settings), Generator(SEED, 50))
+    module = build(steps(int(settings["hidden"])), Generator(SEED, 50))
     variance = float(wanted[years <= TRAINED_TO].var())
 
     def figure() -> float:
@@ -90,7 +89,7 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
     require_torch()
     years, before, wanted = windows()
     known = years <= TRAINED_TO
-    chain = build(steps(settings), Generator(SEED, 50))
+    chain = build(steps(int(settings["hidden"])), Generator(SEED, 50))
     other = twin(chain)
     how = pace(small).at(settings)
     curve = learn(chain, before[known], wanted[known], how, report, None)
@@ -112,7 +111,7 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
             beside.append(Beside(f"{whose}, {begin}-{end}", found, source))
     tested = years > TRAINED_TO
     return Trained(
-        weights_of(chain) | as_weights(settings),
+        weights_of(chain),
         figures,
         tuple(beside),
         {
@@ -125,7 +124,8 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
 
 def written(weights: Weights) -> onnx.ModelProto:
     about = "GRU: sunspot numbers of twelve years, in hundreds, to the next"
-    return export(NAME, steps(of_weights(weights)), weights, (WINDOW, 1), about, (1,))
+    hidden = weights["years.weight_hh_l0"].shape[1]
+    return export(NAME, steps(hidden), weights, (WINDOW, 1), about, (1,))
 
 
 ENTRIES = (
