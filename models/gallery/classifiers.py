@@ -194,7 +194,6 @@ def entry(name: str, what: str, source: str, kind: Kind) -> Entry:
     )  # fmt: skip
 
 
-SHORT, LONG = Pace(5), Pace(10, rate=1e-3)
 PERCEPTRON = {"hidden1": Range(32, 256, log=True), "hidden2": Range(16, 128, log=True)}
 LENET = {"maps1": Range(4, 12), "maps2": Range(8, 32), "dense": Range(32, 128, log=True)}
 RECURRENT = {"hidden": Range(16, 128, log=True)}
@@ -203,8 +202,10 @@ ENTRIES = (
     entry("perceptron", "multilayer perceptron, two hidden layers", "Rumelhart, Hinton and Williams 1986",
           Kind(perceptron, vector, Pace(10, 16, 2.7e-3), Pace(10), PERCEPTRON,
                {"hidden1": 108, "hidden2": 61})),
-    entry("lenet", "LeNet, two convolutions and max pools", "LeCun et al. 1998", Kind(lenet, plane, LONG, SHORT, LENET)),
-    entry("residual", "residual network, two blocks", "He et al. 2016", Kind(residual, plane, LONG, Pace(3, rate=4e-3))),
+    entry("lenet", "LeNet, two convolutions and max pools", "LeCun et al. 1998",
+          Kind(lenet, plane, Pace(10, 25, 2.6e-3), Pace(5), LENET, {"maps1": 6, "maps2": 23, "dense": 50})),
+    entry("residual", "residual network, two blocks", "He et al. 2016",
+          Kind(residual, plane, Pace(10, rate=1e-3), Pace(3, rate=4e-3))),
     entry("depthwise", "depthwise separable convolutional network", "Howard et al. 2017",
           Kind(depthwise, plane, Pace(15, rate=3e-3), Pace(6, rate=8e-3))),
     entry("rnn", "recurrent network, rows of an image", "Elman 1990",
