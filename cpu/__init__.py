@@ -68,17 +68,23 @@ class CpuBackend:
 
 @cache
 def _kernels() -> tuple[Kernel, ...]:
-    from quatrefoil.cpu import conv, conv_gradient, fixed, pool, pool_gradient, rnn, rnn_gradient, sparse, sparse_conv
+    from quatrefoil.cpu import (
+        compressed_rnn,
+        conv,
+        conv_gradient,
+        fixed,
+        pool,
+        pool_gradient,
+        rnn,
+        rnn_gradient,
+        sparse,
+        sparse_conv,
+    )
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
     floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
-    return (
-        *with_float16(floats, "simd"),
-        *fixed.KERNELS,
-        *sparse.KERNELS,
-        *sparse_conv.KERNELS,
-        *decoding(floats, "simd"),
-    )
+    compressed = (*sparse.KERNELS, *sparse_conv.KERNELS, *compressed_rnn.KERNELS, *decoding(floats, "simd"))
+    return (*with_float16(floats, "simd"), *fixed.KERNELS, *compressed)
 
 
 @cache

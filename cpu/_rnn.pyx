@@ -15,6 +15,13 @@ cdef extern from "rnn.h" nogil:
         double alpha, beta
         int32_t code
 
+    ctypedef struct RnnSlices:
+        const int64_t* starts
+        const float* values
+        const void* columns
+        const int32_t* gaps
+        int32_t wide
+
     ctypedef struct RnnArguments:
         int64_t steps, batch, inputs, hidden
         int32_t directions, kind, threads
@@ -27,6 +34,10 @@ cdef extern from "rnn.h" nogil:
         const void* b
         const void* p
         const float* packed
+        const float* w_book
+        const float* r_book
+        RnnSlices w_slices
+        RnnSlices r_slices
         const void* x
         const int32_t* lengths
         const void* initial_h
@@ -70,6 +81,15 @@ cdef extern from "rnn.h" nogil:
     FiniteFunction rnn_finite_f32(int isa)
     PackFunction rnn_pack_f32(int isa)
     RunFunction rnn_packed_f32(int isa)
+    NeedsFunction rnn_codes4_needs_f32(int isa)
+    PackFunction rnn_codes4_pack_f32(int isa)
+    RunFunction rnn_codes4_f32(int isa)
+    NeedsFunction rnn_codes8_needs_f32(int isa)
+    PackFunction rnn_codes8_pack_f32(int isa)
+    RunFunction rnn_codes8_f32(int isa)
+    NeedsFunction rnn_rows_needs_f32(int isa)
+    PackFunction rnn_rows_pack_f32(int isa)
+    RunFunction rnn_rows_f32(int isa)
     RunFunction rnn_general_f64(int isa)
     GradientWorkspaceFunction rnn_gradient_f32_workspace(int isa)
     GradientFunction rnn_gradient_f32(int isa)
@@ -78,7 +98,7 @@ cdef extern from "rnn.h" nogil:
     ctypedef struct RnnStep:
         RunFunction run
         const RnnArguments* arguments
-        int most_threads
+        int most_threads, lengths
 
     void run_rnn_step(const void*, const void* const*, void* const*, char*, int) noexcept
 
@@ -115,12 +135,25 @@ cdef void describe(RnnArguments* a, str kind, geometry):
     a.sums = NULL
 
 
+cdef RnnSlices slices_of(given) except *:
+    """given: starts, values, columns and gaps, as rnn.h has them."""
+    cdef RnnSlices made
+    starts, values, columns, gaps = given
+    made.starts, made.values = <const int64_t*>address(starts), <const float*>address(values)
+    made.columns, made.gaps = address(columns), <const int32_t*>address(gaps)
+    made.wide = columns.dtype.itemsize == 4
+    return made
+
+
 cdef class Layer:
     """A prepared rnn, lstm or gru of layout 0.
 
     isa: an instruction set's number. kind: a name in KINDS. geometry: ops.rnn's RecurrentGeometry. dtype: float32, or
     float64 for the general kernel. parameters: the arrays w, r, b or None, p or None, C-contiguous and of that dtype.
     training: whether the sums are an output too.
+    form: how w and r are stored. "dense"; "codes4" or "codes8": as uint8, with a codebook of each (16 or 256 float32) in
+    `weights`; "rows": None, with the slices of each (rnn.h) in `weights`. finite: whether r is, unless it is dense.
+    lengths: where sequence_lens is among the inputs.
     """
 
     cdef RnnArguments arguments
@@ -129,24 +162,28 @@ cdef class Layer:
     cdef float* packed
     cdef size_t packed_bytes, workspace
     cdef void* idle_workspace  # that no call is using, or NULL
-    cdef int threads
+    cdef int threads, lengths
     cdef bint lstm, brief
     cdef RnnStep context
     cdef NativeStep step
 
-    def __init__(self, int isa, str kind, geometry, dtype, parameters, bint training):
+    def __init__(self, int isa, str kind, geometry, dtype, parameters, bint training, str form="dense", weights=None,
+                 bint finite=False, int lengths=4):
         cdef RnnNeeds needs
         cdef RnnArguments* a = &self.arguments
+        cdef NeedsFunction find_needs = rnn_needs_f32(isa)
+        cdef PackFunction pack = rnn_pack_f32(isa)
         self.lstm = kind == "lstm"
         self.brief = geometry.steps * geometry.batch * geometry.hidden * (geometry.inputs + geometry.hidden) <= BRIEF
         self.dtype = dtype
+        self.lengths = lengths
         self.parameters = parameters  # the general kernel reads them in each call
         self.y_shape = (geometry.steps, geometry.directions, geometry.batch, geometry.hidden)
         self.state_shape = self.y_shape[1:]
         describe(a, kind, geometry)
         self.sums_shape = (*self.y_shape[:3], slots_of(a[0]) * geometry.hidden) if training else None
         w, r, b, p = parameters
-        a.w, a.r = address(w), address(r)
+        a.w, a.r = optional((w,), 0), optional((r,), 0)
         a.b = optional((b,), 0)
         a.p = optional((p,), 0)
         if dtype.name == "float64":
@@ -155,19 +192,33 @@ cdef class Layer:
             self.threads = 1
             return
         self.function = rnn_packed_f32(isa)
+        if form == "codes4":
+            find_needs, pack, self.function = rnn_codes4_needs_f32(isa), rnn_codes4_pack_f32(isa), rnn_codes4_f32(isa)
+        elif form == "codes8":
+            find_needs, pack, self.function = rnn_codes8_needs_f32(isa), rnn_codes8_pack_f32(isa), rnn_codes8_f32(isa)
+        elif form == "rows":
+            find_needs, pack, self.function = rnn_rows_needs_f32(isa), rnn_rows_pack_f32(isa), rnn_rows_f32(isa)
+            a.w_slices, a.r_slices = slices_of(weights[0]), slices_of(weights[1])
+        if form.startswith("codes"):
+            a.w_book, a.r_book = <const float*>address(weights[0]), <const float*>address(weights[1])
         # training packs weights for each call, and a single step reads them once
         a.passing = training and a.steps == 1
-        rnn_needs_f32(isa)(a, &needs)
+        find_needs(a, &needs)
         self.workspace = <size_t>needs.workspace_floats * 4
         self.threads = needs.threads
         self.packed_bytes = <size_t>needs.packed_floats * 4
         self.packed = <float*>rnn_take(self.packed_bytes)
         if self.packed == NULL:
             raise MemoryError(f"{self.packed_bytes} bytes for a recurrent layer's packed weights")
+        a.finite = finite
+        if form == "dense":
+            with nogil:
+                a.finite = not a.passing and rnn_finite_f32(isa)(a)
         with nogil:
-            a.finite = not a.passing and rnn_finite_f32(isa)(a)
-            rnn_pack_f32(isa)(a, self.packed)
+            pack(a, self.packed)
         a.packed = self.packed
+        if form != "dense":
+            self.parameters = b, p, weights  # codes have been packed
 
     def __dealloc__(self):
         if self.packed != NULL:
@@ -185,11 +236,11 @@ cdef class Layer:
         sums = None if self.sums_shape is None else new_array(self.sums_shape, self.dtype)
         if a.batch:
             a.x = address(given[0])
-            a.lengths = <const int32_t*>optional(given, 4)
-            a.initial_h = optional(given, 5)
+            a.lengths = <const int32_t*>optional(given, self.lengths)
+            a.initial_h = optional(given, self.lengths + 1)
             a.y, a.y_h = address(y), address(y_h)
             if self.lstm:
-                a.initial_c = optional(given, 6)
+                a.initial_c = optional(given, self.lengths + 2)
                 a.y_c = address(y_c)
             a.sums = optional((sums,), 0)
             a.threads = num_threads() if self.threads > 1 else 1
@@ -215,7 +266,7 @@ cdef class Layer:
     def native_step(self):
         """A capsule of what native_step.h describes; this object has to outlive it."""
         self.context.run, self.context.arguments = self.function, &self.arguments
-        self.context.most_threads = self.threads
+        self.context.most_threads, self.context.lengths = self.threads, self.lengths
         self.step.run, self.step.context, self.step.workspace = run_rnn_step, &self.context, self.workspace
         return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
 

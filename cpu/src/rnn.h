@@ -18,6 +18,17 @@ struct RnnFunction {
 
 static inline int64_t gates_of(int kind) { return kind == RNN_LSTM ? 4 : kind == RNN_GRU ? 3 : 1; }
 
+// Weights by compressed rows, for rows_ kernels: slices of LANES rows of a column (rnn_layer.h), all directions, blocks and
+// columns in this order. Row `lane` of a slice has values[i * LANES + lane] at columns[i * LANES + lane] for i from
+// starts[slice] to starts[slice + 1]; shorter rows end in zeros. Columns are uint16, or int32 where `wide`.
+struct RnnSlices {
+  const int64_t* starts;
+  const float* values;
+  const void* columns;
+  const int32_t* gaps;  // for each row of a slice: -1 where it leaves a column out, else 0
+  int32_t wide;
+};
+
 struct RnnArguments {
   int64_t steps, batch, inputs, hidden;
   int32_t directions, kind, threads;
@@ -31,6 +42,8 @@ struct RnnArguments {
 
   const void *w, *r, *b, *p;  // as the operator has them; b and p may be null. rnn_packed_f32 reads them in pack, or where passing
   const float* packed;        // what rnn_pack_f32 made of them
+  const float *w_book, *r_book;  // where w and r are codes (uint8): 16 or 256 entries
+  RnnSlices w_slices, r_slices;  // in the place of w and r
 
   const void* x;
   const int32_t* lengths;                  // or null
@@ -60,6 +73,15 @@ QF_DECLARE(void, rnn_needs_f32, (const RnnArguments*, RnnNeeds*))
 QF_DECLARE(int, rnn_finite_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_pack_f32, (const RnnArguments*, float*))
 QF_DECLARE(void, rnn_packed_f32, (const RnnArguments*))
+QF_DECLARE(void, rnn_codes4_needs_f32, (const RnnArguments*, RnnNeeds*))
+QF_DECLARE(void, rnn_codes4_pack_f32, (const RnnArguments*, float*))
+QF_DECLARE(void, rnn_codes4_f32, (const RnnArguments*))
+QF_DECLARE(void, rnn_codes8_needs_f32, (const RnnArguments*, RnnNeeds*))
+QF_DECLARE(void, rnn_codes8_pack_f32, (const RnnArguments*, float*))
+QF_DECLARE(void, rnn_codes8_f32, (const RnnArguments*))
+QF_DECLARE(void, rnn_rows_needs_f32, (const RnnArguments*, RnnNeeds*))
+QF_DECLARE(void, rnn_rows_pack_f32, (const RnnArguments*, float*))
+QF_DECLARE(void, rnn_rows_f32, (const RnnArguments*))
 QF_DECLARE(void, rnn_general_f64, (const RnnArguments*))
 QF_DECLARE(size_t, rnn_gradient_f32_workspace, (const RnnGradientArguments*))
 QF_DECLARE(void, rnn_gradient_f32, (const RnnGradientArguments*))
@@ -70,6 +92,7 @@ struct RnnStep {
   void (*run)(const RnnArguments*);
   const RnnArguments* arguments;
   int most_threads;  // as many as the work is worth
+  int lengths;       // where sequence_lens is among the inputs; the states follow
 };
 
 static inline void run_rnn_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
@@ -77,11 +100,11 @@ static inline void run_rnn_step(const void* context, const void* const* inputs, 
   const RnnStep& step = *static_cast<const RnnStep*>(context);
   RnnArguments arguments = *step.arguments;
   arguments.x = inputs[0];
-  arguments.lengths = static_cast<const int32_t*>(inputs[4]);
-  arguments.initial_h = inputs[5];
+  arguments.lengths = static_cast<const int32_t*>(inputs[step.lengths]);
+  arguments.initial_h = inputs[step.lengths + 1];
   arguments.y = outputs[0];
   arguments.y_h = outputs[1];
-  if (arguments.kind == RNN_LSTM) arguments.initial_c = inputs[6], arguments.y_c = outputs[2];
+  if (arguments.kind == RNN_LSTM) arguments.initial_c = inputs[step.lengths + 2], arguments.y_c = outputs[2];
   arguments.threads = threads < step.most_threads ? threads : step.most_threads;
   arguments.workspace = workspace;
   step.run(&arguments);

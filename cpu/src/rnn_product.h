@@ -76,7 +76,7 @@ void products(int64_t rows, const float* x, int64_t x_row, int64_t count, const 
                        out_row, last);
 }
 
-void products_of(int columns, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
+inline void products_of(int columns, int64_t rows, const float* x, int64_t x_row, int64_t count, const float* panel,
                  const float* from, int64_t from_row, float* out, int64_t out_row, int last) {
   switch (columns) {
     case 1: products<1>(rows, x, x_row, count, panel, from, from_row, out, out_row, last); break;
