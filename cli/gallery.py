@@ -219,19 +219,6 @@ def _show(found: Found) -> None:
 
 
 @app.command()
-def choose(name: Name, as_json: AsJson = False) -> None:
-    """Train each of the settings that a model's were chosen from, and say its figure on the validation images."""
-    tried = catalogue.choose(name, _say)
-    if as_json:
-        say_json({"name": name, "figure": tried.figure, "values": tried.values, "chosen": tried.chosen})
-        return
-    rows = table(f"{name}, {tried.figure}", "settings", "value", right=("value",))
-    for settings, value in tried.values.items():
-        rows.row(settings, f"{value:.4g}", style="bold" if settings in tried.chosen else "")
-    stdout().print(rows)
-
-
-@app.command()
 def run(name: Name, out: Folder = catalogue.FOLDER, backends: Backends = "", as_json: AsJson = False) -> None:
     """Run a trained model on every backend, and say how it agrees with the CPU. Exit code 1 where one differs."""
     _, found = catalogue.run(name, out, tuple(backend_names(backends)) if backends else ())

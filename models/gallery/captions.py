@@ -8,6 +8,7 @@ anew for every batch from the training digits, for the test once from the held-o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,9 @@ import onnx
 
 from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import INPUT, Step, build, draw, recurrent_weights, weights_of, write
-from quatrefoil.models.gallery.descent import DATA, Pace, descend, load, require_torch, twin
-from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Tried, Weights
+from quatrefoil.models.gallery.descent import DATA, PACES, Pace, descend, load, require_torch, say_nothing, twin
+from quatrefoil.models.gallery.entry import Beside, Entry, Graph, Report, Trained, Weights
+from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning
 from quatrefoil.models.model import load as load_model
 from quatrefoil.random import Generator
 
@@ -35,7 +37,7 @@ class Pages(NamedTuple):
     words: np.ndarray
 
 
-class Settings(NamedTuple):
+class Plan(NamedTuple):
     """most: how many digits a page has at most; code, hidden: units of the encoder's code and of the LSTM."""
 
     pace: Pace
@@ -43,8 +45,8 @@ class Settings(NamedTuple):
     code: int
     hidden: int
 
-    def __str__(self) -> str:
-        return f"rate {self.pace.rate}, code {self.code}, hidden {self.hidden}"
+    def at(self, settings: Settings) -> Plan:
+        return Plan(self.pace.at(settings), self.most, int(settings["code"]), int(settings["hidden"]))
 
 
 def composed(images: np.ndarray, digits: np.ndarray, most: int, count: int, rng: Generator) -> Pages:
@@ -78,7 +80,7 @@ def decoder(code: int, hidden: int) -> tuple[Step, Step]:
     return Step("LSTM", "state", (code + WORDS, hidden)), Step("Gemm", "next_word", (hidden, WORDS))
 
 
-def describer(side: int, settings: Settings) -> Any:
+def describer(side: int, plan: Plan) -> Any:
     """The network as a torch module of our layers: pages and the true words to scores (count, words, WORDS)."""
     import torch
 
@@ -88,8 +90,8 @@ def describer(side: int, settings: Settings) -> Any:
         def __init__(self) -> None:
             super().__init__()
             rng = Generator(SEED, 70)
-            self.encoder = build(encoder(side, settings.most, settings.code), rng)
-            state, next_word = decoder(settings.code, settings.hidden)
+            self.encoder = build(encoder(side, plan.most, plan.code), rng)
+            state, next_word = decoder(plan.code, plan.hidden)
             self.decoder = torch.nn.ModuleDict(
                 {"state": qft.LSTM(*state.sizes), "next_word": qft.Conv1d(*next_word.sizes, 1)}
             )
@@ -107,23 +109,25 @@ def describer(side: int, settings: Settings) -> Any:
     return Describer()
 
 
-def learn(module: Any, split: Split, settings: Settings, report: Report) -> list[float]:
+def learn(
+    module: Any, split: Split, plan: Plan, report: Report, after: Callable[[int], None] | None = None
+) -> list[float]:
     """As many pages an epoch as there are digits. Gives each epoch's mean cross-entropy."""
     import torch
 
     rng = Generator(SEED, 71)
 
     def loss(chosen: np.ndarray) -> Any:
-        pages = composed(split.train_images, split.train_digits, settings.most, len(chosen), rng)
+        pages = composed(split.train_images, split.train_digits, plan.most, len(chosen), rng)
         words = torch.from_numpy(pages.words)
         scores = module(torch.from_numpy(pages.images), words)
         return torch.nn.functional.cross_entropy(scores.reshape(-1, WORDS), words.reshape(-1))
 
-    return descend(NAME, module, len(split.train_images), loss, settings.pace, report)
+    return descend(NAME, module, len(split.train_images), loss, plan.pace, report, after)
 
 
-def held(module: Any, side: int, settings: Settings) -> Weights:
-    sizes = np.array([side, settings.most, settings.code, settings.hidden])
+def held(module: Any, side: int, plan: Plan) -> Weights:
+    sizes = np.array([side, plan.most, plan.code, plan.hidden])
     return {**weights_of(module.encoder), **weights_of(module.decoder), SIZES: sizes}
 
 
@@ -150,18 +154,18 @@ def sentence(words: np.ndarray) -> str:
 
 def train(settings: Settings, small: bool, report: Report) -> Trained:
     require_torch()
-    split = load(small)
+    split, how = load(small), plan(small).at(settings)
     side = split.train_images.shape[1]
     data.checked_labels(split.train_digits, len(DIGITS))
-    test = tested(split, settings.most, len(split.held_out_images))
-    module = describer(side, settings)
+    test = tested(split, how.most, len(split.held_out_images))
+    module = describer(side, how)
     other = twin(module)
-    curve = learn(module, split, settings, report)
-    learn(other, split, settings, lambda line: None)
-    weights = held(module, side, settings)
+    curve = learn(module, split, how, report)
+    learn(other, split, how, say_nothing)
+    weights = held(module, side, how)
     found = read(weights, test.images)
     words, sentences = shares(found, test.words)
-    their_words, their_sentences = shares(read(held(other, side, settings), test.images), test.words)
+    their_words, their_sentences = shares(read(held(other, side, how), test.images), test.words)
     said = "; ".join(sentence(each) for each in found[:SHOWN])
     return Trained(
         weights,
@@ -171,7 +175,7 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
             Beside("torch's own layers: sentences", their_sentences, "same start, batches and split"),
         ),
         {"cross-entropy": curve},
-        {f"held-out pages, read as: {said}": test.images[:SHOWN].reshape(SHOWN, 1, side, settings.most * side)},
+        {f"held-out pages, read as: {said}": test.images[:SHOWN].reshape(SHOWN, 1, side, how.most * side)},
     )
 
 
@@ -211,39 +215,44 @@ def written(weights: Weights) -> onnx.ModelProto:
     return graph.model(scores=["batch", most + 1, WORDS])
 
 
-FULL, SMALL = Settings(Pace(50, 50, 2e-3), 4, 128, 96), Settings(Pace(15, 25, 8e-3), 2, 48, 48)
-BRIEF = 20
-TRIED = (
-    FULL,
-    FULL._replace(pace=FULL.pace._replace(rate=4e-3)),
-    FULL._replace(code=256, hidden=128),
-)
+FULL, SMALL = Plan(Pace(50, 50, 4e-3), 4, 128, 96), Plan(Pace(15, 25, 8e-3), 2, 48, 48)
 
 
-def choose(report: Report) -> Tried:
-    """In BRIEF epochs: what is ahead by then is taken."""
+def plan(small: bool) -> Plan:
+    return SMALL if small else FULL
+
+
+def chosen(small: bool) -> Settings:
+    own = plan(small)
+    return {"rate": own.pace.rate, "batch": own.pace.batch, "code": own.code, "hidden": own.hidden}
+
+
+def judge(settings: Settings, small: bool, seen: Seen) -> float:
+    """The share of sentences that are right, of pages of the validation split's digits."""
     require_torch()
-    split = data.held_out(load(False), 8)
+    split, how = data.held_out(load(small)), plan(small).at(settings)
     side = split.train_images.shape[1]
-    test = tested(split, FULL.most, 1000)
-    values = {}
-    for settings in TRIED:
-        brief = settings._replace(pace=settings.pace._replace(epochs=BRIEF))
-        module = describer(side, settings)
-        learn(module, split, brief, report)
-        values[str(settings)] = shares(read(held(module, side, settings), test.images), test.words)[1]
-        report(f"{settings}: {values[str(settings)]:.4f}")
-    return Tried("validation sentences read right", values, (str(FULL),))
+    test, module = tested(split, how.most, len(split.held_out_images)), describer(side, how)
+
+    def right() -> float:
+        return shares(read(held(module, side, how), test.images), test.words)[1]
+
+    learn(module, split, how, say_nothing, lambda epoch: seen(epoch, right()))
+    return right()
 
 
 def pages(small: bool) -> np.ndarray:
     split = load(small)
-    return tested(split, (SMALL if small else FULL).most, 8).images
+    return tested(split, plan(small).most, 8).images
 
 
 ENTRIES = (
     Entry(
         NAME, "CNN and LSTM that say in words which digits a page shows", DATA, "Vinyals et al. 2015",
-        lambda small, report: train(SMALL if small else FULL, small, report), written, pages, choose=choose,
+        lambda small, report: train(chosen(small), small, report), written, pages,
+        Tuning(
+            PACES | {"code": Range(32, 256, log=True), "hidden": Range(32, 256, log=True)}, chosen,
+            "validation sentences read right", True, judge, train,
+        ),
     ),
 )  # fmt: skip

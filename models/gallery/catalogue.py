@@ -19,7 +19,6 @@ from quatrefoil.models.gallery.entry import (
     Checkpoint,
     Entry,
     Report,
-    Tried,
     agreement,
     load_checkpoint,
     save_checkpoint,
@@ -90,18 +89,6 @@ def train(
     save_checkpoint(checkpoint_path(folder, name), name, trained, small, seconds)
     write_whole(folder / f"{name}.onnx", model.export(trained.weights).SerializeToString(deterministic=True))
     return Checkpoint(trained, small, seconds)
-
-
-def choose(name: str, report: Report) -> Tried:
-    """Train each of the settings that a model's were chosen from, without the held-out images.
-
-    Raises QuatrefoilError for a model whose settings were not chosen so.
-    """
-    model = entry(name)
-    if model.choose is None:
-        those = ", ".join(each.name for each in entries().values() if each.choose is not None)
-        raise QuatrefoilError(f"the settings of {name!r} were not chosen on validation images; those of {those} were")
-    return model.choose(report)
 
 
 def run(name: str, folder: Path, backends: tuple[str, ...] = ()) -> tuple[Checkpoint, list[Agreement]]:

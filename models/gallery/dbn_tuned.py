@@ -22,16 +22,17 @@ from quatrefoil.models.gallery.chains import Step, build, weights_of
 from quatrefoil.models.gallery.dbn import FULL as STACKED
 from quatrefoil.models.gallery.dbn import SMALL as STACKED_SMALL
 from quatrefoil.models.gallery.dbn import Size, stacked, through
-from quatrefoil.models.gallery.descent import CLASSES, Pace, export, learn, require_torch, twin
-from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Tried, Weights
+from quatrefoil.models.gallery.descent import CLASSES, PACES, Pace, export, learn, require_torch, say_nothing, twin
+from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights
 from quatrefoil.models.gallery.rbm import Machine, flat
 from quatrefoil.models.gallery.readout import accuracy, logistic, one_thread
+from quatrefoil.models.gallery.tuning import Seen, Settings, Tuning
 from quatrefoil.random import Generator
 
 NAME = "dbn_tuned"
 
 
-class Settings(NamedTuple):
+class Plan(NamedTuple):
     """How the layers are stacked and tuned, and how the network without stacking is trained."""
 
     size: Size
@@ -39,9 +40,8 @@ class Settings(NamedTuple):
     random: Pace
 
 
-FULL = Settings(STACKED, Pace(10, rate=1e-3), Pace(20, rate=3e-3))
-SMALL = Settings(STACKED_SMALL, Pace(10, 25, 4e-3), Pace(10, 25, 1e-2))
-TRIED = tuple(Pace(epochs, rate=rate) for rate in (3e-4, 1e-3, 3e-3) for epochs in (10, 20))
+FULL = Plan(STACKED, Pace(10, rate=3e-3), Pace(20, rate=3e-3))
+SMALL = Plan(STACKED_SMALL, Pace(10, 25, 4e-3), Pace(10, 25, 1e-2))
 
 
 def steps(sizes: tuple[int, ...]) -> tuple[Step, ...]:
@@ -64,19 +64,20 @@ def network(visible: int, size: Size, stack: Sequence[Machine] = ()) -> Any:
     return chain
 
 
-def train(settings: Settings, report: Report) -> Trained:
+def train(settings: Settings, small: bool, report: Report) -> Trained:
     require_torch()
-    split, size = settings.size.load(), settings.size
+    how = plan(small)
+    split, size, pace = how.size.load(), how.size, how.tuned.at(settings)
     rows, held_out = flat(split.train_images), flat(split.held_out_images)
     shape, digits = rows.shape[1:], split.held_out_digits
     stack, errors = stacked(NAME, rows, size, Generator(SEED, 2), report)
     before = logistic(through(stack, rows), split.train_digits).scores(through(stack, held_out))
     chain = network(rows.shape[1], size, stack)
     other, alone = twin(chain), network(rows.shape[1], size)
-    curve, after = learn(NAME, chain, split, shape, settings.tuned, report)
-    _, theirs = learn(NAME, other, split, shape, settings.tuned, lambda line: None)
+    curve, after = learn(NAME, chain, split, shape, pace, report)
+    _, theirs = learn(NAME, other, split, shape, pace, say_nothing)
     report("the same network from random weights")
-    _, unstacked = learn(NAME, alone, split, shape, settings.random, lambda line: None)
+    _, unstacked = learn(NAME, alone, split, shape, how.random, say_nothing)
     pixels = logistic(rows, split.train_digits).scores(held_out)
     return Trained(
         weights_of(chain),
@@ -86,45 +87,46 @@ def train(settings: Settings, report: Report) -> Trained:
         },
         (
             Beside("torch's own layers", theirs, "same stack, batches and split"),
-            Beside("from random weights, no stacking", unstacked, f"ours, {settings.random.epochs} epochs at its best rate"),
-            beside_perceptron(settings, split),
+            Beside("from random weights, no stacking", unstacked, f"ours, {how.random.epochs} epochs at its best rate"),
+            beside_perceptron(how, split),
             Beside("logistic regression of the pixels", accuracy(pixels, digits), "same split"),
         ),
         {**errors, "cross-entropy of tuning": curve},
     )  # fmt: skip
 
 
-def beside_perceptron(settings: Settings, split: Split) -> Beside:
+def beside_perceptron(plan: Plan, split: Split) -> Beside:
     """scikit-learn's MLPClassifier of the same layers, trained as the network without stacking is."""
-    pace = settings.random
+    pace = plan.random
     with one_thread(), warnings.catch_warnings():
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.neural_network import MLPClassifier
 
         warnings.simplefilter("ignore", ConvergenceWarning)  # as many epochs as ours on purpose
-        best = MLPClassifier(settings.size.hidden, activation="logistic", batch_size=pace.batch, max_iter=pace.epochs,
+        best = MLPClassifier(plan.size.hidden, activation="logistic", batch_size=pace.batch, max_iter=pace.epochs,
                              learning_rate_init=pace.rate, random_state=SEED)  # fmt: skip
         found = best.fit(flat(split.train_images), split.train_digits).predict_proba(flat(split.held_out_images))
     return Beside("scikit-learn's MLPClassifier, logistic units", accuracy(found, split.held_out_digits),
                   "same layers, rate and epochs as from random weights")  # fmt: skip
 
 
-def choose(report: Report) -> Tried:
+def plan(small: bool) -> Plan:
+    return SMALL if small else FULL
+
+
+def chosen(small: bool) -> Settings:
+    return {"rate": plan(small).tuned.rate, "batch": plan(small).tuned.batch}
+
+
+def judge(settings: Settings, small: bool, seen: Seen) -> float:
+    """The accuracy on the validation split."""
     require_torch()
-    split, size = data.held_out(FULL.size.load(), 8), FULL.size
+    own = plan(small)
+    split = data.held_out(own.size.load())
     rows = flat(split.train_images)
-    stack, _ = stacked(NAME, rows, size, Generator(SEED, 2), report)
-    values = {}
-    for what, machines in (("stacked", stack), ("random", [])):
-        for pace in TRIED:
-            chain = network(rows.shape[1], size, machines)
-            _, values[said(what, pace)] = learn(NAME, chain, split, rows.shape[1:], pace, lambda line: None)
-            report(f"{said(what, pace)}: {values[said(what, pace)]:.4f}")
-    return Tried("validation accuracy", values, (said("stacked", FULL.tuned), said("random", FULL.random)))
-
-
-def said(what: str, pace: Pace) -> str:
-    return f"{what}, {pace.epochs} epochs, rate {pace.rate}"
+    stack, _ = stacked(NAME, rows, own.size, Generator(SEED, 2), say_nothing)
+    chain = network(rows.shape[1], own.size, stack)
+    return learn(NAME, chain, split, rows.shape[1:], own.tuned.at(settings), say_nothing, seen)[1]
 
 
 def written(weights: Weights) -> onnx.ModelProto:
@@ -137,7 +139,8 @@ ENTRIES = (
     Entry(
         NAME, "deep belief network, fine-tuned by back-propagation",
         "5,000 images of MNIST (small: scikit-learn's digits)", "Hinton and Salakhutdinov 2006",
-        lambda small, report: train(SMALL if small else FULL, report), written,
-        lambda small: flat((SMALL if small else FULL).size.load().held_out_images[:8]), choose=choose,
+        lambda small, report: train(chosen(small), small, report), written,
+        lambda small: flat(plan(small).size.load().held_out_images[:8]),
+        Tuning(PACES, chosen, "validation accuracy", True, judge, train),
     ),
 )  # fmt: skip

@@ -64,14 +64,6 @@ class Trained:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-class Tried(NamedTuple):
-    """Settings that a model's were chosen from, and the figure of each on the validation images (data.held_out)."""
-
-    figure: str
-    values: dict[str, float]
-    chosen: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class Entry:
     """A model of the gallery.
@@ -84,7 +76,6 @@ class Entry:
     export    the inference as ONNX, from the weights of a training run
     inputs    a few real inputs of the exported model, for a run of either size
     tuning    what of it can be chosen by trials; None where nothing is
-    choose    trains each of the settings that the full size's were chosen from, where they were chosen so
     """
 
     name: str
@@ -95,7 +86,6 @@ class Entry:
     export: Callable[[Weights], onnx.ModelProto]
     inputs: Callable[[bool], np.ndarray]
     tuning: Tuning | None = None
-    choose: Callable[[Report], Tried] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Frechet distance of its features between drawings and held-out images (Heusel et
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +22,20 @@ import onnx
 from quatrefoil.models.gallery import SEED, Split, data
 from quatrefoil.models.gallery.chains import Step, build, weights_of
 from quatrefoil.models.gallery.classifiers import lenet
-from quatrefoil.models.gallery.descent import DATA, Pace, export, learn, load, one_thread, require_torch, twin
-from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Tried, Weights, require_finite
+from quatrefoil.models.gallery.descent import (
+    DATA,
+    PACES,
+    Pace,
+    export,
+    learn,
+    load,
+    one_thread,
+    require_torch,
+    say_nothing,
+    twin,
+)
+from quatrefoil.models.gallery.entry import Beside, Entry, Report, Trained, Weights, require_finite
+from quatrefoil.models.gallery.tuning import Range, Seen, Settings, Tuning
 from quatrefoil.random import Generator
 
 NAME, NOISE = "gan", 32
@@ -36,16 +49,14 @@ PICTURES = (5, 12)
 Steps = tuple[Step, ...]
 
 
-class Settings(NamedTuple):
+class Plan(NamedTuple):
     width: int
     pace: Pace
     faster: float
     """The discriminator's rate is so many times the generator's."""
 
-    def __str__(self) -> str:
-        return (
-            f"width {self.width}, {self.pace.epochs} epochs, rates {self.pace.rate} and {self.pace.rate * self.faster}"
-        )
+    def at(self, settings: Settings) -> Plan:
+        return Plan(self.width, self.pace.at(settings), float(settings["faster"]))
 
 
 def generator(side: int, width: int) -> Steps:
@@ -69,18 +80,24 @@ def discriminator(side: int, width: int) -> Steps:
 
 
 def contest(
-    draws: Any, tells: Any, images: np.ndarray, settings: Settings, report: Report
+    draws: Any,
+    tells: Any,
+    images: np.ndarray,
+    plan: Plan,
+    report: Report,
+    after: Callable[[int, Any], None] | None = None,
 ) -> tuple[Any, dict[str, list[float]]]:
-    """Train both by turns, one step each; gives the generator of mean weights, and each epoch's mean losses.
+    """Train both by turns, one step each; gives the generator of mean weights, which ``after`` is given after each epoch too, and
+    each epoch's mean losses.
 
     Raises QuatrefoilError where a loss is not finite.
     """
     import torch
 
-    rng, pace = Generator(SEED, 61), settings.pace
+    rng, pace = Generator(SEED, 61), plan.pace
     softplus = torch.nn.functional.softplus
     ours = torch.optim.Adam(draws.parameters(), pace.rate, MOMENTS)
-    theirs = torch.optim.Adam(tells.parameters(), pace.rate * settings.faster, MOMENTS)
+    theirs = torch.optim.Adam(tells.parameters(), pace.rate * plan.faster, MOMENTS)
     mean = copy.deepcopy(draws).eval()
     curves: dict[str, list[float]] = {"generator's loss": [], "discriminator's loss": []}
     steps = 0
@@ -108,6 +125,8 @@ def contest(
                 curve.append(float(total) / len(images))
             losses = ", ".join(f"{name} {curve[-1]:.3f}" for name, curve in curves.items())
             report(f"epoch {epoch} of {pace.epochs}: {losses}")
+            if after is not None:
+                after(epoch, mean)
     return mean, curves
 
 
@@ -140,7 +159,7 @@ class Judge:
     def __init__(self, split: Split, pace: Pace) -> None:
         side = split.train_images.shape[1]
         self.chain = build(lenet(side), Generator(SEED, 65))
-        learn(NAME, self.chain, split, (1, side, side), pace, lambda line: None)
+        learn(NAME, self.chain, split, (1, side, side), pace, say_nothing)
         self.goal = self.seen(planes(split.held_out_images))[0]
 
     def seen(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,20 +206,20 @@ def nearest(images: np.ndarray, known: np.ndarray) -> float:
 
 def train(settings: Settings, small: bool, report: Report) -> Trained:
     require_torch()
-    split = load(small)
+    split, how = load(small), plan(small).at(settings)
     side, images = split.train_images.shape[1], planes(split.train_images)
     held_out = planes(split.held_out_images)
-    draws, tells = players(side, settings.width)
+    draws, tells = players(side, how.width)
     others = twin(draws), twin(tells)
     begin = drawings(copy.deepcopy(draws), len(held_out))
-    mean, curves = contest(draws, tells, images, settings, report)
+    mean, curves = contest(draws, tells, images, how, report)
     report("the same in torch's own layers")
-    their_mean, _ = contest(*others, images, settings, lambda line: None)
+    their_mean, _ = contest(*others, images, how, say_nothing)
     judge = Judge(split, JUDGING[small])
     drawn, theirs = drawings(mean, len(held_out)), drawings(their_mean, len(held_out))
     real = images[: len(held_out)]
     return Trained(
-        {**weights_of(mean), "side": np.array(side), "width": np.array(settings.width)},
+        {**weights_of(mean), "side": np.array(side), "width": np.array(how.width)},
         {
             "Frechet distance to held-out images": judge.distance(drawn),
             "inception score": judge.score(drawn),
@@ -220,25 +239,32 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
 
 
 JUDGING = Pace(10, rate=1e-3), Pace(5)
-FULL, SMALL = Settings(16, Pace(60, rate=1e-3), 2.0), Settings(8, Pace(12, 25, 3e-3), 2.0)
-BRIEF = FULL.pace._replace(epochs=20)
-TRIED = tuple(
-    FULL._replace(pace=BRIEF._replace(rate=rate), faster=faster)
-    for rate, faster in ((1e-3, 2.0), (1e-3, 0.5), (2e-3, 1.0))
-)
+FULL, SMALL = Plan(16, Pace(50, rate=1e-3), 2.0), Plan(8, Pace(12, 25, 3e-3), 2.0)
 
 
-def choose(report: Report) -> Tried:
-    """In a third of the epochs: what is ahead by then is taken."""
+def plan(small: bool) -> Plan:
+    return SMALL if small else FULL
+
+
+def chosen(small: bool) -> Settings:
+    own = plan(small)
+    return {"rate": own.pace.rate, "batch": own.pace.batch, "faster": own.faster}
+
+
+def judge(settings: Settings, small: bool, seen: Seen) -> float:
+    """The Frechet distance to the validation split's images."""
     require_torch()
-    split = data.held_out(load(False), 8)
-    judge = Judge(split, JUDGING[False])
-    values = {}
-    for settings in TRIED:
-        mean, _ = contest(*players(28, settings.width), planes(split.train_images), settings, report)
-        values[str(settings)] = judge.distance(drawings(mean, len(split.held_out_images)))
-        report(f"{settings}: {values[str(settings)]:.3f}")
-    return Tried("Frechet distance to validation images", values, (str(TRIED[0]),))
+    split, how = data.held_out(load(small)), plan(small).at(settings)
+    knows = Judge(split, JUDGING[small])
+    both = players(split.train_images.shape[1], how.width)
+
+    def distance(mean: Any) -> float:
+        return knows.distance(drawings(mean, len(split.held_out_images)))
+
+    def after(epoch: int, mean: Any) -> None:
+        seen(epoch, distance(mean))
+
+    return distance(contest(*both, planes(split.train_images), how, say_nothing, after)[0])
 
 
 def written(weights: Weights) -> onnx.ModelProto:
@@ -252,7 +278,10 @@ ENTRIES = (
     Entry(
         NAME, "generative adversarial network, convolutional, draws digits", DATA,
         "Goodfellow et al. 2014; Radford, Metz and Chintala 2016",
-        lambda small, report: train(SMALL if small else FULL, small, report), written,
-        lambda small: Generator(SEED, 64).normal((8, NOISE)), choose=choose,
+        lambda small, report: train(chosen(small), small, report), written,
+        lambda small: Generator(SEED, 64).normal((8, NOISE)),
+        Tuning(
+            PACES | {"faster": Range(0.25, 4.0, log=True)}, chosen, "Frechet distance to validation images", False, judge, train,
+        ),
     ),
 )  # fmt: skip
