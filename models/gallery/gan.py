@@ -239,7 +239,7 @@ def train(settings: Settings, small: bool, report: Report) -> Trained:
 
 
 JUDGING = Pace(10, rate=1e-3), Pace(5)
-FULL, SMALL = Plan(16, Pace(50, rate=1e-3), 2.0), Plan(8, Pace(12, 25, 3e-3), 2.0)
+FULL, SMALL = Plan(16, Pace(50, rate=1e-3), 2.0), Plan(8, Pace(8, 25, 3e-3), 2.0)
 
 
 def plan(small: bool) -> Plan:
