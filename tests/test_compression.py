@@ -28,6 +28,7 @@ from quatrefoil.models.compression.task import Task, cross_entropy, distillation
 from quatrefoil.models.compression.training import Pace, Pinned, one_thread, retrain
 from quatrefoil.models.compression.writing import BITS, written
 from quatrefoil.models.int8 import FACTOR, quantize_int8, rounded
+from quatrefoil.models.int8 import trained as trained_scales
 
 RNG = np.random.default_rng(7)
 
@@ -374,6 +375,9 @@ def test_rounding_for_training_is_what_8_bits_will_be(trained: tuple[Network, Ta
     network, task = trained
     samples = task.train.inputs
     training, scales = rounded(network.proto, samples)
+    grew = trained_scales(scales, {"x.scale" + FACTOR: np.float32([2]), "c.weight.scale" + FACTOR: np.float32([3] * 8)})
+    assert grew.values["x"].scale == 2 * scales.values["x"].scale and grew.values["r"] == scales.values["r"]
+    np.testing.assert_array_equal(grew.weights["c"], 3 * scales.weights["c"])
     fresh, wanted = (
         qf.load(proto).run(task.test.inputs)["y"] for proto in (training, quantize_int8(network.proto, samples).proto)
     )
@@ -471,6 +475,22 @@ def test_a_budget_finds_the_smallest_that_meets_it(trained: tuple[Network, Task]
     assert loose.size == min(each.size for each in tried)
     assert tight.figure >= task.evaluate(network.proto, task.validation) - 0.02
     assert [str(each) for each in never.missed] == ["size<=10"] and never.recipe.bits == 8
+
+
+def test_weights_that_exporters_transpose_are_weights(digits: Any) -> None:
+    nodes = [
+        node("Constant", "", "shape", value_ints=[-1, 64]),
+        node("Reshape", "x shape", "f"),
+        node("Transpose", "w", "turned", perm=[1, 0]),
+        node("MatMul", "f turned", "y"),
+    ]
+    network = Network(model(nodes, {"w": drawn(10, 64)}, ["n", 1, 8, 8]))
+    assert [weight.name for weight in network.weights()] == ["turned"]
+    assert sorted(network.constants) == ["shape", "turned"] and len(network.nodes) == 2
+    again = qf.compress(
+        qf.compress(network.proto, digits, share=16, epochs=1, design=None).proto, digits, prune=0.5, epochs=1
+    )
+    assert again.stages[1].cost.nonzeros == 0.5
 
 
 def test_targets_and_no_targets_are_tasks_too(digits: Any) -> None:

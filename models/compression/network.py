@@ -34,6 +34,7 @@ TRAINED: Final = {
     "LSTM": (1, 2, 3, 7), "MatMul": (0, 1), "BatchNormalization": (1, 2), "LayerNormalization": (1, 2), "PRelu": (1,),
     "Add": (0, 1), "Gather": (0,),
 }  # fmt: skip
+QUANTIZED: Final = ("DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Quant")
 RECURRENT: Final = ("RNN", "LSTM", "GRU")
 
 
@@ -70,25 +71,22 @@ class Network:
         load_graph(given)  # which says what is wrong with it
         if given.functions:
             raise ModelError("compress: the model has functions of its own; inline them first (onnx.inliner)")
+        if any(node.op_type in QUANTIZED for node in given.graph.node):
+            raise ModelError("compress: the model is quantized already; give its float version")
         proto = ModelProto()
         proto.CopyFrom(recent(given))
         self.proto = proto
         self.pinned: dict[str, np.ndarray] = {}
         graph = proto.graph
         names = {value.name for value in graph.input}
-        self.constants: dict[str, np.ndarray] = {}
-        for item in (*graph.initializer, *graph.sparse_initializer):
-            name = item.name if hasattr(item, "name") else item.values.name
-            self.constants[name] = array_of(item, name)
-        kept = []
         for number, node in enumerate(graph.node):
             node.name = node.name or f"{node.op_type}_{number}"
-            if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = array_of(node.attribute[0].t, node.output[0])
-            else:
-                kept.append(node)
-        self.nodes = kept
-        inputs = [value for value in graph.input if value.name not in self.constants]
+        # what follows from constants alone is one: exporters transpose weights, and give shapes as nodes
+        folded = fold_constants(load_graph(proto)).constants
+        self.nodes = [node for node in graph.node if not all(name in folded for name in node.output if name)]
+        read = {name for node in self.nodes for name in reads(node)} | {value.name for value in graph.output}
+        self.constants = {name: array for name, array in folded.items() if name in read}
+        inputs = [value for value in graph.input if value.name not in folded]
         if not inputs:
             raise ModelError(
                 f"compress: the model has no input that is no weight ({', '.join(sorted(names)) or 'none'})"
@@ -98,8 +96,6 @@ class Network:
             dims = value.type.tensor_type.shape.dim
             if len(dims) > 0 and dims[0].dim_value == 1:
                 dims[0].dim_param = "batch"
-        if any(node.op_type in ("DequantizeLinear", "QLinearConv", "ConvInteger", "Quant") for node in self.nodes):
-            raise ModelError("compress: the model is quantized already; give its float version")
         if not self.weights():
             kinds = ", ".join(WEIGHTS)
             raise ModelError(f"compress: the model has no weights to compress, which are float constants of {kinds}")
@@ -120,10 +116,6 @@ class Network:
         made.nodes = list(made.proto.graph.node)
         made.constants, made.pinned = dict(self.constants), dict(self.pinned)
         return made
-
-    def take(self, other: Network) -> None:
-        """Become another network."""
-        self.proto, self.nodes, self.constants, self.pinned = other.proto, other.nodes, other.constants, other.pinned
 
     def with_proto(self, proto: ModelProto) -> Network:
         """Another model with constants of the same names, of any operators."""
