@@ -215,7 +215,7 @@ def written(weights: Weights) -> onnx.ModelProto:
     return graph.model(scores=["batch", most + 1, WORDS])
 
 
-FULL, SMALL = Plan(Pace(50, 50, 4e-3), 4, 128, 96), Plan(Pace(15, 25, 8e-3), 2, 48, 48)
+FULL, SMALL = Plan(Pace(25, 50, 4e-3), 4, 128, 96), Plan(Pace(15, 25, 8e-3), 2, 48, 48)
 
 
 def plan(small: bool) -> Plan:
