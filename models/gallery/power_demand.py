@@ -128,6 +128,6 @@ ENTRIES = (
     ),
     entry(
         "power_gru", "bidirectional GRU, a day's power demand to its season", "Cho et al. 2014, Schuster and Paliwal 1997",
-        Kind(both_ways, "hidden", Range(8, 48, log=True), {"rate": 5e-3, "batch": 16, "hidden": 16}, (HOURS, 1), 60, 25),
+        Kind(both_ways, "hidden", Range(8, 48, log=True), {"rate": 5e-3, "batch": 16, "hidden": 16}, (HOURS, 1), 60, 15),
     ),
 )  # fmt: skip
