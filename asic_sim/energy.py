@@ -205,9 +205,9 @@ def weight_kib(design: Hardware) -> float:
 
 
 def area_mm2(design: Hardware, names: Collection[str] = ("int8",)) -> dict[str, Band]:
-    """Square millimetres by component, for an array that multiplies the formats of these names."""
+    """Square millimetres by component, of all cores, for arrays that multiply the formats of these names."""
     needed = [formats.parse(name) for name in names]
-    scale = (design.technology_nm / OLD_NM) ** 2 * 1e-6
+    scale = design.cores * (design.technology_nm / OLD_NM) ** 2 * 1e-6
     element = max(element_um2(operands, design.operand_cycles(operands.name) or 1) for operands in needed)
     lane = AREAS["multiply float32"] + AREAS["add float32"]
     tiles = design.weight_fifo_tiles * design.array_rows * design.array_columns / 1024

@@ -63,6 +63,8 @@ class Hardware:
     technology_nm                 of the process, for energy and area
     dram                          kind of memory off the chip, for its energy: ddr, hbm2 or gddr6
     weights_ahead                 the first weights of an operator are fetched while the one before it is at work
+    cores                         each with all of the above but DRAM, which they share
+    divide                        how an operator is divided among them: channels, rows (of pixels) or batch
     """
 
     name: str
@@ -98,6 +100,8 @@ class Hardware:
     technology_nm: float
     dram: str
     weights_ahead: bool = False
+    cores: int = 1
+    divide: str = "channels"
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -137,6 +141,13 @@ class Hardware:
                 self.accumulator_entries,
                 f"with dataflow output its two banks have to take the sums of all {self.array_rows} rows, so at least "
                 f"{2 * self.array_rows}",
+            )
+
+        if self.cores > 1 and self.activations_stay:
+            raise self._error(
+                "activations_stay",
+                "true",
+                f"what stays is in the memory of one core, and another one needs it; with {self.cores} cores write false",
             )
 
         self._check_dram()
@@ -197,8 +208,14 @@ class Hardware:
         text = "\n".join(f"{key} = {getattr(self, key)!r}" for key in _KINDS)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def elements(self) -> int:
+        """Processing elements of all cores."""
+        return self.cores * self.array_rows * self.array_columns
+
     def __str__(self) -> str:
-        array = f"{self.array_rows}x{self.array_columns} {self.dataflow} stationary"
+        cores = f"{self.cores} cores of " if self.cores > 1 else ""
+        array = f"{cores}{self.array_rows}x{self.array_columns} {self.dataflow} stationary"
         return f"{self.name} ({array} at {self.clock_mhz:g} MHz, {self.digest})"
 
 
@@ -209,8 +226,13 @@ CHOICES = {
     "dataflow": ("weight", "output", "input"),
     "weight_load": ("double_buffered", "skewed", "serial", "broadcast"),
     "dram": ("ddr", "hbm2", "gddr6"),
+    "divide": ("channels", "rows", "batch"),
 }
-"""What a key of words may say; dataflow and weight_load in the order of asic_sim/src/design.h."""
+"""What a key of words may say; dataflow and weight_load in the order of asic_sim/src/design.h, divide of division.h."""
+
+CORES = "cores"
+_CORES = {"count": "cores", "divide": "divide"}
+"""The table of a TOML file, its keys and what they are called here."""
 
 MOST = 2**20
 MOST_PARTS = 16
@@ -231,6 +253,7 @@ LIMITS = {
     "array_rows": (1, 4096),
     "array_columns": (1, 4096),
     "weight_fifo_tiles": (1, 1024),
+    "cores": (1, 64),
 }
 """The least and the greatest value of a key; 1 and MOST where it is not listed."""
 
@@ -246,12 +269,18 @@ def parse(text: str, source: str) -> Hardware:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DesignError(f"{source} is no TOML file: {error}") from None
-    unknown = [key for key in values if key not in _KINDS]
+    known = [key for key in _KINDS if key not in _CORES.values()]
+    unknown = [key for key in values if key not in known and key != CORES]
     if unknown:
-        raise DesignError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(_KINDS)}")
+        raise DesignError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(known)} and the table [{CORES}]")
     missing = [key for key in _NEEDED if key not in values]
     if missing:
         raise DesignError(f"{source}: the key {missing[0]!r} is missing; a design gives {', '.join(_NEEDED)}")
+    if CORES in values:
+        table = values.pop(CORES)
+        if not isinstance(table, dict) or set(table) != set(_CORES):
+            raise DesignError(f"{source}: [{CORES}] is {table!r}; it is a table of {' and '.join(_CORES)}")
+        values |= {_CORES[key]: value for key, value in table.items()}
     return Hardware(**values)
 
 

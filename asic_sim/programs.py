@@ -48,21 +48,23 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class ChainTrial:
-    """Parts that followed each other while weights were fetched ahead: of each, its counters both ways."""
+    """Cores beside each other, and on each parts that followed each other while weights were fetched ahead: of each core,
+    of each part, its counters both ways."""
 
     dataflow: str
     weight_load: str
-    fast: list[dict[str, int]]
-    stepped: list[dict[str, int]]
+    fast: list[list[dict[str, int]]]
+    stepped: list[list[dict[str, int]]]
 
     @property
     def cycles(self) -> int:
-        return sum(part["cycles"] for part in self.stepped)
+        return sum(max(part["cycles"] for part in parts) for parts in zip(*self.stepped))
 
     @property
     def agrees(self) -> bool:
+        parts = [part for core in self.fast for part in core]
         return self.fast == self.stepped and all(
-            part["cycles"] == sum(part[name] for name in SUMMANDS) for part in self.fast
+            part["cycles"] == sum(part[name] for name in SUMMANDS) for part in parts
         )
 
 
@@ -229,18 +231,54 @@ def try_deep_product(rng: random.Random, dataflow: str, weight_load: str) -> Tri
     return Trial(dataflow, weight_load, fast, native().step_program(design, alone(stage), mapping)[0])
 
 
+def try_deep_pairs(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
+    """The timing of a deep product that asks for weights and activations in turn, the weights' tiles often of as many rows
+    as there are banks."""
+    banks, bursts, burst = rng.choice([1, 2, 4]), rng.choice([2, 4, 8]), rng.choice([4, 16])
+    columns, interval = rng.choice([4, 8]), rng.choice([150, 400, 3000])
+    rows, slice_depth = rng.randint(1, 2), rng.choice([1, 1, 2, 3]) * banks * bursts * burst // columns
+    design = _design(
+        rng, dataflow, weight_load, array_rows=rows, array_columns=columns, activation_sram_bytes=8000,
+        dram_bytes_per_cycle=rng.choice([1, 2, 4, 8]), dram_latency_cycles=rng.randint(0, 12), weight_sram_bytes=0,
+        weight_fifo_tiles=max(2, 2 * slice_depth // rows),
+        dram=native().Dram(
+            channels=rng.choice([1, 1, 1, 2]), banks=banks, burst_bytes=burst, row_bytes=burst * bursts,
+            row_miss_cycles=rng.choice([0, 1, 3, 9, 20]), refresh_interval_cycles=interval,
+            refresh_cycles=rng.choice([0, interval // 10]),
+        ),
+    )  # fmt: skip
+    stage = product(
+        rng.randint(1, 3), slice_depth * rng.randint(8, 40) + rng.randint(0, 3), columns * rng.randint(1, 2),
+        activation_bytes=rng.choice([1, 1, 4]),
+    )  # fmt: skip
+    mapping = native().Mapping(False, rng.choice([1, 2**30]))
+    fast = native().time_program(design, alone(stage), mapping)
+    return Trial(dataflow, weight_load, fast, native().step_program(design, alone(stage), mapping)[0])
+
+
 def try_chain(rng: random.Random, dataflow: str, weight_load: str) -> ChainTrial:
-    """The timing of several parts, folds and the vector unit's own, whose weights are fetched ahead."""
-    design = _design(rng, dataflow, weight_load)
-    chain = native().Chain(design)
-    for _ in range(rng.randint(2, 5)):
-        if rng.random() < 0.25:
-            chain.add_vector(design, _vector_stage(rng))
-        else:
-            steps = [_stage(rng, True) for _ in range(rng.randint(0, 1))]
-            sections = native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 4])])
-            chain.add_program(design, sections, _mapping(rng))
-    return ChainTrial(dataflow, weight_load, native().time_chain(chain), native().step_chain(chain))
+    """The timing of several parts, folds and the vector unit's own, whose weights are fetched ahead; in every other trial on
+    several cores, which do the same, share the work, or do something of their own."""
+    design, cores, parts = _design(rng, dataflow, weight_load), rng.choice([1, 1, 2, 3, 4]), rng.randint(1, 4)
+    chains = [native().Chain(design) for _ in range(cores)]
+    for _ in range(parts):
+        division = rng.choice(list(native().Division.__members__.values()))
+        alike, shared, alone_on = rng.random() < 0.3, rng.random() < 0.5, rng.random() < 0.25
+        mapping, vector, sections = _mapping(rng), _vector_stage(rng), _sections(rng)
+        for core, chain in enumerate(chains):
+            if not alike and not shared:
+                mapping, vector, sections = _mapping(rng), _vector_stage(rng), _sections(rng)
+            if alone_on:
+                chain.add_vector(design, native().vector_share_of(vector, division, core, cores) if shared else vector)
+            else:
+                own = native().share_of(design, sections, division, core, cores) if shared else sections
+                chain.add_program(design, own, mapping)
+    return ChainTrial(dataflow, weight_load, native().time_cores(chains), native().step_cores(chains))
+
+
+def _sections(rng: random.Random) -> Any:
+    steps = [_stage(rng, True) for _ in range(rng.randint(0, 1))]
+    return native().Sections([[_stage(rng, False)], steps], [1, rng.choice([0, 1, 4])])
 
 
 def try_vector(rng: random.Random) -> Trial:
@@ -282,8 +320,10 @@ def main(arguments: list[str] | None = None) -> int:
             trial = try_program(rng, flow, load)
         elif kind < 0.8:
             trial = try_chain(rng, flow, load)
-        elif kind < 0.9:
+        elif kind < 0.87:
             trial = try_deep_product(rng, flow, load)
+        elif kind < 0.9:
+            trial = try_deep_pairs(rng, flow, load)
         else:
             trial = try_vector(rng)
         key = (trial.dataflow, trial.weight_load)

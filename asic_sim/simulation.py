@@ -210,7 +210,7 @@ class Counted(ABC):
     @property
     def utilisation(self) -> float:
         """The share of the array's multiply-accumulates, over all cycles, that were needed."""
-        peak = self.cycles * self.design.array_rows * self.design.array_columns
+        peak = self.cycles * self.design.elements
         return self.macs / peak if peak else 0.0
 
     @property
@@ -243,7 +243,9 @@ class SimulationReport(Counted):
     problem    the operator call in its text form, or what else was timed
     setting    the format of its operands, and on what terms else it was timed
     parts      its folds and its work of the vector unit, of which ``events`` tells the course
-    cuts       how those for the array were cut, in their order
+    cuts       how those for the array were cut, in their order; of several cores the first one's share
+    cores      of several cores, the counters of each; ``counters`` then has in ``TIMES`` those of the core that ends last, part
+               by part, and else the sums
     row        where it follows others on a chip that fetches weights ahead: all of them, and its place
     """
 
@@ -253,20 +255,20 @@ class SimulationReport(Counted):
     counters: Mapping[str, int]
     parts: Sequence[ArrayPart | VectorPart] = field(default=(), repr=False, compare=False)
     cuts: tuple[Cut, ...] = field(default=(), repr=False)
+    cores: tuple[Mapping[str, int], ...] = field(default=(), repr=False)
     row: tuple[Sequence[SimulationReport], int] | None = field(default=None, repr=False, compare=False)
 
     def alternatives(self) -> list[list[tuple[Wanted, int]]]:
         """For each part on the array, the mappings that the search compares and the cycles that the part alone takes
-        with them, the fastest first."""
-        chip = native_design(self.design, self.setting.kept.taken)
-        return [
-            sorted(
-                ((_said(mapping), cycles) for mapping, cycles in native().time_mappings(chip, native_sections(part))),
-                key=lambda each: each[1],
-            )
-            for part in self.parts
-            if isinstance(part, ArrayPart)
-        ]
+        with them, the fastest first; of several cores, a core's share with its share of the port."""
+        chip = _searched(self.design, self.setting)
+        found = []
+        for part in self.parts:
+            mine = _share(part, chip, self.design, 0)
+            if isinstance(mine, ArrayPart):
+                costs = native().time_mappings(chip, native_sections(mine))
+                found.append(sorted(((_said(mapping), cycles) for mapping, cycles in costs), key=lambda each: each[1]))
+        return found
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -348,68 +350,113 @@ def reported(
     """The report of parts that run one after the other, what comes before them being over and unknown. Raises
     QuatrefoilError, naming ``what``, where they are beyond what can be simulated, and MappingError where they cannot be cut
     as asked for."""
-    chip, counters = native_design(design, setting.kept.taken), dict.fromkeys(COUNTERS, 0)
+    chip, searched = native_design(design, setting.kept.taken), _searched(design, setting)
+    costs: list[Mapping[str, int]] = []
     cuts: list[Cut] = []
     try:
         for part in parts:
-            if isinstance(part, ArrayPart):
+            mine = _share(part, chip, design, 0)
+            if isinstance(mine, ArrayPart):
                 if setting.mapping != ANY:
-                    reject_mapping(part, chip, design, setting.mapping)
+                    reject_mapping(mine, chip, design, setting.mapping)
                 wish = setting.mapping.wish(native())
-                cost, mapping = native().time_fastest(chip, native_sections(part), wish)
-                cuts.append(_cut(part, chip, mapping))
+                cost, mapping = native().time_fastest(searched, native_sections(mine), wish)
+                cuts.append(_cut(mine, chip, mapping))
             else:
-                cost = native().time_vector(chip, part.stage)
-            for name in COUNTERS:
-                counters[name] += cost[name]
+                cost = native().time_vector(searched, mine.stage)
+            costs.append(cost)
+        report = SimulationReport(what, design, setting, _sum(costs), parts, tuple(cuts))
+        if design.cores > 1 or (design.weights_ahead and len(parts) > 1):
+            return replace(in_a_row([report])[0], row=None)
     except ValueError as error:
         if isinstance(error, MappingError):
             raise
         raise QuatrefoilError(f"asic: {what} is too large for {design}: {error}") from None
-    report = SimulationReport(what, design, setting, counters, parts, tuple(cuts))
-    if design.weights_ahead and len(parts) > 1:
-        return replace(report, counters=in_a_row([report])[0].counters)
     return report
 
 
+def _sum(costs: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    counters = dict.fromkeys(COUNTERS, 0)
+    for cost in costs:
+        for name in COUNTERS:
+            counters[name] += cost[name]
+    return counters
+
+
+def _searched(design: Hardware, setting: Setting) -> Any:
+    """The native design on which mappings are compared: a core, with its share of the port."""
+    whole = design.dram_bytes_per_cycle
+    alone = replace(design, dram_bytes_per_cycle=max(1, whole // design.cores)) if design.cores > 1 else design
+    return native_design(alone, setting.kept.taken)
+
+
+def _share(part: ArrayPart | VectorPart, chip: Any, design: Hardware, core: int) -> ArrayPart | VectorPart:
+    """What a core does of it."""
+    if design.cores == 1:
+        return part
+    division = native().Division.__members__[design.divide]
+    if isinstance(part, VectorPart):
+        return VectorPart(native().vector_share_of(part.stage, division, core, design.cores))
+    shared = native().share_of(chip, native_sections(part), division, core, design.cores)
+    return ArrayPart(list(zip(shared.stages, shared.repeats)))
+
+
 def in_a_row(reports: Sequence[SimulationReport]) -> list[SimulationReport]:
-    """The same operators where they follow each other on a chip that fetches weights ahead, cut as they are. An operator's
-    cycles are those from the end of the one before it to its own; all of its traffic counts to it, whenever it takes place."""
-    parts = iter(native().time_chain(_chain(reports)))
+    """The same operators where they follow each other, cut as they are. Where weights are fetched ahead, an operator's cycles
+    are those from the end of the one before it to its own; all of its traffic counts to it, whenever it takes place."""
+    parts = iter([cores for run in _runs(reports) for cores in zip(*native().time_cores(_chains(run)))])
     found = []
     for place, report in enumerate(reports):
-        counters = dict.fromkeys(COUNTERS, 0)
-        for _, cost in zip(report.parts, parts):
-            for name in COUNTERS:
-                counters[name] += cost[name]
-        found.append(replace(report, counters=counters, row=(reports, place)))
+        mine = [next(parts) for _ in report.parts]
+        counters = _sum(_together(cores) for cores in mine)
+        cores = tuple(_sum(each) for each in zip(*mine)) if report.design.cores > 1 else ()
+        found.append(replace(report, counters=counters, cores=cores, row=(reports, place)))
     return found
 
 
-def _chain(reports: Sequence[SimulationReport]) -> Any:
-    chain = native().Chain(native_design(reports[0].design))
+def _together(cores: Sequence[Mapping[str, int]]) -> Mapping[str, int]:
+    """A part's counters on several cores as one: times are those of the core that ends last."""
+    last = max(cores, key=lambda each: each["cycles"])
+    return {name: last[name] if name in TIMES else sum(each[name] for each in cores) for name in COUNTERS}
+
+
+_Placed = tuple[SimulationReport, ArrayPart | VectorPart, Any]
+"""A part with its report and, where it is for the array, its mapping."""
+
+
+def _runs(reports: Sequence[SimulationReport]) -> list[list[_Placed]]:
+    """The parts that run in one go, weights being fetched ahead, or each alone."""
+    placed: list[_Placed] = []
     for report in reports:
-        chip, cuts = native_design(report.design, report.setting.kept.taken), iter(report.cuts)
+        cuts = iter(report.cuts)
         for part in report.parts:
-            if isinstance(part, ArrayPart):
-                chain.add_program(chip, native_sections(part), native_mapping(next(cuts).mapping))
+            placed.append((report, part, native_mapping(next(cuts).mapping) if isinstance(part, ArrayPart) else None))
+    return [placed] if placed and placed[0][0].design.weights_ahead else [[each] for each in placed]
+
+
+def _chains(run: Sequence[_Placed]) -> list[Any]:
+    """What each core does of such parts."""
+    chains = []
+    for core in range(run[0][0].design.cores):
+        chain = None
+        for report, part, mapping in run:
+            chip = native_design(report.design, report.setting.kept.taken)
+            chain = chain or native().Chain(chip)
+            mine = _share(part, chip, report.design, core)
+            if isinstance(mine, ArrayPart):
+                chain.add_program(chip, native_sections(mine), mapping)
             else:
-                chain.add_vector(chip, part.stage)
-    return chain
+                chain.add_vector(chip, mine.stage)
+        chains.append(chain)
+    return chains
 
 
 def watched(report: SimulationReport) -> Iterator[Sequence[tuple[int, bool, int, bool, int]]]:
-    """What the stepped reference does, run after run of its parts, all of them in one where weights are fetched ahead: states
-    as the native module gives them."""
-    if report.design.weights_ahead:
-        yield native().watch_chain(_chain([report]))
-        return
-    chip, cuts = native_design(report.design, report.setting.kept.taken), iter(report.cuts)
-    for part in report.parts:
-        if isinstance(part, ArrayPart):
-            yield native().watch_program(chip, native_sections(part), native_mapping(next(cuts).mapping))
-        else:
-            yield native().watch_vector(chip, part.stage)
+    """What the stepped reference of a single core does, run after run of its parts, all of them in one where weights are
+    fetched ahead: states as the native module gives them."""
+    for run in _runs([report]):
+        [chain] = _chains(run)
+        yield native().watch_chain(chain)
 
 
 def _said(mapping: Any) -> Wanted:
@@ -474,31 +521,22 @@ class Event:
     end: int
     bytes: int
     channel: int = 0
+    core: int = 0
 
 
 def events(report: SimulationReport, most: int) -> list[Event]:
     """The events of parts that run one after the other, counted from the first one's start; what was fetched ahead of it
     comes before 0."""
-    chip, start = native_design(report.design, report.setting.kept.taken), 0
-    cuts = iter(report.cuts)
+    reports, place = report.row if report.row and report.design.weights_ahead else ([report], 0)
+    skipped, start = sum(len(each.parts) for each in reports[:place]), 0
     found: list[Event] = []
-    reports, place = report.row or ([report], 0)
     try:
-        if report.design.weights_ahead:
-            first = sum(len(each.parts) for each in reports[:place])
-            told = native().trace_chain(_chain(reports), first, first + len(report.parts), most)
-            return [Event(kind.name, *rest) for kind, *rest in told]
-        for part in report.parts:
-            left = most - len(found)
-            if isinstance(part, ArrayPart):
-                mapping = native_mapping(next(cuts).mapping)
-                cost, told = native().trace_program(chip, native_sections(part), mapping, left)
-            else:
-                cost, told = native().trace_vector(chip, part.stage, left)
-            found += [
-                Event(kind.name, start + begin, start + end, size, channel) for kind, begin, end, size, channel in told
-            ]
-            start += cost["cycles"]
+        for run in _runs(reports):
+            chains, last = _chains(run), min(len(run), skipped + len(report.parts))
+            for kind, begin, end, *rest in native().trace_cores(chains, skipped, last, most - len(found)):
+                found.append(Event(kind.name, start + begin, start + end, *rest))
+            if len(run) == 1:
+                start += max(cost["cycles"] for [cost] in native().time_cores(chains))
     except ValueError as error:
         raise QuatrefoilError(f"asic: {report.problem} cannot be traced: {error}") from None
     return found
@@ -519,6 +557,9 @@ COUNTERS = (
 
 SUMMANDS = COUNTERS[1:9]
 """Those that cycles are the sum of, in the order of a run."""
+
+TIMES = ("cycles", *SUMMANDS, "vector_busy", "memory_conflicts")
+"""Those that several cores do not add up."""
 
 
 def reject_size(problem: Problem) -> Reject | None:

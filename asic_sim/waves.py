@@ -50,6 +50,8 @@ def states(report: SimulationReport) -> Iterator[State]:
             f"asic: {report.problem} takes {report.cycles:,} cycles; waves are for at most {MOST_CYCLES:,}, as each is "
             "stepped"
         )
+    if report.design.cores > 1:
+        raise QuatrefoilError(f"asic: waves are of one core; {report.design.name} has {report.design.cores}")
     start = folds = 0
     for told in watched(report):
         for cycle, loading, fold, vector, port in told[:-1]:

@@ -208,7 +208,7 @@ def _roofline(page: Page, report: SimulationReport | ModelReport, timed: Timed, 
     page.heading("Under the roofline")
     caption = "SIMULATED layers with products, of two operations each, under what the array and the port to DRAM allow"
     sizes = "; larger symbols take more of all cycles" if len(rates) > 1 else ""
-    peak = 2.0 * chip.array_rows * chip.array_columns
+    peak = 2.0 * chip.elements
     page.chart(caption + sizes, charts.chip_roofline(rates, peak, chip.dram_bytes_per_cycle), script)
 
 
@@ -286,7 +286,7 @@ def _design(chip: Hardware) -> list[Sequence[Cell]]:
             return str(value).lower()
         return f"{value:g}" if isinstance(value, float) else value
 
-    peak = 2 * chip.array_rows * chip.array_columns
+    peak = 2 * chip.elements
     return [
         *((key, said(value)) for key, value in asdict(chip).items()),
         ("digest", chip.digest),

@@ -59,9 +59,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     "dram_bytes": Objective("bytes from and to DRAM", lambda report: report.dram_bytes),
     "energy_pj": Objective("pJ, the middle of the band", lambda report: report.energy_pj),
     "area_mm2": Objective("mm2, the middle of the band", lambda report: report.area_mm2),
-    "elements": Objective(
-        "elements of the array", lambda report: report.design.array_rows * report.design.array_columns
-    ),
+    "elements": Objective("elements of the arrays", lambda report: report.design.elements),
     "sram_kib": Objective("KiB of memory on the chip", lambda report: _sram_kib(report.design)),
 }
 """All are recorded for every design; a sweep names those by which designs are compared."""
@@ -69,7 +67,7 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 def _sram_kib(design: Hardware) -> float:
     accumulators = design.accumulator_entries * design.array_columns * 4 / 1024
-    return design.activation_sram_kib + design.weight_sram_kib + accumulators
+    return design.cores * (design.activation_sram_kib + design.weight_sram_kib + accumulators)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,13 +62,16 @@ def chip_document(layers: Sequence[tuple[str, SimulationReport]], most: int = 1_
     """What each part of a simulated chip does, layer by layer, in microseconds of the design's clock. Raises
     QuatrefoilError where it is more than ``most`` events."""
     design = layers[0][1].design
-    tracks = {(name, 0): title for name, title in PARTS.items()}
-    for channel in range(1, design.dram_channels):
-        tracks |= {
-            (name, channel): f"{title}, channel {channel + 1}"
-            for name, title in PARTS.items()
-            if name.startswith("dram_")
-        }
+    tracks: dict[tuple[str, int, int], str] = {}
+    for core in range(design.cores):
+        whose = f", core {core + 1}" if design.cores > 1 else ""
+        tracks |= {(name, 0, core): title + whose for name, title in PARTS.items()}
+        for channel in range(1, design.dram_channels):
+            tracks |= {
+                (name, channel, core): f"{title}, channel {channel + 1}{whose}"
+                for name, title in PARTS.items()
+                if name.startswith("dram_")
+            }
     rows = {track: number for number, track in enumerate(tracks, 2)}
     threads = {1: "layers", **{number: tracks[track] for track, number in rows.items()}}
     said = f"SIMULATED, in microseconds of the design's clock ({design})"
@@ -83,7 +86,8 @@ def chip_document(layers: Sequence[tuple[str, SimulationReport]], most: int = 1_
             if event.bytes:
                 about["bytes"] = event.bytes
             span = start + event.begin, start + event.end
-            events.append(_span(rows[event.part, event.channel], PARTS[event.part], *span, design.clock_mhz, about))
+            row = rows[event.part, event.channel, event.core]
+            events.append(_span(row, PARTS[event.part], *span, design.clock_mhz, about))
         start += report.cycles
     events.sort(key=lambda event: (event["ts"], -event["dur"]))
     return {"traceEvents": names + events, "displayTimeUnit": "ns", "otherData": {"by": "quatrefoil"}}

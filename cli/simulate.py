@@ -209,6 +209,7 @@ def _document(
                 "problem": layer.report.problem,
                 **described(layer.report),
                 "mappings": [_cut(cut) for cut in layer.report.cuts],
+                "cores": [dict(counters) for counters in layer.report.cores],
                 "stays": {
                     "inputs": sorted(kept.here),
                     "outputs": sorted(kept.stay),

@@ -13,8 +13,9 @@ from quatrefoil.asic_sim import hardware
 EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
 KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
 SWITCHES = ("whole_weight_tiles", "activations_stay", "weights_ahead")
-LEFT_OUT = ("weights_ahead",)
-OTHERS = ("name", "clock_mhz", "technology_nm", "formats", *SWITCHES, *hardware.CHOICES)
+LEFT_OUT = ("weights_ahead", "cores", "divide")
+CHOICES = [key for key in hardware.CHOICES if key != "divide"]
+OTHERS = ("name", "clock_mhz", "technology_nm", "formats", "cores", *SWITCHES, *hardware.CHOICES)
 WHOLE = [key for key in KEYS if key not in OTHERS]
 
 
@@ -48,6 +49,33 @@ def test_what_a_design_may_leave_out() -> None:
     assert hardware.parse(with_line("weights_ahead", "true"), "here").weights_ahead
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('count = 4\ndivide = "planes"', "design edge: divide is 'planes'; write one of channels, rows, batch"),
+        ('count = 0\ndivide = "rows"', "design edge: cores is 0; it has to lie in 1 to 64"),
+        ('count = true\ndivide = "rows"', "design edge: cores is True; give a whole number"),
+        ("count = 4", r"here: \[cores\] is .*; it is a table of count and divide"),
+        ('count = 4\ndivide = "rows"\nspeed = 3', r"here: \[cores\] is .*; it is a table of count and divide"),
+    ],
+)
+def test_cores_that_are_none(table: str, said: str) -> None:
+    with pytest.raises(asic_sim.DesignError, match=said):
+        hardware.parse(f"{EDGE}\n[cores]\n{table}\n", "here")
+
+
+def test_cores_are_a_table() -> None:
+    with pytest.raises(asic_sim.DesignError, match=r"here: \[cores\] is 4; it is a table of count and divide"):
+        hardware.parse(with_line("cores", "4"), "here")
+    with pytest.raises(asic_sim.DesignError, match="here: unknown key 'divide'; known are name, "):
+        hardware.parse(with_line("divide", '"rows"'), "here")
+    four = hardware.parse(EDGE + '\n[cores]\ncount = 4\ndivide = "batch"\n', "here")
+    assert (four.cores, four.divide, four.elements) == (4, "batch", 4 * 256)
+    assert "4 cores of 16x16 weight stationary" in str(four)
+    with pytest.raises(asic_sim.DesignError, match="activations_stay is true; what stays is in the memory of one core"):
+        dataclasses.replace(four, activations_stay=True)
+
+
 def test_an_unknown_key_is_named() -> None:
     with pytest.raises(asic_sim.DesignError, match=r"here: unknown key 'array_row'; known are name, clock_mhz"):
         hardware.parse(EDGE + "\narray_row = 16\n", "here")
@@ -60,7 +88,7 @@ def test_a_wrong_type_is_named(key: str, value: str) -> None:
         hardware.parse(with_line(key, value), "here")
 
 
-@pytest.mark.parametrize("key", hardware.CHOICES)
+@pytest.mark.parametrize("key", CHOICES)
 @pytest.mark.parametrize("value", ['"fast"', "1", "true", '["weight"]'])
 def test_a_choice_that_is_none(key: str, value: str) -> None:
     with pytest.raises(
@@ -153,7 +181,7 @@ def test_the_activation_memory_has_to_hold_a_row() -> None:
 def test_what_is_no_file_and_no_toml(tmp_path: Path) -> None:
     with pytest.raises(
         asic_sim.DesignError,
-        match=r"there is no design 'edgy'; shipped are edge, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
+        match=r"there is no design 'edgy'; shipped are edge, edge_quad, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
     ):
         asic_sim.load("edgy")
     broken = tmp_path / "broken.toml"
@@ -184,6 +212,7 @@ def test_every_figure_is_in_the_digest() -> None:
     digests.add(dataclasses.replace(edge, formats={"int8": 2, "float32": 1}).digest)
     digests.add(dataclasses.replace(edge, technology_nm=7.0).digest)
     digests.add(dataclasses.replace(edge, name="other").digest)
+    digests.add(dataclasses.replace(edge, cores=2).digest)
     assert len(digests) == len(KEYS) + 1
 
 

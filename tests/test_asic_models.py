@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
 from quatrefoil import asic_sim, ops
-from quatrefoil.asic_sim import SimulationReport, elementwise, energy, formats
+from quatrefoil.asic_sim import SimulationReport, elementwise, energy, formats, waves
 from quatrefoil.asic_sim.keeping import Use, plan
 from quatrefoil.asic_sim.simulation import COUNTERS, SUMMANDS
 from quatrefoil.errors import QuatrefoilError
@@ -260,6 +260,35 @@ def test_weights_are_fetched_ahead_where_a_design_does(dataflow: str) -> None:
     assert early > 1
     [first, *_] = ahead.reports
     assert min(event.begin for event in first.events()) >= 0
+
+
+@pytest.mark.parametrize("divide", ["channels", "rows", "batch"])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_cores_share_the_work_and_the_port(divide: str, ahead: bool) -> None:
+    """Four cores do the products of one, each a part of them; cycles add up, times are those of the core that ends last."""
+    one = dataclasses.replace(asic_sim.load("edge_quad"), cores=1, weights_ahead=ahead)
+    four = dataclasses.replace(one, cores=4, divide=divide)
+    model = gallery.path("digits_cnn")
+    whole, shared = (qf.simulate(model, design) for design in (one, four))
+    assert isinstance(whole, ModelReport)
+    assert isinstance(shared, ModelReport)
+    assert shared.cycles == sum(report.cycles for report in shared.reports)
+    for report, alone in zip(shared.reports, whole.reports, strict=True):
+        counters = report.counters
+        assert counters["cycles"] == sum(counters[name] for name in SUMMANDS)
+        for name in ("macs", "output_bytes", "lane_operations"):
+            assert counters[name] == alone.counters[name] == sum(core[name] for core in report.cores), name
+        assert counters["cycles"] == max(core["cycles"] for core in report.cores) or len(report.parts) > 1
+        events = report.events()
+        assert sum(event.bytes for event in events) == report.dram_bytes
+        assert max(event.end for event in events) <= report.cycles
+    conv = ops.parse("conv float32[4x32x16x16],float32[64x32x3x3] pads=1x1x1x1")
+    alone, divided = (asic_sim.simulate(conv, design) for design in (one, four))
+    assert divided.cycles < alone.cycles / 2
+    assert divided.utilisation < 1
+    assert divided.area_mm2 == pytest.approx(4 * alone.area_mm2)
+    with pytest.raises(QuatrefoilError, match="waves are of one core; edge_quad has 4"):
+        list(waves.states(divided))
 
 
 def test_results_stay_on_the_chip_where_they_fit() -> None:

@@ -51,6 +51,8 @@ def test_fast_equals_reference(seed: int, dataflow: str, weight_load: str) -> No
         if number % 4 == 0:
             assert programs.try_deep_product(rng, dataflow, weight_load).agrees, f"seed {seed}, deep product {number}"
             assert programs.try_chain(rng, dataflow, weight_load).agrees, f"seed {seed}, chain {number}"
+        if number % 10 == 0:
+            assert programs.try_deep_pairs(rng, dataflow, weight_load).agrees, f"seed {seed}, pairs {number}"
     if dataflow == "input":  # a step's activations rest in the array: they are what is waited for
         assert met.pop("stall_steps") == 0
     assert min(met.values()) > 0, f"the trials have to meet every kind of stall: {met}"
@@ -112,11 +114,11 @@ def test_weights_ahead_by_hand() -> None:
     row = native.Chain(design)
     for _ in range(2):
         row.add_program(design, alone(product(4, 2, 3)), RESIDENT)
-    first, second = native.time_chain(row)
+    [[first, second]] = native.time_cores([row])
     assert first == native.time_program(design, alone(product(4, 2, 3)), RESIDENT)
     assert {name: second[name] for name in SUMMANDS if second[name]} == {"fill": 7, "busy": 4, "drain": 38 - 13}
     assert (second["cycles"], second["weight_bytes"], second["activation_bytes"]) == (36, 6, 8)
-    events = [(part.name, begin, end) for part, begin, end, _, _ in native.trace_chain(row, 1, 2, 100)]
+    events = [(part.name, begin, end) for part, begin, end, *_ in native.trace_cores([row], 1, 2, 100)]
     assert [event for event in events if event[1] < 0] == [
         ("dram_weights", 9 - 38, 11 - 38),
         ("loading", 16 - 38, 18 - 38),
@@ -131,11 +133,56 @@ def test_weights_of_a_part_come_while_the_vector_unit_works_alone() -> None:
     row.add_program(design, stage, RESIDENT)
     row.add_vector(design, pool)
     row.add_program(design, stage, RESIDENT)
-    costs = native.time_chain(row)
-    assert costs == native.step_chain(row)
+    [costs] = native.time_cores([row])
+    assert [costs] == native.step_cores([row])
     assert costs[1] == native.time_vector(design, pool)
     assert costs[2]["fill"] == 2 + 5
-    assert native.time_chain(native.Chain(design)) == native.step_chain(native.Chain(design)) == []
+    nothing = [native.Chain(design)]
+    assert native.time_cores(nothing) == native.step_cores(nothing) == [[]]
+
+
+def test_two_cores_by_hand() -> None:
+    """As ``test_one_fold_by_hand``, on two cores at once. The port carries both cores' weights from 0 to 4, there at 7 and 9,
+    their activations until 8, there at 11 and 13. Folds from 11 and 13 on, results from 23 and 25 on; the first core's keep
+    the port until 35, the second one's until 47, and are there 5 cycles later."""
+    design = small_design()
+    rows = [native.Chain(design) for _ in range(2)]
+    for row in rows:
+        row.add_program(design, alone(product(4, 2, 3)), RESIDENT)
+    costs = native.time_cores(rows)
+    assert costs == native.step_cores(rows)
+    assert [{name: core[name] for name in SUMMANDS if core[name]} for [core] in costs] == [
+        {"fill": 11, "busy": 4, "drain": 25},
+        {"fill": 13, "busy": 4, "drain": 35},
+    ]
+    first, second = costs
+    assert (first[0]["cycles"], second[0]["cycles"]) == (40, 52)
+    assert first[0]["output_bytes"] == second[0]["output_bytes"] == 48
+
+
+@pytest.mark.parametrize("division", native.Division.__members__.values(), ids=str)
+def test_shares_are_the_whole(division: object) -> None:
+    """Products of all cores together are those of the whole, for plain stages, groups, windows and steps, however many cores
+    there are; and no core has much more than another one."""
+    rng = random.Random(3)
+    for _ in range(200):
+        design = small_design(accumulator_entries=rng.choice([4, 100]))
+        stage = product(
+            rng.randint(1, 9), rng.randint(1, 5), rng.randint(1, 9), groups=rng.choice([1, 1, 3, 8]),
+        )  # fmt: skip
+        window = native.Stage(
+            channels=2, columns=5, axes=[programs.axis(rng, 3), *(programs.axis(rng, 7) for _ in range(3))]
+        )
+        batch, steps = rng.randint(1, 5), rng.randint(1, 4)
+        recurrent = [[product(batch * steps, 3, 8)], [product(batch, 2, 8, dependent=True)]]
+        for sections in (alone(stage), alone(window), native.Sections(recurrent, [1, steps])):
+            cores = rng.randint(1, 6)
+            macs = [
+                native.time_program(design, native.share_of(design, sections, division, core, cores), RESIDENT)["macs"]
+                for core in range(cores)
+            ]
+            assert sum(macs) == native.time_program(design, sections, RESIDENT)["macs"]
+            assert macs == sorted(macs, reverse=True)
 
 
 def test_rows_by_hand() -> None:
@@ -339,7 +386,7 @@ def test_no_layer_beats_the_machine(problem: Problem, name: str) -> None:
     design = versatile(name)
     report = asic_sim.simulate(problem, design)
     assert report.cycles == sum(report.counters[key] for key in SUMMANDS)
-    assert report.cycles * design.array_rows * design.array_columns >= report.macs
+    assert report.cycles * design.elements >= report.macs
     assert report.cycles * design.dram_bytes_per_cycle >= report.dram_bytes
     assert report.cycles >= report.counters["vector_busy"]
     assert 0 <= report.utilisation <= 1
@@ -351,10 +398,11 @@ def test_no_layer_beats_the_machine(problem: Problem, name: str) -> None:
     assert report.microseconds == report.cycles / design.clock_mhz
 
 
-@pytest.mark.parametrize("name", asic_sim.shipped())
+@pytest.mark.parametrize("name", [name for name in asic_sim.shipped() if asic_sim.load(name).cores == 1])
 @pytest.mark.parametrize("problem", LAYERS, ids=str)
 def test_more_memory_bandwidth_is_never_slower(problem: Problem, name: str) -> None:
-    """Where the port is a pipe. Else a mapping is chosen as if it were one, and rows and refreshes are met as it comes."""
+    """Where the port is a pipe, and a core has it to itself. Else a mapping is chosen as if it were so, and rows, refreshes
+    and the other cores are met as it comes."""
     design = dataclasses.replace(versatile(name), **PIPE)
     for key, values in (
         ("dram_bytes_per_cycle", (1, 2, 4, 8, 16, 32, 64, 128, 1024)),

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "convolution.h"
+#include "division.h"
 #include "fixed_recurrent.h"
 #include "pooling.h"
 #include "quatrefoil/activation.h"
@@ -117,9 +118,26 @@ py::list watched(const Compute& compute) {
   return told;
 }
 
-py::list as_dicts(const std::vector<Counters>& counters) {
+void check_cores(const std::vector<Chain>& chains) {
+  require(!chains.empty(), "no cores");
+  for (const Chain& chain : chains) {
+    require(chain.parts().size() == chains.front().parts().size(), "cores with other numbers of parts");
+  }
+}
+
+template <typename Compute>
+py::list for_each_core(const Compute& compute) {
+  std::vector<std::vector<Counters>> counters;
+  {
+    const py::gil_scoped_release release;
+    counters = compute();
+  }
   py::list told;
-  for (const Counters& each : counters) told.append(as_dict(each));
+  for (const std::vector<Counters>& parts : counters) {
+    py::list core;
+    for (const Counters& part : parts) core.append(as_dict(part));
+    told.append(core);
+  }
   return told;
 }
 
@@ -444,7 +462,9 @@ PYBIND11_MODULE(_native, m) {
                                                       const std::vector<int64_t>& repeats) {
     require(stages.size() == repeats.size(), "a count of repeats for each section");
     return Sections{stages, repeats};
-  }));
+  }))
+      .def_readonly("stages", &Sections::stages)
+      .def_readonly("repeats", &Sections::repeats);
 
   py::class_<Convolution>(m, "Convolution")
       .def(py::init([](int64_t batch, int64_t groups, int64_t channels, int64_t columns,
@@ -564,30 +584,38 @@ PYBIND11_MODULE(_native, m) {
       .def("add_program", [](Chain& chain, const Design& d, const Sections& s,
                              const Mapping& mapping) { chain.add(lower(d, s, mapping)); })
       .def("add_vector", [](Chain& chain, const Design& d, const VectorStage& s) { chain.add(VectorBlocks(d, s)); });
-  m.def("time_chain", [](const Chain& chain) {
-    std::vector<Counters> counters;
-    {
-      const py::gil_scoped_release release;
-      counters = time_chain(chain);
-    }
-    return as_dicts(counters);
+  /* Of each core, which has a chain of its own, of each part. */
+  m.def("time_cores", [](const std::vector<Chain>& chains) {
+    check_cores(chains);
+    return for_each_core([&] { return time_cores(chains); });
   });
-  m.def("step_chain", [](const Chain& chain) {
-    std::vector<Counters> counters;
-    {
-      const py::gil_scoped_release release;
-      counters = step_chain(chain);
-    }
-    return as_dicts(counters);
+  m.def("step_cores", [](const std::vector<Chain>& chains) {
+    check_cores(chains);
+    return for_each_core([&] { return step_cores(chains); });
   });
-  /* The events of the parts from one to another (exclusive), seen from the beginning of the first. */
-  m.def("trace_chain", [](const Chain& chain, int64_t first, int64_t last, size_t most) {
+  /* The events of the parts from one to another (exclusive), seen from the beginning of the first, with their cores. */
+  m.def("trace_cores", [](const std::vector<Chain>& chains, int64_t first, int64_t last, size_t most) {
+    check_cores(chains);
     std::vector<Event> events;
     {
       const py::gil_scoped_release release;
-      trace_chain(chain, first, last, most, events);
+      trace_cores(chains, first, last, most, events);
     }
-    return as_list(events);
+    py::list told;
+    for (const Event& e : events) told.append(py::make_tuple(e.part, e.begin, e.end, e.bytes, e.channel, e.core));
+    return told;
+  });
+  py::enum_<Division>(m, "Division")
+      .value("channels", Division::channels)
+      .value("rows", Division::rows)
+      .value("batch", Division::batch);
+  m.def("share_of", [](const Design& d, const Sections& s, Division division, int64_t core, int64_t cores) {
+    require(core >= 0 && core < cores, "a core out of range");
+    return share_of(d, s, Share{division, core, cores});
+  });
+  m.def("vector_share_of", [](const VectorStage& s, Division division, int64_t core, int64_t cores) {
+    require(core >= 0 && core < cores, "a core out of range");
+    return share_of(s, Share{division, core, cores});
   });
   m.def("watch_chain", [](const Chain& chain) {
     return watched([&](std::vector<State>* states) { step_chain(chain, states); });

@@ -22,52 +22,48 @@ void see(std::vector<State>* states, const State& now) {
   states->push_back(now);
 }
 
-/* The port to DRAM, polled, and what is behind it: channels with their queues, banks that open rows, refreshes. */
-class ClockedPort {
+/* The DRAM behind the ports, polled: channels with their queues, banks that open rows, refreshes. A transfer is its core's
+ * request of that number, of a class. */
+class ClockedMemory {
  public:
-  /* counters: of each part of the run, as in a request. */
-  ClockedPort(const Design& design, std::vector<Counters>& counters)
+  struct Request {
+    int64_t time;
+    Class kind;
+    size_t core;
+    int64_t id, bytes;
+    size_t part;
+  };
+
+  /* counters: of each core, of each part of the run, as in a request. */
+  ClockedMemory(const Design& design, std::vector<std::vector<Counters>>& counters)
       : design_(design),
         dram_(design.dram),
         counters_(counters),
-        channels_(static_cast<size_t>(design.dram.channels)) {
+        cores_(counters.size()),
+        channels_(static_cast<size_t>(design.dram.channels)),
+        next_(cores_ * CLASSES) {
     for (Channel& channel : channels_) channel.banks.resize(static_cast<size_t>(dram_.banks));
   }
 
-  /* By its number, among those of the class, is a request known. */
-  int64_t request(Class kind, int64_t now, int64_t bytes, size_t part) {
-    const auto id = static_cast<int64_t>(arrived_[kind].size());
-    arrived_[kind].push_back(bytes == 0);
-    Counters& counters = counters_[part];
-    (kind == OUTPUTS        ? counters.output_bytes
-     : kind == WEIGHT_TILES ? counters.weight_bytes
-                            : counters.activation_bytes) += bytes;
-    if (bytes) waiting_.push_back({now, kind, id, bytes, part});
-    in_flight_[kind] += bytes > 0;
-    return id;
-  }
-
-  bool arrived(Class kind, int64_t id) const { return arrived_[kind][static_cast<size_t>(id)]; }
-  bool all_arrived(Class kind) const { return in_flight_[kind] == 0; }
-  /* All outputs but the last one, at most. */
-  bool room_for_outputs() const {
-    const auto count = static_cast<int64_t>(arrived_[OUTPUTS].size());
-    return count < 2 || arrived(OUTPUTS, count - 2);
-  }
-  /* Of which classes something moves: a bit for each. */
-  int moves() const {
+  void request(const Request& request) { waiting_.push_back(request); }
+  /* What has arrived as a cycle begins. */
+  const std::vector<Request>& arrived() const { return arrived_; }
+  /* Of which classes something of a core moves: a bit for each. */
+  int moves(size_t core) const {
     int kinds = 0;
     for (const Channel& channel : channels_) {
-      if (!channel.queue.empty() && channel.begun) kinds |= 1 << channel.queue.front().kind;
+      if (channel.queue.empty() || !channel.begun || channel.queue.front().request.core != core) continue;
+      kinds |= 1 << channel.queue.front().request.kind;
     }
     return kinds;
   }
+
   /* What has been moved, and what has arrived, when a cycle begins. */
   void complete() {
+    arrived_.clear();
     for (size_t i = 0; i < moving_.size();) {
       if (moving_[i].channels == 0 && moving_[i].latency == 0) {
-        arrived_[moving_[i].kind][static_cast<size_t>(moving_[i].id)] = true;
-        in_flight_[moving_[i].kind]--;
+        arrived_.push_back(moving_[i].request);
         moving_.erase(moving_.begin() + static_cast<std::ptrdiff_t>(i));
       } else {
         i++;
@@ -75,16 +71,23 @@ class ClockedPort {
     }
   }
 
-  /* Hands the requests of this cycle to the channels, the oldest first, when all of them are known. Banks whose next
-   * access needs another row begin to open it. */
+  /* Hands the requests of this cycle to the channels when all of them are known: class by class, of each class the cores
+   * in turn. Banks whose next access needs another row begin to open it. */
   void start() {
-    if (!waiting_.empty()) {
-      std::sort(waiting_.begin(), waiting_.end(), [](const Request& a, const Request& b) {
-        if (a.time != b.time) return a.time < b.time;
-        return a.kind != b.kind ? a.kind < b.kind : a.id < b.id;
-      });
-      for (const Request& request : waiting_) hand_out(request);
-      waiting_.clear();
+    for (const Class kind : {WEIGHT_TILES, ACTIVATION_TILES, OUTPUTS}) {
+      while (!waiting_.empty()) {
+        auto chosen = waiting_.end();
+        for (size_t i = 1; i <= cores_ && chosen == waiting_.end(); i++) {
+          const size_t core = (served_ + i) % cores_;
+          chosen = std::find_if(waiting_.begin(), waiting_.end(), [&](const Request& request) {
+            return request.kind == kind && request.core == core; /* a core's own are in order */
+          });
+        }
+        if (chosen == waiting_.end()) break;
+        served_ = chosen->core;
+        hand_out(*chosen);
+        waiting_.erase(chosen);
+      }
     }
     for (Channel& channel : channels_) {
       if (channel.queue.empty()) continue;
@@ -99,7 +102,7 @@ class ClockedPort {
     }
     for (Channel& channel : channels_) {
       if (refreshing()) {
-        if (!channel.queue.empty()) counters_[channel.queue.front().part].refresh_waits++;
+        if (!channel.queue.empty()) of(channel.queue.front()).refresh_waits++;
       } else {
         move(channel);
         for (Bank& bank : channel.banks) bank.opening -= bank.opening > 0;
@@ -109,29 +112,21 @@ class ClockedPort {
   }
 
  private:
-  struct Request {
-    int64_t time;
-    Class kind;
-    int64_t id, bytes;
-    size_t part;
-  };
   struct Moving {
-    Class kind;
-    int64_t id;
+    Request request;
     int64_t channels; /* that have not moved their part */
     int64_t latency;  /* left from then on */
   };
   /* Bursts of a transfer in one row. */
   struct Access {
-    Class kind;
-    int64_t id, page, bursts;
+    Request request;
+    int64_t page, bursts;
     int64_t left; /* of the work of moving them: of a channel's share of the port, so many bytes a cycle */
     bool missed, last;
-    size_t part;
   };
   struct Bank {
     int64_t page = -1;
-    Class kind = CLASSES;
+    size_t area = 0; /* that the page is of */
     int64_t opening = 0; /* cycles until its row is open */
     bool spoken_for = false; /* by an access before */
   };
@@ -141,22 +136,29 @@ class ClockedPort {
     bool begun = false; /* it has moved something of the first transfer, or does so in this cycle */
   };
 
+  Counters& of(const Access& access) { return counters_[access.request.core][access.request.part]; }
+  /* A core's requests of a class lie in an area of their own. */
+  size_t area(const Request& request) const { return static_cast<size_t>(request.kind) * cores_ + request.core; }
+  static bool same(const Request& a, const Request& b) {
+    return a.core == b.core && a.kind == b.kind && a.id == b.id;
+  }
+
   bool refreshing() const {
     return dram_.refreshed() && phase_ >= dram_.refresh_interval_cycles - dram_.refresh_cycles;
   }
 
-  /* Burst by burst to the channels in turn; a class goes on where its transfer before ended. */
+  /* Burst by burst to the channels in turn; an area goes on where its transfer before ended. */
   void hand_out(const Request& request) {
-    Moving transfer{request.kind, request.id, 0, design_.dram_latency_cycles};
+    Moving transfer{request, 0, design_.dram_latency_cycles};
     for (int64_t left = request.bytes; left > 0; left -= dram_.burst_bytes) {
-      const int64_t burst = next_[request.kind]++;
+      const int64_t burst = next_[area(request)]++;
       const int64_t page = burst / dram_.channels / dram_.bursts_in_row();
       std::deque<Access>& queue = channels_[static_cast<size_t>(burst % dram_.channels)].queue;
-      const bool begins = queue.empty() || queue.back().kind != request.kind || queue.back().id != request.id;
+      const bool begins = queue.empty() || !same(queue.back().request, request);
       if (begins) transfer.channels++;
       if (begins || (dram_.has_rows() && queue.back().page != page)) {
         if (!begins) queue.back().last = false;
-        queue.push_back({request.kind, request.id, page, 0, 0, false, true, request.part});
+        queue.push_back({request, page, 0, 0, false, true});
       }
       queue.back().bursts++;
       queue.back().left += dram_.burst_bytes * dram_.channels;
@@ -165,7 +167,8 @@ class ClockedPort {
   }
 
   Bank& bank_of(Channel& channel, const Access& access) const {
-    return channel.banks[static_cast<size_t>((access.page + access.kind * dram_.banks / CLASSES) % dram_.banks)];
+    const int64_t first = static_cast<int64_t>(area(access.request)) * dram_.banks / static_cast<int64_t>(next_.size());
+    return channel.banks[static_cast<size_t>((access.page + first) % dram_.banks)];
   }
 
   void open_rows(Channel& channel) {
@@ -177,9 +180,9 @@ class ClockedPort {
       if (bank.spoken_for) continue;
       bank.spoken_for = true;
       spoken_for++;
-      if (bank.page == access.page && bank.kind == access.kind) continue;
+      if (bank.page == access.page && bank.area == area(access.request)) continue;
       bank.page = access.page;
-      bank.kind = access.kind;
+      bank.area = area(access.request);
       bank.opening = dram_.row_miss_cycles;
       access.missed = true;
     }
@@ -188,14 +191,15 @@ class ClockedPort {
   /* The row that the first access needs is. */
   bool open(Channel& channel) const {
     if (!dram_.has_rows()) return true;
-    const Bank& bank = bank_of(channel, channel.queue.front());
-    return bank.page == channel.queue.front().page && bank.kind == channel.queue.front().kind && bank.opening == 0;
+    const Access& access = channel.queue.front();
+    const Bank& bank = bank_of(channel, access);
+    return bank.page == access.page && bank.area == area(access.request) && bank.opening == 0;
   }
 
   void move(Channel& channel) {
     if (channel.queue.empty()) return;
     int64_t budget = design_.dram_bytes_per_cycle;
-    Counters& counters = counters_[channel.queue.front().part];
+    Counters& counters = of(channel.queue.front());
     if (!open(channel)) counters.row_waits++;
     while (budget > 0 && !channel.queue.empty() && open(channel)) {
       Access& access = channel.queue.front();
@@ -210,7 +214,7 @@ class ClockedPort {
       const bool last = access.last;
       if (last) {
         for (Moving& transfer : moving_) {
-          if (transfer.kind == access.kind && transfer.id == access.id) transfer.channels--;
+          if (same(transfer.request, access.request)) transfer.channels--;
         }
       }
       channel.queue.pop_front();
@@ -222,13 +226,59 @@ class ClockedPort {
 
   const Design& design_;
   const Dram& dram_;
-  std::vector<Counters>& counters_;
-  std::vector<Request> waiting_;
+  std::vector<std::vector<Counters>>& counters_;
+  const size_t cores_;
+  std::vector<Request> waiting_, arrived_;
   std::vector<Moving> moving_;
   std::vector<Channel> channels_;
+  std::vector<int64_t> next_; /* burst of an area */
+  size_t served_ = cores_ - 1; /* the core whose request was handed out last */
+  int64_t phase_ = 0;          /* cycles since a refresh ended */
+};
+
+/* A core's port to it. */
+class ClockedPort {
+ public:
+  ClockedPort(ClockedMemory& memory, size_t core, std::vector<Counters>& counters)
+      : memory_(memory), core_(core), counters_(counters) {}
+
+  /* By its number, among those of the class, is a request known. */
+  int64_t request(Class kind, int64_t now, int64_t bytes, size_t part) {
+    const auto id = static_cast<int64_t>(arrived_[kind].size());
+    arrived_[kind].push_back(bytes == 0);
+    Counters& counters = counters_[part];
+    (kind == OUTPUTS        ? counters.output_bytes
+     : kind == WEIGHT_TILES ? counters.weight_bytes
+                            : counters.activation_bytes) += bytes;
+    if (bytes) memory_.request({now, kind, core_, id, bytes, part});
+    in_flight_[kind] += bytes > 0;
+    return id;
+  }
+
+  bool arrived(Class kind, int64_t id) const { return arrived_[kind][static_cast<size_t>(id)]; }
+  bool all_arrived(Class kind) const { return in_flight_[kind] == 0; }
+  /* All outputs but the last one, at most. */
+  bool room_for_outputs() const {
+    const auto count = static_cast<int64_t>(arrived_[OUTPUTS].size());
+    return count < 2 || arrived(OUTPUTS, count - 2);
+  }
+  int moves() const { return memory_.moves(core_); }
+
+  /* What has arrived, when a cycle begins. */
+  void complete() {
+    for (const ClockedMemory::Request& request : memory_.arrived()) {
+      if (request.core != core_) continue;
+      arrived_[request.kind][static_cast<size_t>(request.id)] = true;
+      in_flight_[request.kind]--;
+    }
+  }
+
+ private:
+  ClockedMemory& memory_;
+  const size_t core_;
+  std::vector<Counters>& counters_;
   std::vector<bool> arrived_[CLASSES];
-  int64_t next_[CLASSES] = {}, in_flight_[CLASSES] = {};
-  int64_t phase_ = 0; /* cycles since a refresh ended */
+  int64_t in_flight_[CLASSES] = {};
 };
 
 /* The folds of a run, and the part that each belongs to. */
@@ -878,74 +928,131 @@ class ClockedBlocks {
   bool working_ = false, lacked_input_ = false;
 };
 
+/* An array with what is around it, on its way through the parts of a run. */
 template <typename Array>
-std::vector<Counters> step_parts(const Program& program, const std::vector<Part>& parts, const Product& product,
-                                 std::vector<State>* states) {
-  std::vector<Counters> counters(parts.size());
-  ClockedPort port(program.design(), counters);
-  Array array(program, product, port, counters);
-  std::vector<ClockedBlocks> blocks; /* of the part, if it has any */
-  const auto enter = [&](size_t part, int64_t now) {
-    blocks.clear();
-    counters[part].macs = parts[part].macs;
-    if (parts[part].blocks) {
-      blocks.emplace_back(program.design(), *parts[part].blocks, port, counters[part], part);
-      blocks.front().request(now);
+class ClockedCore {
+ public:
+  ClockedCore(const Chain& chain, const Product& product, ClockedMemory& memory, size_t number,
+              std::vector<Counters>& counters)
+      : design_(chain.program().design()),
+        parts_(chain.parts()),
+        counters_(counters),
+        port_(memory, number, counters),
+        array_(chain.program(), product, port_, counters) {
+    array_.request(0, 0);
+  }
+  ClockedCore(const ClockedCore&) = delete; /* there are references within */
+
+  void begin(size_t part, int64_t now) {
+    part_ = part;
+    begun_ = now;
+    over_ = false;
+    blocks_.clear();
+    counters_[part].macs = parts_[part].macs;
+    if (parts_[part].blocks) {
+      blocks_.emplace_back(design_, *parts_[part].blocks, port_, counters_[part], part);
+      blocks_.front().request(now);
     } else {
-      array.begin();
-      array.request(now, part);
+      array_.begin();
+      array_.request(now, part);
     }
-  };
+  }
+  void complete(int64_t now) {
+    array_.complete(now, part_);
+    for (ClockedBlocks& each : blocks_) each.complete(now);
+    array_.request(now, part_);
+    for (ClockedBlocks& each : blocks_) each.request(now);
+    port_.complete();
+  }
+  /* The part's work is done, its results are in DRAM. */
+  bool over(int64_t now) {
+    if (over_ || !port_.all_arrived(OUTPUTS)) return over_;
+    over_ = blocks_.empty() ? array_.over(part_) : blocks_.front().over();
+    if (over_) counters_[part_].cycles = now - begun_;
+    return over_;
+  }
+  void start() {
+    array_.start(part_);
+    for (ClockedBlocks& each : blocks_) each.start();
+  }
+  State state(int64_t now) const {
+    State state = array_.state(now, port_.moves());
+    for (const ClockedBlocks& each : blocks_) state.vector = each.working();
+    return state;
+  }
+  void tick() {
+    array_.tick(part_, blocks_.empty() && !over_);
+    if (over_) return; /* it waits for the others */
+    for (ClockedBlocks& each : blocks_) each.tick();
+  }
+
+ private:
+  const Design& design_;
+  const std::vector<Part>& parts_;
+  std::vector<Counters>& counters_;
+  ClockedPort port_;
+  Array array_;
+  std::vector<ClockedBlocks> blocks_; /* of the part, if it has any */
+  size_t part_ = 0;
+  int64_t begun_ = 0;
+  bool over_ = false;
+};
+
+template <typename Array>
+std::vector<std::vector<Counters>> step_parts(const std::vector<Chain>& chains, const Product& product,
+                                              std::vector<State>* states) {
+  const size_t parts = chains.front().parts().size();
+  std::vector<std::vector<Counters>> counters(chains.size(), std::vector<Counters>(parts));
+  if (parts == 0) return counters;
+  ClockedMemory memory(chains.front().program().design(), counters);
+  std::deque<ClockedCore<Array>> cores;
+  for (size_t i = 0; i < chains.size(); i++) cores.emplace_back(chains[i], product, memory, i, counters[i]);
   size_t part = 0;
-  int64_t begun = 0;
-  array.request(0, 0);
-  enter(part, 0);
+  for (ClockedCore<Array>& core : cores) core.begin(part, 0);
   for (int64_t now = 0;; now++) {
-    array.complete(now, part);
-    for (ClockedBlocks& each : blocks) each.complete(now);
-    array.request(now, part);
-    for (ClockedBlocks& each : blocks) each.request(now);
-    port.complete();
-    while (port.all_arrived(OUTPUTS) && (blocks.empty() ? array.over(part) : blocks.front().over())) {
-      counters[part].cycles = now - begun;
-      begun = now;
-      if (++part == parts.size()) {
+    memory.complete();
+    for (ClockedCore<Array>& core : cores) core.complete(now);
+    while (true) {
+      size_t over = 0;
+      for (ClockedCore<Array>& core : cores) over += core.over(now);
+      if (over < cores.size()) break;
+      if (++part == parts) {
         if (states) states->push_back({now, false, -1, false, 0});
         return counters;
       }
-      enter(part, now);
+      for (ClockedCore<Array>& core : cores) core.begin(part, now);
     }
-    port.start();
-    array.start(part);
-    for (ClockedBlocks& each : blocks) each.start();
-    State state = array.state(now, port.moves());
-    for (const ClockedBlocks& each : blocks) state.vector = each.working();
-    see(states, state);
-    array.tick(part, blocks.empty());
-    for (ClockedBlocks& each : blocks) each.tick();
-    port.tick();
+    memory.start();
+    for (ClockedCore<Array>& core : cores) core.start();
+    see(states, cores.front().state(now));
+    for (ClockedCore<Array>& core : cores) core.tick();
+    memory.tick();
   }
 }
 
-std::vector<Counters> step(const Program& program, const std::vector<Part>& parts, const Product& product,
-                           std::vector<State>* states) {
-  if (parts.empty()) return {};
-  return program.design().dataflow == Dataflow::output ? step_parts<ClockedSumming>(program, parts, product, states)
-                                                       : step_parts<ClockedResting>(program, parts, product, states);
+std::vector<std::vector<Counters>> step(const std::vector<Chain>& chains, const Product& product,
+                                        std::vector<State>* states) {
+  return chains.front().program().design().dataflow == Dataflow::output
+             ? step_parts<ClockedSumming>(chains, product, states)
+             : step_parts<ClockedResting>(chains, product, states);
 }
 
 }  // namespace
 
 Counters step_program(const Program& program, const Product& product, std::vector<State>* states) {
-  return step(program, {Part{program.macs(), {}}}, product, states).front();
+  return step({Chain(program)}, product, states).front().front();
 }
 
 Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states) {
-  return step(Program(design), {Part{0, VectorBlocks(design, stage)}}, {}, states).front();
+  Chain chain(design);
+  chain.add(VectorBlocks(design, stage));
+  return step({chain}, {}, states).front().front();
 }
 
 std::vector<Counters> step_chain(const Chain& chain, std::vector<State>* states) {
-  return step(chain.program(), chain.parts(), {}, states);
+  return step({chain}, {}, states).front();
 }
+
+std::vector<std::vector<Counters>> step_cores(const std::vector<Chain>& chains) { return step(chains, {}, nullptr); }
 
 }  // namespace asic

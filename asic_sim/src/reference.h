@@ -35,6 +35,8 @@ Counters step_program(const Program& program, const Product& product, std::vecto
 Counters step_vector(const Design& design, const VectorStage& stage, std::vector<State>* states = nullptr);
 /* Of each part. */
 std::vector<Counters> step_chain(const Chain& chain, std::vector<State>* states = nullptr);
+/* Of each core, of each part. */
+std::vector<std::vector<Counters>> step_cores(const std::vector<Chain>& chains);
 
 }  // namespace asic
 

@@ -6,6 +6,7 @@
  * their operands on the chip, or wait for nothing but weights that keep the port busy. Nothing is rounded or assumed. */
 #include "timing.h"
 
+#include <deque>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -30,6 +31,12 @@ class Record {
   Record(std::vector<Event>& events, size_t most, int64_t first, int64_t last)
       : events_(&events), most_(most), first_(first), last_(last) {}
 
+  /* The same for a core. */
+  Record of(size_t core) const {
+    Record record = *this;
+    record.core_ = static_cast<int64_t>(core);
+    return record;
+  }
   bool wanted(int64_t part) const { return events_ != nullptr && part >= first_ && part < last_; }
   void operator()(int64_t part, Event::Part what, int64_t begin, int64_t end, int64_t bytes = 0,
                   int64_t channel = 0) const {
@@ -37,13 +44,13 @@ class Record {
     if (events_->size() == most_) {
       throw std::length_error("more than " + std::to_string(most_) + " events happen");
     }
-    events_->push_back({what, begin, end, bytes, channel});
+    events_->push_back({what, begin, end, bytes, channel, core_});
   }
 
  private:
   std::vector<Event>* events_ = nullptr;
   size_t most_ = 0;
-  int64_t first_ = 0, last_ = 0;
+  int64_t first_ = 0, last_ = 0, core_ = 0;
 };
 
 /* First in, first out; a ring that grows. */
@@ -74,11 +81,60 @@ class Queue {
   size_t first_ = 0, size_ = 0;
 };
 
-/* The one port to DRAM. Transactions of a class are numbered from 0 in the order of their requests, and taken in it.
+struct Request {
+  int64_t time;
+  Class kind;
+  int64_t id; /* of its core's of that class */
+  int64_t bytes, part;
+  size_t core;
+  bool operator<(const Request& other) const {
+    return std::tie(time, kind, core, id) < std::tie(other.time, other.kind, other.core, other.id);
+  }
+};
+
+class Port;
+
+/* DRAM behind the ports of all cores. It serves requests in the order of their times, then of their classes, then the cores
+ * in turn: the first behind the one that was served last. */
+class Memory {
+ public:
+  Memory(const Design& design, size_t cores)
+      : dram(design, static_cast<int64_t>(CLASSES * cores)), cores_(cores), latency_(design.dram_latency_cycles) {}
+
+  void join(Port& port) { ports_.push_back(&port); }
+  bool alone() const { return cores_ == 1; }
+  size_t area_of(Class kind, size_t core) const { return static_cast<size_t>(kind) * cores_ + core; }
+
+  void request(const Request& request) {
+    /* the queue is short and what comes is almost always the last in order */
+    queue.push_back(request);
+    for (size_t i = queue.size() - 1; i > 0 && request < queue[i - 1]; i--) std::swap(queue[i], queue[i - 1]);
+  }
+  /* Serves the first request; whose it was. */
+  size_t serve();
+  /* Takes it, to be served. */
+  Request next() {
+    const Request request = queue.front();
+    queue.pop_front();
+    return request;
+  }
+
+  DramTiming dram;
+  Queue<Request> queue; /* in order but for the cores' turns */
+
+ private:
+  const size_t cores_;
+  const int64_t latency_;
+  size_t turn_ = 0; /* the core that comes first where others ask for the same at the same time */
+  std::vector<Port*> ports_;
+};
+
+/* A core's port to DRAM. Transactions of a class are numbered from 0 in the order of their requests, and taken in it.
  *
- * Requests become known while folds are worked through. `take` serves all that come no later than the one asked
- * for; this is right because whatever is requested afterwards is requested later: each request follows an event that
- * waits for that arrival. */
+ * Requests become known while folds are worked through. To `take` one that has not been served, all that come no later
+ * have to be served; this is right because whatever the core requests afterwards it requests later: each request follows
+ * an event that waits for that arrival. A core that has the memory to itself serves them; one of several waits until
+ * all of them wait. */
 class Port {
  public:
   struct Counts {
@@ -86,29 +142,51 @@ class Port {
   };
 
   /* counters: of each part of the run, as in a request. */
-  Port(const Design& design, int64_t most_in_flight, std::vector<Counters>& counters, const Record& record)
+  Port(const Design& design, int64_t most_in_flight, std::vector<Counters>& counters, const Record& record,
+       Memory& memory, size_t core)
       : design_(design),
         counters_(counters),
         record_(record),
-        dram_(design),
-        arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {}
+        memory_(memory),
+        dram_(memory.dram),
+        queue_(memory.queue),
+        core_(core),
+        arrivals_{Ring(most_in_flight), Ring(most_in_flight), Ring(most_in_flight)} {
+    memory.join(*this);
+  }
 
   void request(Class kind, int64_t time, int64_t bytes, int64_t part) {
     const int64_t id = counts_.requested[kind]++;
     arrivals_[kind][id] = bytes ? UNKNOWN : time;
     if (!bytes) return;
     counters_[static_cast<size_t>(part)].*BYTES[kind] += bytes;
-    /* the queue is short and what comes is almost always the last in order */
-    const Request request{time, kind, id, bytes, part};
-    queue_.push_back(request);
-    for (size_t i = queue_.size() - 1; i > 0 && request < queue_[i - 1]; i--) std::swap(queue_[i], queue_[i - 1]);
+    memory_.request({time, kind, id, bytes, part, core_});
   }
 
-  /* When the next of a class arrives. */
-  int64_t take(Class kind) {
-    const int64_t id = counts_.taken[kind]++;
-    while (arrivals_[kind][id] == UNKNOWN) serve();
-    return arrivals_[kind][id];
+  /* Whether it is known when the next of a class arrives. */
+  bool known(Class kind) {
+    while (arrivals_[kind][counts_.taken[kind]] == UNKNOWN) {
+      if (!memory_.alone()) return false;
+      serve(memory_.next(), design_.dram_latency_cycles);
+    }
+    return true;
+  }
+  /* When it does; it has to be known. */
+  int64_t take(Class kind) { return arrivals_[kind][counts_.taken[kind]++]; }
+
+  /* A request is served. */
+  void serve(const Request& request, int64_t latency) {
+    int64_t left = request.bytes;
+    Counters& counters = counters_[static_cast<size_t>(request.part)];
+    const int64_t end = dram_.move(
+        area(request.kind), request.time, request.bytes, counters, [&](const DramTiming::Move& move) {
+          if (!record_.wanted(request.part)) return;
+          const int64_t bytes = std::min(left, move.bursts * design_.dram.burst_bytes);
+          left -= bytes;
+          record_(request.part, static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), dram_.begins(move.begin),
+                  move.end, bytes, move.channel);
+        });
+    arrivals_[request.kind][request.id] = end + latency;
   }
 
   bool in_flight(Class kind) const { return counts_.requested[kind] > counts_.taken[kind]; }
@@ -132,7 +210,7 @@ class Port {
     }
     dram_.describe(base, low, state);
   }
-  bool repeats() const { return dram_.repeats(); }
+  bool repeats() const { return memory_.alone() && dram_.repeats(); }
 
   /* When the next of a class arrives, as far as it is known; else the greatest time. */
   int64_t first(Class kind) const {
@@ -150,18 +228,18 @@ class Port {
   /* Whether a class's tiles of so many bytes come one behind the other: nothing but two of them waits, and each that
    * follows is asked for at most `delay` cycles after the one two before has arrived. */
   bool streams(Class kind, int64_t bytes, int64_t delay) {
-    if (queue_.size() != 2 || counts_.requested[kind] - counts_.taken[kind] != 2) return false;
+    if (!memory_.alone() || queue_.size() != 2 || counts_.requested[kind] - counts_.taken[kind] != 2) return false;
     for (size_t i = 0; i < 2; i++) {
       if (queue_[i].kind != kind || queue_[i].bytes != bytes) return false;
     }
-    return dram_.streams(kind, bytes, queue_[0].time, queue_[1].time, design_.dram_latency_cycles + delay);
+    return dram_.streams(area(kind), bytes, queue_[0].time, queue_[1].time, design_.dram_latency_cycles + delay);
   }
   /* So many of them are taken, two or more, and as many asked for, `delay` cycles after one has arrived; when the last has
    * arrived. */
   int64_t stream(Class kind, int64_t tiles, int64_t bytes, int64_t delay) {
     Counters& counters = counters_[static_cast<size_t>(queue_.front().part)];
-    const int64_t before = dram_.stream(kind, tiles - 1, bytes, counters) + design_.dram_latency_cycles;
-    const int64_t arrived = dram_.stream(kind, 1, bytes, counters) + design_.dram_latency_cycles;
+    const int64_t before = dram_.stream(area(kind), tiles - 1, bytes, counters) + design_.dram_latency_cycles;
+    const int64_t arrived = dram_.stream(area(kind), 1, bytes, counters) + design_.dram_latency_cycles;
     counts_.requested[kind] += tiles;
     counts_.taken[kind] += tiles;
     counters.*BYTES[kind] += tiles * bytes;
@@ -171,6 +249,55 @@ class Port {
       arrivals_[kind][queue_[i].id] = UNKNOWN;
     }
     return arrived;
+  }
+
+  /* Weights and activations in turn, as DramTiming::alternate has it: what they have come to. */
+  struct Pace {
+    bool early = false; /* nothing but two pairs waits, and is known before its turn by as long as a row takes to open */
+    int64_t page = -1, free = 0, hits = 0, misses = 0, waits = 0;
+  };
+  Pace pace(const Counters& counters) {
+    const bool early = queue_.size() == 4 && dram_.worked_until(queue_.front().time) + row_cycles() <= dram_.free();
+    return {early,
+            dram_.page(area(ACTIVATION_TILES)),
+            dram_.free(),
+            counters.row_hits,
+            counters.row_misses,
+            counters.row_waits};
+  }
+  bool alternate(int64_t weight_bytes) const { return memory_.alone() && dram_.alternate(weight_bytes); }
+  /* Of at most so many pairs those that certainly go on as the last one did, from one pace to the other, a pair being asked for
+   * `delay` cycles after the one two before has arrived: how many have been taken, and as many asked for. */
+  int64_t skip_pairs(const Pace& then, const Pace& now, int64_t most, int64_t weight_bytes, int64_t activation_bytes,
+                     int64_t delay, int64_t& end) {
+    const int64_t cycles = now.free - then.free, latency = design_.dram_latency_cycles;
+    const int64_t pairs = std::min(most, dram_.left_in_row(area(ACTIVATION_TILES), activation_bytes));
+    if (pairs < 2 || !now.early || latency + delay + row_cycles() > cycles) return 0;
+    for (size_t i = 0; i < 4; i++) {
+      if (queue_[i].kind != (i % 2 ? ACTIVATION_TILES : WEIGHT_TILES)) return 0;
+      if (queue_[i].bytes != (i % 2 ? activation_bytes : weight_bytes)) return 0;
+      if (dram_.worked_until(queue_[i].time) + row_cycles() > now.free + (i < 2 ? 0 : cycles)) return 0;
+    }
+    if (end > dram_.ended(now.free + cycles) + latency) return 0;
+    Counters& counters = counters_[static_cast<size_t>(queue_.front().part)];
+    dram_.skip_pairs(area(WEIGHT_TILES), weight_bytes, area(ACTIVATION_TILES), activation_bytes, pairs, cycles, counters);
+    counters.row_hits += pairs * (now.hits - then.hits);
+    counters.row_misses += pairs * (now.misses - then.misses);
+    counters.row_waits += pairs * (now.waits - then.waits);
+    counters.weight_bytes += pairs * weight_bytes;
+    counters.activation_bytes += pairs * activation_bytes;
+    const int64_t before = dram_.ended(now.free + (pairs - 1) * cycles) + latency + delay;
+    end = dram_.ended(now.free + pairs * cycles) + latency + delay;
+    for (size_t i = 0; i < 4; i++) {
+      queue_[i].id += pairs;
+      queue_[i].time = i < 2 ? before : end;
+      arrivals_[queue_[i].kind][queue_[i].id] = UNKNOWN;
+    }
+    for (const Class kind : {WEIGHT_TILES, ACTIVATION_TILES}) {
+      counts_.requested[kind] += pairs;
+      counts_.taken[kind] += pairs;
+    }
+    return pairs;
   }
 
   /* So many iterations on, each of which took `cycles` and counted on from `before` to now. */
@@ -202,14 +329,8 @@ class Port {
   static constexpr int64_t UNKNOWN = -1;
   static constexpr int64_t Counters::* BYTES[] = {&Counters::weight_bytes, &Counters::activation_bytes,
                                                   &Counters::output_bytes};
-  struct Request {
-    int64_t time;
-    Class kind;
-    int64_t id, bytes, part;
-    bool operator<(const Request& other) const { /* served in this order */
-      return std::tie(time, kind, id) < std::tie(other.time, other.kind, other.id);
-    }
-  };
+  size_t area(Class kind) const { return memory_.area_of(kind, core_); }
+  int64_t row_cycles() const { return std::max<int64_t>(design_.dram.row_miss_cycles, 1); }
 
   class Ring {
    public:
@@ -225,30 +346,31 @@ class Port {
     std::vector<int64_t> values_;
   };
 
-  void serve() {
-    const Request request = queue_.front();
-    queue_.pop_front();
-    int64_t left = request.bytes;
-    Counters& counters = counters_[static_cast<size_t>(request.part)];
-    const int64_t end =
-        dram_.move(request.kind, request.time, request.bytes, counters, [&](const DramTiming::Move& move) {
-          if (!record_.wanted(request.part)) return;
-          const int64_t bytes = std::min(left, move.bursts * design_.dram.burst_bytes);
-          left -= bytes;
-          record_(request.part, static_cast<Event::Part>(Event::DRAM_WEIGHTS + request.kind), dram_.begins(move.begin),
-                  move.end, bytes, move.channel);
-        });
-    arrivals_[request.kind][request.id] = end + design_.dram_latency_cycles;
-  }
-
   const Design& design_;
   std::vector<Counters>& counters_;
   const Record record_;
-  DramTiming dram_;
+  Memory& memory_;
+  DramTiming& dram_;
+  Queue<Request>& queue_;
+  const size_t core_;
   Ring arrivals_[CLASSES];
   Counts counts_;
-  Queue<Request> queue_; /* in the order of service */
 };
+
+size_t Memory::serve() {
+  size_t first = 0;
+  if (cores_ > 1) {
+    const auto from_turn = [&](const Request& request) { return (request.core + cores_ - turn_) % cores_; };
+    for (size_t i = 1; i < queue.size() && queue[i].time == queue[0].time && queue[i].kind == queue[0].kind; i++) {
+      if (from_turn(queue[i]) < from_turn(queue[first])) first = i;
+    }
+    for (size_t i = first; i > 0; i--) std::swap(queue[i], queue[i - 1]);
+  }
+  const Request request = next();
+  turn_ = (request.core + 1) % cores_;
+  ports_[request.core]->serve(request, latency_);
+  return request.core;
+}
 
 enum : int { BUFFERS = 2 }; /* of a streaming operand and of the results */
 
@@ -314,14 +436,17 @@ class Ahead {
     const int64_t part = fold_.part();
     if (fold_.done() || part > last_part_) return;
     port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_], part);
-    Memories::Cycles loading{0, 0};
-    if (rests_) loading = memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
-    tiles_.push_back({fold_->waits, loading.all, loading.conflicts, part});
+    if (rests_) {
+      const Memories::Cycles loading =
+          memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
+      tiles_.push_back({fold_->waits, loading.all, loading.conflicts, part});
+    }
     fold_.next();
   }
+  /* Of the operand that rests. */
   struct Tile {
     bool waits;            /* it holds results of the stage before */
-    int64_t load_cycles;   /* if it rests in the array, else 0 */
+    int64_t load_cycles;
     int64_t conflicts;     /* among them */
     int64_t part;          /* of the run */
   };
@@ -330,7 +455,7 @@ class Ahead {
 
   /* When the first tile that has been requested and not taken arrives. */
   int64_t take() {
-    tiles_.pop_front();
+    if (rests_) tiles_.pop_front();
     return port_.take(static_cast<Class>(operand_));
   }
 
@@ -349,7 +474,7 @@ class Ahead {
   const Memories memories_;
   const int64_t load_cycles_;
   int64_t last_part_ = INT64_MAX;
-  Queue<Tile> tiles_; /* requested and not taken */
+  Queue<Tile> tiles_; /* requested and not taken, if they rest */
 };
 
 /* The vector unit, behind the array in every dataflow. */
@@ -366,20 +491,24 @@ class Vector {
 
   /* What the last slice of a tile hands on. */
   struct Tile {
+    Tile() = default;
     explicit Tile(const Fold& fold)
         : finished(fold.last_slice), cycles(fold.vector_cycles), output_bytes(fold.output_bytes) {}
-    bool finished;
-    int64_t cycles, output_bytes;
+    bool finished = false;
+    int64_t cycles = 0, output_bytes = 0;
   };
-  void pass(int64_t out, const Tile& tile) {
+  /* False: it waits to be known when there is room for the results. */
+  bool pass(int64_t out, const Tile& tile) {
     const Port::Counts& counts = port_.counts();
     const bool full = counts.requested[OUTPUTS] - counts.taken[OUTPUTS] == BUFFERS;
+    if (full && !port_.known(OUTPUTS)) return false;
     const int64_t slot_free = full ? port_.take(OUTPUTS) : 0;
     before_ = end_;
     end_ = std::max({out, end_, slot_free}) + tile.cycles;
     counters_->vector_busy += tile.cycles;
     record_(part_, Event::VECTOR, end_ - tile.cycles, end_);
     port_.request(OUTPUTS, end_, tile.output_bytes, part_);
+    return true;
   }
   int64_t end() const { return end_; }       /* of the tile before the one that folds add to */
   int64_t before() const { return before_; } /* of the tile before that */
@@ -409,11 +538,13 @@ struct Cause {
 class Clock {
  public:
   /* counters: of each part. */
-  Clock(const Program& program, std::vector<Counters>& counters, const Record& record)
+  Clock(const Program& program, std::vector<Counters>& counters, const Record& record, Memory& memory, size_t core)
       : record(record),
-        port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, counters, record),
+        port(program.design(), std::max<int64_t>(program.design().weight_fifo_tiles, BUFFERS) + 2, counters, record,
+             memory, core),
         vector(port, record),
         memories(program.design()),
+        repeats_(port.repeats()),
         all_(counters) {}
 
   const Record record;
@@ -426,19 +557,25 @@ class Clock {
   Counters& counters() { return *counters_; }
 
   /* The next part begins, now that all of the one before is over. */
-  void begin() {
+  void begin(int64_t time) {
     part++;
     counters_ = &all_[static_cast<size_t>(part)];
-    begun = end;
+    end = begun = done_ = time;
     waiting_ = true;
     vector.begin(part, begun, *counters_);
   }
-  /* The part is over when its last results have left the vector unit, at `done` or before, and are in DRAM. */
-  void finish(int64_t done) {
-    while (port.in_flight(OUTPUTS)) done = std::max(done, port.take(OUTPUTS));
-    counters_->cycles = done - begun;
-    counters_->drain = done - end;
-    end = done;
+  /* The part is over when its last results have left the vector unit, at `left` or before, and are in DRAM. False: it waits
+   * for that to be known. */
+  bool finish(int64_t left) {
+    done_ = std::max(done_, left);
+    while (port.in_flight(OUTPUTS)) {
+      if (!port.known(OUTPUTS)) return false;
+      done_ = std::max(done_, port.take(OUTPUTS));
+    }
+    counters_->cycles = done_ - begun;
+    counters_->drain = done_ - end;
+    end = done_;
+    return true;
   }
 
   /* A tile has been laid in, some of its cycles lost to conflicts. */
@@ -486,20 +623,54 @@ class Clock {
       if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
       end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
     }
-    Counters& counters = *counters_;
-    counters.stall_weights += end - before - count * cycles.all;
-    counters.busy += count * fold->cycles;
-    counters.stall_memory += count * (cycles.all - fold->cycles);
-    counters.memory_conflicts += count * cycles.conflicts;
-    tally(*fold, counters, count);
-    fold.skip_slices(count);
+    counters_->stall_weights += end - before - count * cycles.all;
+    passed(fold, count, cycles);
     weights.skip_slices(count);
+  }
+
+  /* Where folds that are alike but for their slice need fresh tiles of both operands: one after the other, without looking at
+   * each of them, on to the last but two or to one that waits for what is not known. */
+  void stream_both(Cursor& fold, Ahead (&ahead)[OPERANDS]) {
+    const int64_t count = fold.slices_alike() - BUFFERS; /* the tiles of two more are asked for already */
+    if (count < 1 || record.wanted(part) || !fold->fresh[ACTIVATIONS]) return;
+    const Memories::Cycles cycles = memories.streaming(*fold);
+    const int64_t weight_bytes = fold->bytes[WEIGHTS], activation_bytes = fold->bytes[ACTIVATIONS];
+    const bool alternate = weight_bytes && activation_bytes && port.alternate(weight_bytes);
+    Port::Pace pace;
+    int64_t done = 0, alike = 0; /* pairs in a row of DRAM */
+    for (; done < count; done++) {
+      if (alternate) {
+        const Port::Pace then = std::exchange(pace, port.pace(*counters_));
+        alike = then.early && then.page == pace.page ? alike + 1 : 0;
+        if (alike >= 2) {
+          const int64_t before = end;
+          const int64_t skipped =
+              port.skip_pairs(then, pace, count - done, weight_bytes, activation_bytes, cycles.all, end);
+          if (skipped > 0) {
+            counters_->stall_activations += end - before - skipped * cycles.all;
+            done += skipped;
+            alike = 0;
+            pace = {};
+            if (done == count) break;
+          }
+        }
+      }
+      if (!port.known(WEIGHT_TILES) || !port.known(ACTIVATION_TILES)) break;
+      const int64_t weights = port.take(WEIGHT_TILES), activations = port.take(ACTIVATION_TILES);
+      const int64_t start = std::max({end, weights, activations});
+      (start == weights ? counters_->stall_weights : counters_->stall_activations) += start - end;
+      end = start + cycles.all;
+      port.request(WEIGHT_TILES, end, weight_bytes, part);
+      port.request(ACTIVATION_TILES, end, activation_bytes, part);
+    }
+    passed(fold, done, cycles);
+    for (Ahead& each : ahead) each.fold().skip_slices(done);
   }
 
   /* To be called when `fold` has gone on. */
   template <typename Array>
   void look_back(Cursor& fold, Array& array) {
-    if (!port.repeats() || fold.part() != part || record.wanted(part)) return; /* what is to be told is not skipped */
+    if (!repeats_ || fold.part() != part || record.wanted(part)) return; /* what is to be told is not skipped */
     if (fold->slice > 0) return;
     const Cursor::Position here = fold.position();
     const auto loop = static_cast<Cursor::Loop>(
@@ -527,6 +698,16 @@ class Clock {
   }
 
  private:
+  /* So many folds that are alike but for their slice have streamed. */
+  void passed(Cursor& fold, int64_t count, const Memories::Cycles& cycles) {
+    Counters& counters = *counters_;
+    counters.busy += count * fold->cycles;
+    counters.stall_memory += count * (cycles.all - fold->cycles);
+    counters.memory_conflicts += count * cycles.conflicts;
+    tally(*fold, counters, count);
+    fold.skip_slices(count);
+  }
+
   enum : size_t { MOMENTS = 3 }; /* the longest turn that is looked for, in iterations */
 
   struct Moment {
@@ -581,9 +762,11 @@ class Clock {
       &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations,
       &Counters::activation_writes, &Counters::weight_bytes, &Counters::activation_bytes, &Counters::output_bytes};
 
+  const bool repeats_;
   std::vector<Counters>& all_;
   Counters* counters_ = nullptr; /* of the part */
   bool waiting_ = true;          /* for its first fold */
+  int64_t done_ = 0;             /* so far */
   Cursor::Position last_{};
   std::vector<Moment> moments_[Cursor::LOOPS];
 };
@@ -598,37 +781,68 @@ struct RestingArray {
         ahead{Ahead(program, clock.port, WEIGHTS, rests == WEIGHTS),
               Ahead(program, clock.port, ACTIVATIONS, rests == ACTIVATIONS)} {}
 
-  /* A run begins, and later each of its parts; the folds of one. */
+  /* A run begins, and later each of its parts. */
   void open() {
     ask(WEIGHTS);
-    if (rests == WEIGHTS) lay_early(0);
+    if (rests == WEIGHTS) plan(0);
   }
   void begin() {
     ahead[ACTIVATIONS].until(clock.part);
     ask(ACTIVATIONS);
-    if (rests == ACTIVATIONS) lay_early(clock.end);
+    if (rests == ACTIVATIONS) plan(clock.end);
   }
-  void run(Cursor& fold) {
+  /* Works until the part's folds are done, or, which is false, until something is not known that it waits for. */
+  bool run(Cursor& fold) {
     Vector& vector = clock.vector;
-    while (fold.part() == clock.part) {
-      const int64_t step_done = fold->waits ? vector.end() : 0;
-      if (fold->fresh[rests] && !laid) lay(std::max(free, step_done));
-      if (fold->fresh[streams]) streamed = ahead[streams].take();
-      const int64_t rested = fold->fresh[rests] ? ready : 0; /* `ready` may be the next tile's already */
-      const Cause causes[] = {{rests == WEIGHTS ? rested : streamed, &Counters::stall_weights},
-                              {rests == WEIGHTS ? streamed : rested, &Counters::stall_activations},
-                              {step_done, &Counters::stall_steps},
-                              {fold->first_slice ? vector.before() : 0, &Counters::stall_outputs}};
-      const int64_t start = clock.start(*fold, clock.memories.streaming(*fold), causes), end = clock.end;
-      if (fold->fresh[rests] && design.shadowed()) lay_early(start + design.release_cycles());
-
-      const Vector::Tile tile(*fold);
-      fold.next();
-      if (fold.done() || fold->fresh[streams]) ahead[streams].request(end);
-      if (!fold.done() && fold->fresh[rests] && !design.shadowed()) lay_early(end + design.release_cycles());
-      if (tile.finished) vector.pass(end + design.array_depth(), tile);
-      clock.look_back(fold, *this);
+    for (;;) {
+      switch (step_) {
+        case LAY:
+          if (!settle()) return false;
+          if (fold.part() != clock.part) return true;
+          if (fold->fresh[rests] && !laid) {
+            if (!clock.port.known(static_cast<Class>(rests))) return false;
+            lay(std::max(free, fold->waits ? vector.end() : 0));
+          }
+          step_ = STREAM;
+          [[fallthrough]];
+        case STREAM: {
+          if (fold->fresh[streams]) {
+            if (!clock.port.known(static_cast<Class>(streams))) return false;
+            streamed = ahead[streams].take();
+          }
+          const int64_t rested = fold->fresh[rests] ? ready : 0; /* `ready` may be the next tile's already */
+          const Cause causes[] = {{rests == WEIGHTS ? rested : streamed, &Counters::stall_weights},
+                                  {rests == WEIGHTS ? streamed : rested, &Counters::stall_activations},
+                                  {fold->waits ? vector.end() : 0, &Counters::stall_steps},
+                                  {fold->first_slice ? vector.before() : 0, &Counters::stall_outputs}};
+          const int64_t start = clock.start(*fold, clock.memories.streaming(*fold), causes);
+          if (fold->fresh[rests] && design.shadowed()) plan(start + design.release_cycles());
+          step_ = NEXT;
+          [[fallthrough]];
+        }
+        case NEXT:
+          if (!settle()) return false;
+          tile_ = Vector::Tile(*fold);
+          fold.next();
+          if (fold.done() || fold->fresh[streams]) ahead[streams].request(clock.end);
+          if (!fold.done() && fold->fresh[rests] && !design.shadowed()) plan(clock.end + design.release_cycles());
+          step_ = PASS;
+          [[fallthrough]];
+        case PASS:
+          if (!settle()) return false;
+          if (tile_.finished && !vector.pass(clock.end + design.array_depth(), tile_)) return false;
+          clock.look_back(fold, *this);
+          step_ = LAY;
+      }
     }
+  }
+  /* A tile that is to be laid in as soon as it can be is, or, which is false, it is not known yet when it comes. */
+  bool settle() {
+    if (!planned_) return true;
+    if (!clock.port.known(static_cast<Class>(rests))) return false;
+    planned_ = false;
+    lay(free);
+    return true;
   }
 
   int64_t low() const { return laid ? clock.end : std::min(clock.end, free); }
@@ -662,12 +876,14 @@ struct RestingArray {
   }
   /* A tile is laid in as soon as it can be, however many folds use the one before; a tile of results of the stage
    * before has to wait for them, and is then known only when its fold is next. */
-  void lay_early(int64_t from) {
+  void plan(int64_t from) {
     free = from;
-    laid = ahead[rests].any_left() && !(rests == ACTIVATIONS && ahead[rests].first().waits);
-    if (laid) lay(free);
+    laid = planned_ = ahead[rests].any_left() && !(rests == ACTIVATIONS && ahead[rests].first().waits);
   }
 
+  enum { LAY, STREAM, NEXT, PASS } step_ = LAY;
+  Vector::Tile tile_;
+  bool planned_ = false;
   bool laid = false;                            /* the next tile is, or will be without further ado */
   int64_t ready = 0, free = 0, streamed = 0;
 };
@@ -679,16 +895,28 @@ struct SummingArray {
         clock(clock),
         ahead{Ahead(program, clock.port, WEIGHTS, false), Ahead(program, clock.port, ACTIVATIONS, false)} {}
 
+  /* As of the other one. */
   void open() { ask(WEIGHTS); }
   void begin() {
     ahead[ACTIVATIONS].until(clock.part);
     ask(ACTIVATIONS);
   }
-  void run(Cursor& fold) {
-    while (fold.part() == clock.part) {
-      for (int operand = 0; operand < OPERANDS; operand++) {
-        if (fold->fresh[operand]) ready[operand] = ahead[operand].take();
+  bool settle() { return true; }
+  bool run(Cursor& fold) {
+    for (;;) {
+      if (!passed_) {
+        if (!clock.vector.pass(out, tile_)) return false;
+        passed_ = true;
+        look_ahead(fold);
       }
+      if (fold.part() != clock.part) return true;
+      for (int operand = 0; operand < OPERANDS; operand++) {
+        if (!fold->fresh[operand] || taken_[operand]) continue;
+        if (!clock.port.known(static_cast<Class>(operand))) return false;
+        ready[operand] = ahead[operand].take();
+        taken_[operand] = true;
+      }
+      taken_ = {};
       const Memories::Cycles cycles = clock.memories.streaming(*fold);
       const int64_t room = fold->last_slice ? std::max(out - cycles.all, clock.vector.before()) : 0;
       const Cause causes[] = {{ready[WEIGHTS], &Counters::stall_weights},
@@ -696,17 +924,17 @@ struct SummingArray {
                               {fold->waits ? clock.vector.end() : 0, &Counters::stall_steps},
                               {room, &Counters::stall_outputs}};
       clock.start(*fold, cycles, causes);
-      const Vector::Tile tile(*fold);
+      tile_ = Vector::Tile(*fold);
       fold.next();
       for (int operand = 0; operand < OPERANDS; operand++) {
         if (fold.done() || fold->fresh[operand]) ahead[operand].request(clock.end);
       }
-      if (tile.finished) {
+      if (tile_.finished) {
         out = clock.end + design.array_depth() + design.array_rows;
-        clock.vector.pass(out, tile);
+        passed_ = false;
+      } else {
+        look_ahead(fold);
       }
-      clock.stream(fold, ahead[WEIGHTS].fold());
-      clock.look_back(fold, *this);
     }
   }
 
@@ -729,59 +957,108 @@ struct SummingArray {
     for (int tile = 0; tile < BUFFERS; tile++) ahead[operand].request(clock.end);
   }
 
+  void look_ahead(Cursor& fold) {
+    clock.stream(fold, ahead[WEIGHTS].fold());
+    clock.stream_both(fold, ahead);
+    clock.look_back(fold, *this);
+  }
+
   int64_t ready[OPERANDS] = {}, out = 0;
+  std::array<bool, OPERANDS> taken_{}; /* for the fold that comes */
+  bool passed_ = true;                 /* the last tile, to the vector unit */
+  Vector::Tile tile_;
 };
 
 /* Blocks of the vector unit alone. */
-void run_blocks(const VectorBlocks& blocks, Clock& clock) {
-  Port& port = clock.port;
-  Counters& counters = clock.counters();
-  const auto ask = [&](int64_t block, int64_t time) {
-    if (block < blocks.count()) port.request(ACTIVATION_TILES, time, blocks[block].input_bytes, clock.part);
-  };
-  counters.folds = blocks.count();
-  for (int64_t b = 0; b < BUFFERS; b++) ask(b, clock.end);
-  for (int64_t b = 0; b < blocks.count(); b++) {
-    const VectorBlock block = blocks[b];
-    const int64_t arrived = port.take(ACTIVATION_TILES);
-    const int64_t slot_free = b >= BUFFERS ? port.take(OUTPUTS) : 0;
-    const int64_t start = std::max({clock.end, arrived, slot_free});
-    int64_t& wait = b == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
-    wait += start - clock.end;
-    const Memories::Cycles cycles =
-        clock.memories.passing(ACTIVATIONS, block.reads, block.input_bytes, block.cycles);
-    clock.end = start + cycles.all;
-    clock.record(clock.part, Event::VECTOR, start, clock.end);
-    counters.busy += block.cycles;
-    counters.stall_memory += cycles.all - block.cycles;
-    counters.memory_conflicts += cycles.conflicts;
-    counters.lane_operations += block.lane_operations;
-    counters.activation_reads += block.reads;
-    counters.activation_writes += block.writes;
-    ask(b + BUFFERS, clock.end);
-    port.request(OUTPUTS, clock.end, block.output_bytes, clock.part);
+class Blocks {
+ public:
+  Blocks(const VectorBlocks& blocks, Clock& clock) : blocks_(blocks), clock_(clock) {
+    clock.counters().folds = blocks.count();
+    for (int64_t b = 0; b < BUFFERS; b++) ask(b);
   }
-  counters.vector_busy = counters.busy;
-}
+  /* As of the arrays. */
+  bool run() {
+    Port& port = clock_.port;
+    Counters& counters = clock_.counters();
+    for (; next_ < blocks_.count(); next_++) {
+      if (!port.known(ACTIVATION_TILES) || (next_ >= BUFFERS && !port.known(OUTPUTS))) return false;
+      const VectorBlock block = blocks_[next_];
+      const int64_t arrived = port.take(ACTIVATION_TILES);
+      const int64_t slot_free = next_ >= BUFFERS ? port.take(OUTPUTS) : 0;
+      const int64_t start = std::max({clock_.end, arrived, slot_free});
+      int64_t& wait = next_ == 0 ? counters.fill : start == arrived ? counters.stall_activations : counters.stall_outputs;
+      wait += start - clock_.end;
+      const Memories::Cycles cycles =
+          clock_.memories.passing(ACTIVATIONS, block.reads, block.input_bytes, block.cycles);
+      clock_.end = start + cycles.all;
+      clock_.record(clock_.part, Event::VECTOR, start, clock_.end);
+      counters.vector_busy = counters.busy += block.cycles;
+      counters.stall_memory += cycles.all - block.cycles;
+      counters.memory_conflicts += cycles.conflicts;
+      counters.lane_operations += block.lane_operations;
+      counters.activation_reads += block.reads;
+      counters.activation_writes += block.writes;
+      ask(next_ + BUFFERS);
+      port.request(OUTPUTS, clock_.end, block.output_bytes, clock_.part);
+    }
+    return true;
+  }
 
+ private:
+  void ask(int64_t block) {
+    if (block >= blocks_.count()) return;
+    clock_.port.request(ACTIVATION_TILES, clock_.end, blocks_[block].input_bytes, clock_.part);
+  }
+
+  const VectorBlocks& blocks_;
+  Clock& clock_;
+  int64_t next_ = 0;
+};
+
+/* An array with what is around it, on its way through the parts of a run. */
 template <typename Array>
-void run_parts(const Program& program, const std::vector<Part>& parts, Clock& clock) {
-  Array array(program, clock);
-  Cursor fold(program);
-  array.open();
-  for (const Part& part : parts) {
-    clock.begin();
-    clock.counters().macs = part.macs;
+class Core {
+ public:
+  Core(const Chain& chain, std::vector<Counters>& counters, const Record& record, Memory& memory, size_t number)
+      : parts_(chain.parts()),
+        clock_(chain.program(), counters, record, memory, number),
+        array_(chain.program(), clock_),
+        fold_(chain.program()) {
+    array_.open();
+  }
+  Core(const Core&) = delete; /* there are references within */
+
+  void begin(int64_t time) {
+    clock_.begin(time);
+    over_ = false;
+    const Part& part = parts_[static_cast<size_t>(clock_.part)];
+    clock_.counters().macs = part.macs;
     if (part.blocks) {
-      run_blocks(*part.blocks, clock);
-      clock.finish(clock.end);
+      blocks_.emplace(*part.blocks, clock_);
     } else {
-      array.begin();
-      array.run(fold);
-      clock.finish(clock.vector.end());
+      blocks_.reset();
+      array_.begin();
     }
   }
-}
+  /* On with the part: whether it is over. If not, something is not known that it waits for. */
+  bool advance() {
+    if (over_) return true;
+    if (!array_.settle()) return false;
+    over_ = blocks_ ? blocks_->run() && clock_.finish(clock_.end)
+                    : array_.run(fold_) && clock_.finish(clock_.vector.end());
+    return over_;
+  }
+  bool over() const { return over_; }
+  int64_t end() const { return clock_.end; }
+
+ private:
+  const std::vector<Part>& parts_;
+  Clock clock_;
+  Array array_;
+  Cursor fold_;
+  std::optional<Blocks> blocks_;
+  bool over_ = false;
+};
 
 }  // namespace
 
@@ -794,15 +1071,39 @@ void tally(const Fold& fold, Counters& counters, int64_t times) {
   counters.activation_writes += times * fold.kept_bytes;
 }
 
-static std::vector<Counters> run(const Program& program, const std::vector<Part>& parts, const Record& record) {
-  std::vector<Counters> counters(parts.size());
-  Clock clock(program, counters, record);
-  if (program.design().dataflow == Dataflow::output) {
-    run_parts<SummingArray>(program, parts, clock);
-  } else {
-    run_parts<RestingArray>(program, parts, clock);
+/* Of each core, of each part. All cores begin a part when all of them have ended the one before. */
+template <typename Array>
+static std::vector<std::vector<Counters>> run_cores(const std::vector<Chain>& chains, const Record& record) {
+  const size_t parts = chains.front().parts().size();
+  std::vector<std::vector<Counters>> counters(chains.size(), std::vector<Counters>(parts));
+  Memory memory(chains.front().program().design(), chains.size());
+  std::deque<Core<Array>> cores;
+  for (size_t i = 0; i < chains.size(); i++) cores.emplace_back(chains[i], counters[i], record.of(i), memory, i);
+  int64_t begun = 0;
+  for (size_t part = 0; part < parts; part++) {
+    size_t at_work = 0;
+    int64_t end = begun;
+    for (Core<Array>& core : cores) core.begin(begun);
+    for (Core<Array>& core : cores) at_work += !core.advance();
+    while (at_work > 0) {
+      Core<Array>& core = cores[memory.serve()];
+      if (!core.over()) at_work -= core.advance();
+    }
+    for (const Core<Array>& core : cores) end = std::max(end, core.end());
+    begun = end;
   }
   return counters;
+}
+
+static std::vector<std::vector<Counters>> run(const std::vector<Chain>& chains, const Record& record) {
+  return chains.front().program().design().dataflow == Dataflow::output ? run_cores<SummingArray>(chains, record)
+                                                                        : run_cores<RestingArray>(chains, record);
+}
+
+static std::vector<Counters> run(Chain chain, const Record& record) {
+  std::vector<Chain> chains;
+  chains.push_back(std::move(chain));
+  return std::move(run(chains, record).front());
 }
 
 static void check_folds(const Program& program) {
@@ -810,10 +1111,7 @@ static void check_folds(const Program& program) {
   throw std::length_error("it takes more than " + std::to_string(Program::MOST_FOLDS) + " passes through the array");
 }
 
-static Counters run(const Program& program, const Record& record) {
-  check_folds(program);
-  return run(program, {Part{program.macs(), {}}}, record).front();
-}
+static Counters run(const Program& program, const Record& record) { return run(Chain(program), record).front(); }
 
 Counters time_program(const Program& program) { return run(program, {}); }
 
@@ -821,19 +1119,25 @@ Counters trace_program(const Program& program, size_t most, std::vector<Event>& 
   return run(program, Record(events, most, 0, 1));
 }
 
+Chain::Chain(const Program& program) : program_(program), parts_{{program.macs(), {}}} { check_folds(program); }
+
 void Chain::add(const Program& program) {
   check_folds(program);
   program_.append(program, static_cast<int64_t>(parts_.size()));
   parts_.push_back({program.macs(), {}});
 }
 
-std::vector<Counters> time_chain(const Chain& chain) { return run(chain.program(), chain.parts(), {}); }
+std::vector<std::vector<Counters>> time_cores(const std::vector<Chain>& chains) { return run(chains, {}); }
 
-std::vector<Counters> trace_chain(const Chain& chain, int64_t first, int64_t last, size_t most,
-                                  std::vector<Event>& events) {
-  const std::vector<Counters> counters = run(chain.program(), chain.parts(), Record(events, most, first, last));
+std::vector<std::vector<Counters>> trace_cores(const std::vector<Chain>& chains, int64_t first, int64_t last, size_t most,
+                                               std::vector<Event>& events) {
+  const std::vector<std::vector<Counters>> counters = run(chains, Record(events, most, first, last));
   int64_t begun = 0;
-  for (int64_t part = 0; part < first; part++) begun += counters[static_cast<size_t>(part)].cycles;
+  for (int64_t part = 0; part < first; part++) {
+    int64_t longest = 0;
+    for (const std::vector<Counters>& core : counters) longest = std::max(longest, core[static_cast<size_t>(part)].cycles);
+    begun += longest;
+  }
   for (Event& event : events) {
     event.begin -= begun;
     event.end -= begun;
@@ -1027,7 +1331,9 @@ VectorBlock VectorBlocks::operator[](int64_t index) const {
 }
 
 static Counters run(const Design& design, const VectorStage& stage, const Record& record) {
-  return run(Program(design), {Part{0, VectorBlocks(design, stage)}}, record).front();
+  Chain chain(design);
+  chain.add(VectorBlocks(design, stage));
+  return run(std::move(chain), record).front();
 }
 
 Counters time_vector(const Design& design, const VectorStage& stage) { return run(design, stage, {}); }

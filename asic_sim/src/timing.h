@@ -45,6 +45,11 @@
  *     begin_p   = max(vector of the last tile, arrival of all outputs) of part p - 1
  *
  * A part's cycles are begin_(p+1) - begin_p; what DRAM and the memories do for a part counts to it, whenever they do it.
+ *
+ * Several cores, each with its own array, memories and vector unit, may share the DRAM. A part begins when all of them
+ * have ended the one before, and a core's cycles of it last to its own end. Requests of all cores are served in the order of
+ * their times; of the same time weights, activations, outputs; of the same class the cores in turn, beginning with the
+ * one behind the core that was served last.
  */
 #ifndef QUATREFOIL_ASIC_TIMING_H
 #define QUATREFOIL_ASIC_TIMING_H
@@ -98,6 +103,7 @@ struct Event {
   int64_t begin, end;
   int64_t bytes; /* over the port to DRAM; else 0 */
   int64_t channel = 0; /* of DRAM that they move over */
+  int64_t core = 0;
 };
 
 struct VectorBlock {
@@ -130,8 +136,8 @@ struct Part {
 class Chain {
  public:
   explicit Chain(const Design& design) : program_(design) {}
-
-  /* Raises std::length_error where there are more than Program::MOST_FOLDS folds. */
+  /* Of one part. This and the next raise std::length_error where there are more than Program::MOST_FOLDS folds. */
+  explicit Chain(const Program& program);
   void add(const Program& program);
   void add(const VectorBlocks& blocks) { parts_.push_back({0, blocks}); }
 
@@ -152,11 +158,13 @@ Counters time_program(const Program& program);
 /* The same, walking every iteration, with what happens; at most `most` events, or std::length_error. */
 Counters trace_program(const Program& program, size_t most, std::vector<Event>& events);
 
-/* Of each part of a chain; and the same with what happens for the parts from one to another (exclusive). Times of events
- * are seen from the beginning of the first of these: what is fetched ahead comes before 0. */
-std::vector<Counters> time_chain(const Chain& chain);
-std::vector<Counters> trace_chain(const Chain& chain, int64_t first, int64_t last, size_t most,
-                                  std::vector<Event>& events);
+/* Of several cores, which share the DRAM, each with a chain of as many parts: of each core, of each part. */
+std::vector<std::vector<Counters>> time_cores(const std::vector<Chain>& chains);
+
+/* The same with what happens for the parts from one to another (exclusive). Times of events are seen from the beginning of
+ * the first of these: what is fetched ahead comes before 0. */
+std::vector<std::vector<Counters>> trace_cores(const std::vector<Chain>& chains, int64_t first, int64_t last, size_t most,
+                                               std::vector<Event>& events);
 
 /* Sections as Program::add takes them. */
 struct Sections {
