@@ -608,24 +608,40 @@ class Clock {
     return start;
   }
 
-  /* Where folds wait for nothing, their weights being on the chip, or for nothing but weights that come one behind the
-   * other: on to the last but three of those that are alike. */
+  /* Where folds wait for nothing but weights that come one behind the other: on to the last but three of those that are
+   * alike. */
   void stream(Cursor& fold, TileCursor& weights) {
-    const int64_t count = fold.slices_alike() - 2; /* the tiles of two more are asked for already */
-    if (count < 2 || record.wanted(part) || fold->fresh[ACTIVATIONS]) return;
-    const Memories::Cycles cycles = memories.streaming(*fold);
+    const int64_t count = fold.slices_alike() - BUFFERS; /* the tiles of two more are asked for already */
     const int64_t bytes = fold->bytes[WEIGHTS], before = end;
-    if (bytes == 0) {
-      if (port.first(WEIGHT_TILES) > end) return;
-      end += count * cycles.all;
-      port.pass(WEIGHT_TILES, count, end - cycles.all, end);
-    } else {
-      if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
-      end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
-    }
+    if (count < 2 || record.wanted(part) || fold->fresh[ACTIVATIONS] || bytes == 0) return;
+    const Memories::Cycles cycles = memories.streaming(*fold);
+    if (!port.streams(WEIGHT_TILES, bytes, cycles.all)) return;
+    end = port.stream(WEIGHT_TILES, count, bytes, cycles.all) + cycles.all;
     counters_->stall_weights += end - before - count * cycles.all;
-    passed(fold, count, cycles);
+    passed(*fold, count, cycles);
+    fold.skip_slices(count);
     weights.skip_slices(count);
+  }
+
+  /* Where they wait for nothing, their operands being on the chip: on to the last slice. */
+  void stream_here(Cursor& fold, Ahead& weights) {
+    if (fold->slice == 0 || fold->last_slice || fold->bytes[WEIGHTS] > 0 || fold->fresh[ACTIVATIONS]) return;
+    if (fold.done() || record.wanted(part) || port.first(WEIGHT_TILES) > end) return;
+    const Memories::Cycles cycles = memories.streaming(*fold);
+    const int64_t count = fold.slices_alike(), alike = std::max<int64_t>(count - BUFFERS, 0);
+    passed(*fold, count + 1, cycles);
+    if (alike >= BUFFERS) {
+      end += alike * cycles.all;
+      port.pass(WEIGHT_TILES, alike, end - cycles.all, end);
+      weights.fold().skip_slices(alike);
+    }
+    for (int64_t i = alike >= BUFFERS ? alike : 0; i <= count; i++) {
+      port.take(WEIGHT_TILES);
+      end += cycles.all;
+      weights.request(end);
+    }
+    fold.skip_slices(count);
+    fold.next();
   }
 
   /* Where folds that are alike but for their slice need fresh tiles of both operands: one after the other, without looking at
@@ -663,7 +679,8 @@ class Clock {
       port.request(WEIGHT_TILES, end, weight_bytes, part);
       port.request(ACTIVATION_TILES, end, activation_bytes, part);
     }
-    passed(fold, done, cycles);
+    passed(*fold, done, cycles);
+    fold.skip_slices(done);
     for (Ahead& each : ahead) each.fold().skip_slices(done);
   }
 
@@ -699,13 +716,12 @@ class Clock {
 
  private:
   /* So many folds that are alike but for their slice have streamed. */
-  void passed(Cursor& fold, int64_t count, const Memories::Cycles& cycles) {
+  void passed(const Fold& fold, int64_t count, const Memories::Cycles& cycles) {
     Counters& counters = *counters_;
-    counters.busy += count * fold->cycles;
-    counters.stall_memory += count * (cycles.all - fold->cycles);
+    counters.busy += count * fold.cycles;
+    counters.stall_memory += count * (cycles.all - fold.cycles);
     counters.memory_conflicts += count * cycles.conflicts;
-    tally(*fold, counters, count);
-    fold.skip_slices(count);
+    tally(fold, counters, count);
   }
 
   enum : size_t { MOMENTS = 3 }; /* the longest turn that is looked for, in iterations */
@@ -959,6 +975,7 @@ struct SummingArray {
 
   void look_ahead(Cursor& fold) {
     clock.stream(fold, ahead[WEIGHTS].fold());
+    clock.stream_here(fold, ahead[WEIGHTS]);
     clock.stream_both(fold, ahead);
     clock.look_back(fold, *this);
   }
