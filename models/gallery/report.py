@@ -71,7 +71,8 @@ def mosaic(pictures: np.ndarray) -> bytes:
         top, left = row * (height + gap), column * (width + gap)
         sheet[top : top + height, left : left + width] = pictures[row, column]
     pyplot = _pyplot()
-    figure = pyplot.figure(figsize=(0.5 * columns, 0.5 * columns * sheet.shape[0] / sheet.shape[1]))
+    wide = 0.5 * columns * width / height
+    figure = pyplot.figure(figsize=(wide, wide * sheet.shape[0] / sheet.shape[1]))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
