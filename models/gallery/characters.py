@@ -47,7 +47,7 @@ class Size(NamedTuple):
     rate: float
 
 
-FULL, SMALL = Size(1_000_000, 100_000, 160, 25, 5, 4e-3), Size(60_000, 10_000, 48, 20, 2, 2e-2)
+FULL, SMALL = Size(1_000_000, 100_000, 160, 50, 4, 5e-3), Size(60_000, 10_000, 48, 20, 2, 2e-2)
 
 
 class Text(NamedTuple):
