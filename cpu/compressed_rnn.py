@@ -74,7 +74,9 @@ def _distinct(rows: Rows, depth: int) -> np.ndarray:
     return np.bincount(np.unique(places) // depth, minlength=len(counts))
 
 
-def _run(problem: Problem, parameters: Mapping[int, np.ndarray], form: str, weights: object, codes: object, finite: bool) -> Run:
+def _run(
+    problem: Problem, parameters: Mapping[int, np.ndarray], form: str, weights: object, codes: object, finite: bool
+) -> Run:
     from quatrefoil.cpu import _rnn
 
     described, base = compressed.FORMS[problem.op], compressed.base(problem)

@@ -46,10 +46,20 @@ ALIGNMENT = 64
 AXES = 8
 """The most axes that a step walks: MOST_AXES of src/sequence.h."""
 
-OPERANDS = 8
+OPERANDS = 12
 """Inputs that a kernel's step may look at: STEP_INPUTS of src/native_step.h."""
 
-NATIVE_OPS = ("conv", "conv_transpose", "sparse_conv", "max_pool", "average_pool", "lp_pool", "rnn", "lstm", "gru")
+NATIVE_OPS = (
+    "conv",
+    "conv_transpose",
+    *FAMILIES["compressed"],
+    "max_pool",
+    "average_pool",
+    "lp_pool",
+    "rnn",
+    "lstm",
+    "gru",
+)
 """Operators whose float32 kernels offer native steps; those of fixed point do, too."""
 
 WORDS = (2, 4)

@@ -116,7 +116,7 @@ def layout(geometry: ConvGeometry, lanes: int) -> Layout:
         images = min(geometry.batch, MOST_IMAGES)
     direct = (
         window.taps == 1 and max(window.strides) == 1 and not any(window.pads) and window.output == window.input
-        and images == 1
+        and images == 1 and geometry.groups == 1
     )  # fmt: skip
     used = [sorted({at % stride for at in along}) for along, stride in zip(reach[:2], window.strides)]
     used.append(reach[2])  # along rows a plane for each column of the window, so that vectors are aligned

@@ -165,7 +165,7 @@ class HouseOperation:
             ]
         stored, note = self._stored(written := problem)
         if stored is not None:
-            varying = stored.inputs(varying[0], varying[RESIDUAL] if len(varying) > RESIDUAL else None)
+            varying = stored.inputs(varying)
             problem, parameters = stored.problem, dict(stored.parameters)
         if broadcast is None:
             results = [draft.value() if output == UNWANTED else output for output in outputs]
@@ -226,8 +226,10 @@ class HouseOperation:
                 sparse = dispatch.plan_problem(stored.problem, stored.parameters, self.backend)
 
                 def run_stored(arrays: list[Any]) -> tuple[Array, ...]:
-                    residual = arrays[RESIDUAL] if problem.has(RESIDUAL) else None
-                    return sparse.run(stored.inputs(arrays[0], residual))
+                    given = arrays[:count]
+                    if validate is not None:
+                        validate(problem, given)
+                    return sparse.run(stored.inputs(given))
 
                 return run_stored if broadcast is None else self._added(run_stored)
             plan = dispatch.plan_problem(problem, parameters, self.backend)

@@ -431,7 +431,7 @@ def _linear(place: Place, weights: Array, bias: Array | None, shape: Sequence[in
     if stored is None:
         result, _ = draft.operation(problem, parameters, (image, *(None for _ in parameters)))
     else:
-        result, _ = draft.operation(stored.problem, stored.parameters, stored.inputs(image))
+        result, _ = draft.operation(stored.problem, stored.parameters, stored.inputs((image,)))
     return draft.add(View(), (result,), shape, output)
 
 

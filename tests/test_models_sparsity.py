@@ -96,7 +96,7 @@ def test_sparse_initializers_are_taken() -> None:
     np.testing.assert_allclose(model.run(X)["y"], qf.conv2d(X, weight), rtol=1e-5, atol=1e-5)
 
 
-def test_measured_times_decide_where_there_are_any(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_measured_times_decide_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = pruned(16, 16, 1, 1, share=0.2)
     problem = ops.parse("conv float32[1x16x8x8],float32[16x16x1x1]")
     parameters = {1: weight}
@@ -114,7 +114,7 @@ def test_measured_times_decide_where_there_are_any(monkeypatch: pytest.MonkeyPat
     dispatch._select.cache_clear()
     stored, said = sparsity.stored_form(problem, parameters, "cpu")
     assert stored is None
-    assert "2.0 us measured, 1.0 us dense" in said
+    assert "2.0 us measured by its stored values, 1.0 us dense" in said
     monkeypatch.setattr(autotune, "remembered", real)
     dispatch._select.cache_clear()
 
@@ -123,3 +123,33 @@ def test_a_setting_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv(settings.SPARSE_VARIABLE, "sometimes")
     with pytest.raises(QuatrefoilError, match="QUATREFOIL_SPARSE='sometimes'; write auto, never or always"):
         settings.sparse_weights()
+
+
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_recurrent_layers_take_either_form(monkeypatch: pytest.MonkeyPatch, op: str, gates: int, lengths: bool) -> None:
+    given = ", int32[3] lens" if lengths else ""
+    proto = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[7, 3, 24] x{given}) => (float[7, 2, 3, 20] y) '
+        f'{{ y = {op}<hidden_size = 20, direction = "bidirectional">(x, w, r, b{", lens" if lengths else ""}) }}'
+    )
+    book = np.array([-0.4, 0.0, 0.3, 0.1], np.float32)
+    weights = {
+        "w": pruned(2, 20 * gates, 24, share=0.08), "r": pruned(2, 20 * gates, 20, share=0.08) * np.float32(0.3),
+        "b": RNG.standard_normal((2, 40 * gates), np.float32),
+    }  # fmt: skip
+    x = {"x": RNG.standard_normal((7, 3, 24), np.float32)} | (
+        {"lens": np.array([7, 2, 0], np.int32)} if lengths else {}
+    )
+    name = {"RNN": "elman", "LSTM": "lstm", "GRU": "gru"}[op]
+    for form, wish in ((f"sparse_{name}_rows", settings.AUTO), (f"shared_{op.lower()}_lookup", settings.ALWAYS)):
+        if wish == settings.ALWAYS:  # no zeros, few values
+            weights |= {key: book[[0, 2, 3]][RNG.integers(0, 3, weights[key].shape)] for key in "wr"}
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in weights.items())
+        monkeypatch.setenv(settings.SPARSE_VARIABLE, wish)
+        model = qf.load(proto)
+        assert form in str(model.explain(x))
+        made = model.run(x)["y"]
+        monkeypatch.setenv(settings.SPARSE_VARIABLE, settings.NEVER)
+        np.testing.assert_allclose(made, qf.load(proto).run(x)["y"], rtol=2e-5, atol=1e-5)

@@ -317,8 +317,9 @@ def sparse_fills(problem: Problem, weight: Weight) -> dict[int, Fill]:
 CONV_CASES = {
     "3x3_ragged": 0.3, "3x3_wide": 0.1, "3x3_stride2": 0.3, "3x3_dilated": 0.5, "pads_beyond_kernel": 0.6,
     "same_upper": 0.0, "3x3_valid": 1.0, "1x1": 0.2, "1x1_large": 0.1, "1x1_stride2": 0.3, "1x1_padded": 0.5,
-    "7x7_stride2": 0.2, "depthwise": 0.6, "grouped": 0.3, "one_pixel": 0.4, "batch_8": 0.25, "empty_batch": 0.5,
-    "1d": 0.5, "1d_dilated": 0.02, "3d_stride_dilation": 0.3, "bias_residual_relu": 0.2, "activation_swish": 0.4,
+    "7x7_stride2": 0.2, "depthwise": 0.6, "grouped": 0.3, "grouped_large": 0.2, "one_pixel": 0.4, "batch_8": 0.25,
+    "empty_batch": 0.5, "1d": 0.5, "1d_dilated": 0.02, "3d_stride_dilation": 0.3, "bias_residual_relu": 0.2,
+    "activation_swish": 0.4,
     "special_values": 0.3, "non_contiguous": 0.5,
 }  # fmt: skip
 RECURRENT_CASES = {
