@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from quatrefoil.asic_sim import conv, fixed, hardware, pool, rnn, sparse
+from quatrefoil.asic_sim import compressed, conv, fixed, hardware, pool, rnn, sparse
+from quatrefoil.asic_sim.compression import UNKNOWN, stated
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.mapping import ANY, Mapping
 from quatrefoil.asic_sim.simulation import (
-    ArrayPart,
     FormatError,
     Lowering,
     Setting,
     SimulationReport,
-    VectorPart,
     native,
     timed,
 )
-from quatrefoil.decoding import decoding
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.ops import compressed
 from quatrefoil.ops.rnn import without_layout
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
 from quatrefoil.widening import with_float16
 
 FLOATS = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS)
-KERNELS = (*with_float16(FLOATS, "asic"), *fixed.KERNELS, *sparse.KERNELS, *decoding(FLOATS, "asic"))
+KERNELS = (*with_float16(FLOATS, "asic"), *fixed.KERNELS, *sparse.KERNELS, *compressed.KERNELS)
 
 LOWERINGS: dict[str, Lowering] = {
     **conv.LOWERINGS,
@@ -37,19 +35,8 @@ LOWERINGS: dict[str, Lowering] = {
     **rnn.LOWERINGS,
     **fixed.LOWERINGS,
     **sparse.LOWERINGS,
+    **compressed.LOWERINGS,
 }
-
-
-def _decoded(lowering: Lowering) -> Lowering:
-    """Of an operator with compressed weights: what the dense weights cost."""
-
-    def lower(problem: Problem, design: Hardware, setting: Setting) -> Sequence[ArrayPart | VectorPart]:
-        return lowering(compressed.base(problem), design, setting)
-
-    return lower
-
-
-LOWERINGS |= {form.op: _decoded(LOWERINGS[form.base.op]) for form in compressed.FORMS.values()}
 BUILD = "pip install -e . (or python setup.py build_ext --inplace --only asic_sim)"
 
 
@@ -120,5 +107,7 @@ def simulate_as(problem: Problem, chip: Hardware, setting: Setting) -> Simulatio
             reject = kernel.accepts(settled)
             if reject is not None:
                 raise QuatrefoilError(f"asic: {problem.op}: {reject}")
+            if settled.op in compressed.LOWERINGS and chip.compresses and setting.numbers == UNKNOWN:
+                setting = replace(setting, numbers=stated(settled))
             return timed(LOWERINGS[settled.op], settled, chip, setting)
     raise QuatrefoilError(f"asic: there is no kernel for {problem.op}; known are {', '.join(LOWERINGS)}")

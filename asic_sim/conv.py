@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from math import gcd
 from typing import Any
@@ -23,10 +24,12 @@ from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import (
     REQUANTISATION,
     ArrayPart,
+    Compute,
     Setting,
     VectorPart,
     activation_cycles,
     native,
+    native_stored,
     reject_dtype,
     reject_size,
     run_simulated,
@@ -78,6 +81,11 @@ def phases(problem: Problem) -> list[Phase]:
     ]  # fmt: skip
 
 
+WEIGHTS = {"conv": ops.W, "conv_transpose": ops.W, "conv_integer": ops.W, "qlinear_conv": ops.Q_W}
+ZERO_POINTS = {"conv_integer": ops.W_ZERO_POINT, "qlinear_conv": ops.Q_W_ZERO}
+"""Where an operator has them, and what they are zero at."""
+
+
 def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart | VectorPart]:
     g = ops.geometry(problem)
     axis = native().Axis
@@ -98,6 +106,9 @@ def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPar
     for phase in phases(problem):
         covered += phase.outputs
         depth = g.in_per_group * len(phase.taps[0]) * len(phase.taps[1]) * len(phase.taps[2])
+        lying = setting.lying(
+            design, WEIGHTS[problem.op], (g.groups, depth, g.out_per_group), partial(pack, problem, phase=phase)
+        )
         stage = native().Stage(
             groups=g.groups,
             channels=g.in_per_group,
@@ -105,9 +116,10 @@ def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPar
             axes=[axis(g.batch, g.batch), *phase.axes],
             output_bytes=output_bytes,
             lane_cycles=lane_cycles,
-            weights_kept=depth * g.out_per_group * figures["weight_bytes"] <= design.weight_sram_kib * 1024,
+            weights_kept=lying.group_bytes <= design.weight_sram_kib * 1024,
             activations_here=ops.X in setting.kept.here,
             kept_bytes=kept,
+            stored=native_stored(lying),
             **figures,
         )
         stages.append(stage)
@@ -155,6 +167,11 @@ def packed_phases(problem: Problem, w: np.ndarray) -> list[tuple[Any, np.ndarray
 
 
 def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    weights = {ops.W: parameters[ops.W]}
+    return run_simulated(kernel, problem, lower, computing_float(problem, parameters), weights)
+
+
+def computing_float(problem: Problem, parameters: Mapping[int, Array]) -> Compute:
     convolutions = packed_phases(problem, parameters[ops.W])
     bias = parameters.get(ops.BIAS)
     activation = ops.fused_activation(problem)
@@ -179,10 +196,10 @@ def prepare_float(kernel: str, problem: Problem, parameters: Mapping[int, Array]
             )
         return (y,)
 
-    return run_simulated(kernel, problem, lower, compute)
+    return compute
 
 
-def _centred(values: Array, zero_point: Array | None, along_first: bool = False) -> np.ndarray:
+def centred(values: Array, zero_point: Array | None, along_first: bool = False) -> np.ndarray:
     """8-bit values less their zero point, which nine bits hold; a zero point for each channel goes along the first
     axis."""
     centred = values.astype(np.int16)
@@ -193,20 +210,20 @@ def _centred(values: Array, zero_point: Array | None, along_first: bool = False)
 
 
 def prepare_integer(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    w = _centred(parameters[ops.W], parameters.get(ops.W_ZERO_POINT), along_first=True)
+    w = centred(parameters[ops.W], parameters.get(ops.W_ZERO_POINT), along_first=True)
     ((convolution, weights),) = packed_phases(problem, w)
     zero_point = parameters.get(ops.X_ZERO_POINT)
 
     def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
         y = np.zeros(problem.outputs[0].shape, np.int32)
-        native().convolve_integer(convolution, design.rows_summed, _centred(inputs[ops.X], zero_point), weights, y)
+        native().convolve_integer(convolution, design.rows_summed, centred(inputs[ops.X], zero_point), weights, y)
         return (y,)
 
-    return run_simulated(kernel, problem, lower, compute)
+    return run_simulated(kernel, problem, lower, compute, {ops.W: w})
 
 
 def prepare_quantized(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
-    w = _centred(parameters[ops.Q_W], parameters[ops.Q_W_ZERO], along_first=True)
+    w = centred(parameters[ops.Q_W], parameters[ops.Q_W_ZERO], along_first=True)
     ((convolution, weights),) = packed_phases(problem, w)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         multiplier = requantize_multiplier(*(parameters[i] for i in (ops.Q_X_SCALE, ops.Q_W_SCALE, ops.Q_Y_SCALE)))
@@ -217,12 +234,12 @@ def prepare_quantized(kernel: str, problem: Problem, parameters: Mapping[int, Ar
     def compute(design: Hardware, inputs: Inputs) -> tuple[np.ndarray, ...]:
         y = np.zeros(problem.outputs[0].shape, problem.outputs[0].numpy_dtype)
         native().convolve_requantized(
-            convolution, design.rows_summed, _centred(inputs[ops.Q_X], x_zero_point), weights, bias, multiplier,
+            convolution, design.rows_summed, centred(inputs[ops.Q_X], x_zero_point), weights, bias, multiplier,
             zero_point, y,
         )  # fmt: skip
         return (y,)
 
-    return run_simulated(kernel, problem, lower, compute)
+    return run_simulated(kernel, problem, lower, compute, {ops.Q_W: w})
 
 
 def accepts_float(problem: Problem) -> Reject | None:

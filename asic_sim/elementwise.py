@@ -12,8 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from quatrefoil.asic_sim.hardware import Hardware
-from quatrefoil.asic_sim.simulation import REQUANTISATION, ArrayPart, Setting, VectorPart, native, product_stage
+from quatrefoil.asic_sim.simulation import (
+    REQUANTISATION,
+    ArrayPart,
+    Setting,
+    VectorPart,
+    native,
+    native_stored,
+    product_stage,
+)
 from quatrefoil.problem import Tensor
 
 FREE = (
@@ -206,6 +216,10 @@ def _dense(
     figures = setting.operand_figures(design)
     product = _contraction(inputs, attributes) if kind == EINSUM else _matrices(inputs[DENSE[kind]], made)
     assert product is not None
+    place = DENSE.get(kind, 1)
+    lying = setting.lying(
+        design, place, (product.batch, product.depth, product.columns), lambda w: matrix_of(kind, w, attributes)
+    )
     stage = product_stage(
         product.rows,
         product.depth,
@@ -213,12 +227,19 @@ def _dense(
         groups=product.batch,
         output_bytes=setting.written(made, 0),
         lane_cycles=1 + (REQUANTISATION if kind == "QLinearMatMul" else setting.rounding_cycles()),
-        weights_kept=product.depth * product.columns * figures["weight_bytes"] <= design.weight_sram_kib * 1024,
+        weights_kept=lying.group_bytes <= design.weight_sram_kib * 1024,
         activations_here=0 in setting.kept.here,
         kept_bytes=setting.staying(made, 0),
+        stored=native_stored(lying),
         **figures,
     )
     return [ArrayPart([([stage], 1)])]
+
+
+def matrix_of(kind: str, w: np.ndarray, attributes: Attributes) -> np.ndarray:
+    """The second operand of a MatMul or a Gemm as (batch, depth, columns)."""
+    matrix = w.swapaxes(-1, -2) if kind == "Gemm" and attributes.get("transB") else w
+    return matrix.reshape(-1, *matrix.shape[-2:])
 
 
 def _normalise(

@@ -24,8 +24,11 @@ deep neural networks", Proc. IEEE 2017, section III, give them; other widths by 
 the square of its 8 bits of mantissa beside float16's 11. Where an operand enters in n parts, the multiplier is an n-th of
 the whole one. An array with several formats is as large as the dearest of those asked for. A bit of memory is a cell of
 0.346 um2 (K. Mistry et al., IEDM 2007) of which cells fill from 40 to 80 per cent of the macro. Area scales with the
-square of the process, the rule of thumb that flatters small ones most. Control, wires, pads and the clock are in neither
-figure; nor is leakage.
+square of the process, the rule of thumb that flatters small ones most. Control, multiplexers in front of activations,
+wires, pads and the clock are in neither figure; nor is leakage.
+
+A weight that is looked up in a codebook costs its bytes in the smallest memory of the tables, which is larger than a
+codebook.
 """
 
 from __future__ import annotations
@@ -152,8 +155,8 @@ def energy(design: Hardware, name: str, counters: Mapping[str, int]) -> dict[str
     """Picojoules by component, for operands in the format of this name."""
     figures = _figures(design, name)
     dram_bytes = sum(counters[name] for name in ("weight_bytes", "activation_bytes", "output_bytes"))
-    return {
-        "array": figures.mac * counters["macs"],
+    found = {
+        "array": figures.mac * (counters["macs"] - counters["gated_macs"]),
         # written once as it comes from DRAM, read as often as the array asks
         "weight memory": figures.weight_byte * (counters["weight_bytes"] + counters["weight_reads"]),
         "activation memory": figures.activation_byte
@@ -162,6 +165,9 @@ def energy(design: Hardware, name: str, counters: Mapping[str, int]) -> dict[str
         "vector unit": figures.lane * counters["lane_operations"],
         "DRAM": figures.dram_byte * dram_bytes,
     }
+    if design.codebook_entries:
+        found["decoder"] = figures.lookup * counters["lookups"]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +177,7 @@ class _Figures:
     activation_byte: Band
     accumulator: Band
     lane: Band
+    lookup: Band
     dram_byte: Band
 
 
@@ -195,6 +202,7 @@ def _figures(design: Hardware, name: str) -> _Figures:
         ),
         # at least an addition, at most a multiplication and an addition
         lane=Band(lane, lane + operation_pj("multiply float32", nm)),
+        lookup=exact(operands.weight_bytes * memory_pj_per_byte(min(MEMORIES), nm)),
         dram_byte=Band(low / WORD_BYTES, high / WORD_BYTES),
     )
 
@@ -213,7 +221,8 @@ def area_mm2(design: Hardware, names: Collection[str] = ("int8",)) -> dict[str, 
     tiles = design.weight_fifo_tiles * design.array_rows * design.array_columns / 1024
     sums = max(operands.sum_bytes for operands in needed)
     kib = {
-        "weight memory": design.weight_sram_kib + max(operands.weight_bytes for operands in needed) * tiles,
+        "weight memory": design.weight_sram_kib
+        + max(operands.weight_bytes for operands in needed) * (tiles + design.codebook_entries / 1024),
         "activation memory": design.activation_sram_kib,
         "accumulators": sums * design.accumulator_entries * design.array_columns / 1024,
     }

@@ -65,6 +65,12 @@ class Hardware:
     weights_ahead                 the first weights of an operator are fetched while the one before it is at work
     cores                         each with all of the above but DRAM, which they share
     divide                        how an operator is divided among them: channels, rows (of pixels) or batch
+    codebook_entries              of the table in which codes of weights are looked up; 0: there is none
+    index_bits                    of a stored weight's distance from the one before it; 0: zeros are stored too
+    decoded_weights_per_cycle     that pass the table and the index on their way into the array
+    zero_gating                   a product with a weight that is zero takes no energy
+    skip_block_rows               rows of the depth among which an element chooses its activation, so that those of a block
+                                  without weights take no row of the array; 1: no choice, empty rows are skipped; 0: none
     """
 
     name: str
@@ -102,6 +108,11 @@ class Hardware:
     weights_ahead: bool = False
     cores: int = 1
     divide: str = "channels"
+    codebook_entries: int = 0
+    index_bits: int = 0
+    decoded_weights_per_cycle: int = 1
+    zero_gating: bool = False
+    skip_block_rows: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -151,6 +162,27 @@ class Hardware:
             )
 
         self._check_dram()
+        self._check_compression()
+
+    def _check_compression(self) -> None:
+        if self.cores > 1 and self.divide == "channels" and (self.index_bits or self.zero_gating):
+            raise self._error(
+                "divide",
+                "channels",
+                "with index_bits or zero_gating a core's strips of weights are those of the whole operator; write rows or batch",
+            )
+        if self.skip_block_rows and not self.index_bits:
+            raise self._error(
+                "skip_block_rows",
+                self.skip_block_rows,
+                "rows are skipped by the index of the weights; give it index_bits, or write 0",
+            )
+        if self.index_bits and self.dataflow == "input":
+            raise self._error(
+                "index_bits",
+                self.index_bits,
+                "with dataflow input weights stream, in strips of any width, and have no index here; write 0",
+            )
 
     def _check_dram(self) -> None:
         if self.dram_row_bytes < self.dram_burst_bytes:
@@ -197,6 +229,11 @@ class Hardware:
         return DesignError(f"design {self.name}: {key} is {value}; {wanted}")
 
     @property
+    def compresses(self) -> bool:
+        """What an operator costs depends on its weights' numbers."""
+        return bool(self.codebook_entries or self.index_bits or self.zero_gating)
+
+    @property
     def rows_summed(self) -> int:
         """How many products a column adds up before the sum goes to the accumulator below: the array's height, or
         any number where sums rest in the array."""
@@ -234,6 +271,12 @@ CORES = "cores"
 _CORES = {"count": "cores", "divide": "divide"}
 """The table of a TOML file, its keys and what they are called here."""
 
+COMPRESSION = "compression"
+COMPRESSION_KEYS = (
+    "codebook_entries", "index_bits", "decoded_weights_per_cycle", "zero_gating", "skip_block_rows",
+)  # fmt: skip
+"""A table of the TOML file, which may be absent, and its keys."""
+
 MOST = 2**20
 MOST_PARTS = 16
 LIMITS = {
@@ -254,6 +297,9 @@ LIMITS = {
     "array_columns": (1, 4096),
     "weight_fifo_tiles": (1, 1024),
     "cores": (1, 64),
+    "codebook_entries": (0, 256),
+    "index_bits": (0, 16),
+    "skip_block_rows": (0, 64),
 }
 """The least and the greatest value of a key; 1 and MOST where it is not listed."""
 
@@ -269,18 +315,23 @@ def parse(text: str, source: str) -> Hardware:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DesignError(f"{source} is no TOML file: {error}") from None
-    known = [key for key in _KINDS if key not in _CORES.values()]
-    unknown = [key for key in values if key not in known and key != CORES]
+    tables = {CORES: _CORES, COMPRESSION: {key: key for key in COMPRESSION_KEYS}}
+    inside = [name for keys in tables.values() for name in keys.values()]
+    known = [key for key in _KINDS if key not in inside]
+    unknown = [key for key in values if key not in known and key not in tables]
     if unknown:
-        raise DesignError(f"{source}: unknown key {unknown[0]!r}; known are {', '.join(known)} and the table [{CORES}]")
+        raise DesignError(
+            f"{source}: unknown key {unknown[0]!r}; known are {', '.join(known)} and the tables [{'], ['.join(tables)}]"
+        )
     missing = [key for key in _NEEDED if key not in values]
     if missing:
         raise DesignError(f"{source}: the key {missing[0]!r} is missing; a design gives {', '.join(_NEEDED)}")
-    if CORES in values:
-        table = values.pop(CORES)
-        if not isinstance(table, dict) or set(table) != set(_CORES):
-            raise DesignError(f"{source}: [{CORES}] is {table!r}; it is a table of {' and '.join(_CORES)}")
-        values |= {_CORES[key]: value for key, value in table.items()}
+    for name, keys in tables.items():
+        if name in values:
+            table = values.pop(name)
+            if not isinstance(table, dict) or set(table) != set(keys):
+                raise DesignError(f"{source}: [{name}] is {table!r}; it is a table of {' and '.join(keys)}")
+            values |= {keys[key]: value for key, value in table.items()}
     return Hardware(**values)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from quatrefoil.asic_sim.compression import kept_rows, strips_of
 from quatrefoil.asic_sim.fixed import of_format
 from quatrefoil.asic_sim.hardware import CHOICES
 from quatrefoil.asic_sim.simulation import SUMMANDS, native
@@ -201,6 +202,72 @@ def try_fixed_product(rng: random.Random, values: np.random.Generator, dataflow:
     return Trial(dataflow, weight_load, fast, stepped, sums, wanted)
 
 
+def stored_weights(
+    rng: random.Random, places: np.ndarray, array_columns: int, dataflow: str, block_rows: int
+) -> dict[str, Any]:
+    """A way for weights to lie, as the arguments of a native Stored. places: (groups, depth, columns), where they are not
+    zero; with an index but where weights stream."""
+    figures: dict[str, Any] = {
+        "bits": rng.choice([4, 6, 8, 12, 16, 36]),
+        "table_bytes": rng.choice([0, 16, 256]),
+        "decoded": rng.choice([0, 1, 2, 5, 16]),
+        "multiplied": rng.choice([-1, int(places.sum())]),
+    }
+    if dataflow == "input":
+        return figures
+    strips = strips_of(places, array_columns, block_rows, rng.choice([1, 2, 4, 8]))
+    return figures | {name: getattr(strips, name).tolist() for name in ("first", "before", "taken")}
+
+
+def _places(rng: random.Random, values: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Where weights are not zero: anywhere, or in some rows."""
+    return (values.random(shape) < rng.choice([0, 0.05, 0.3, 0.6, 1])) & (
+        values.random(shape[:2])[..., None] < rng.choice([0.1, 0.5, 1])
+    )
+
+
+def try_compressed_product(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
+    """A plain product whose weights are compressed, its numbers included where rows without weights are skipped."""
+    rows, depth, columns = rng.randint(1, 40), rng.randint(1, 60), rng.randint(1, 30)
+    array_columns, block_rows = rng.randint(1, 9), rng.choice([0, 1, 1, 2, 4])
+    w = values.integers(-255, 256, (depth, columns)).astype(np.int32) * _places(rng, values, (1, depth, columns))[0]
+    figures = stored_weights(rng, (w != 0)[None], array_columns, dataflow, block_rows)
+    stage = product(
+        rows, depth, columns, weights_kept=rng.random() < 0.5, stored=native().Stored(**figures),
+        activations_here=rng.random() < 0.25,
+    )  # fmt: skip
+    design, mapping = _design(rng, dataflow, weight_load, array_columns=array_columns), _mapping(rng)
+    fast = native().time_program(design, alone(stage), mapping)
+    if block_rows > 1 and dataflow != "input":
+        return Trial(dataflow, weight_load, fast, native().step_program(design, alone(stage), mapping)[0])
+    a = values.integers(-255, 256, (rows, depth)).astype(np.int32)
+    kept = kept_rows(w, array_columns) if block_rows and dataflow != "input" else None
+    if kept is None and dataflow != "input":
+        kept = np.tile(np.arange(depth), -(-columns // array_columns))
+    stepped, sums = native().step_program(design, alone(stage), mapping, a, w, kept=kept)
+    return Trial(dataflow, weight_load, fast, stepped, sums, a @ w)
+
+
+def try_compressed_program(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
+    """The timing of groups and of steps whose weights are compressed, some of them."""
+    array_columns = rng.randint(1, 9)
+
+    def stage(dependent: bool) -> Any:
+        groups, depth, columns = rng.choice([1, 1, 2, 5]), rng.randint(1, 40), rng.randint(1, 24)
+        places = _places(rng, values, (groups, depth, columns))
+        figures = stored_weights(rng, places, array_columns, dataflow, rng.choice([0, 1, 2, 4]))
+        return product(
+            rng.randint(1, 30), depth, columns, groups=groups, weights_kept=rng.random() < 0.4, dependent=dependent,
+            stored=native().Stored(**figures) if rng.random() < 0.8 else None, weight_bytes=rng.choice([1, 4]),
+            closing_elements=rng.choice([0, 5]), closing_lane_cycles=2, output_bytes=rng.choice([0, 1, 4]),
+        )  # fmt: skip
+
+    sections = native().Sections([[stage(False)], [stage(True)]], [1, rng.choice([0, 1, 3, 9])])
+    design, mapping = _design(rng, dataflow, weight_load, array_columns=array_columns), _mapping(rng)
+    fast = native().time_program(design, sections, mapping)
+    return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
+
+
 def draw_program(rng: random.Random, dataflow: str, weight_load: str) -> tuple[Any, Any]:
     """A design and sections: groups, windows, kept weights, dependent steps, results that stay on the chip."""
     design = _design(rng, dataflow, weight_load)
@@ -316,6 +383,9 @@ def main(arguments: list[str] | None = None) -> int:
             trial = try_product(rng, values, flow, load)
         elif kind < 0.3:
             trial = try_fixed_product(rng, values, flow, load)
+        elif kind < 0.4:
+            make = rng.choice([try_compressed_product, try_compressed_program])
+            trial = make(rng, values, flow, load)
         elif kind < 0.6:
             trial = try_program(rng, flow, load)
         elif kind < 0.8:

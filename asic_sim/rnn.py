@@ -10,16 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from quatrefoil.asic_sim.compression import Lying
 from quatrefoil.asic_sim.hardware import Hardware
 from quatrefoil.asic_sim.simulation import (
     ArrayPart,
+    Compute,
     Setting,
     activation_cycles,
     native,
+    native_stored,
     product_stage,
     reject_dtype,
     reject_size,
@@ -31,6 +35,8 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Kernel, Reject, Run
 
 Inputs = Sequence[np.ndarray | None]
+
+WEIGHTS = frozenset((ops.W, ops.R))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +66,28 @@ def layer(
     states = sum(problem.input(i).size for i in (ops.INITIAL_H, ops.INITIAL_C) if problem.has(i)) // g.directions
     # W x of all steps waits on the chip where half of the activation memory holds it, else in DRAM
     stays = widths.sums * g.steps * g.batch * width <= setting.activation_memory(design) // 2
-    whole = product_stage(
-        g.steps * g.batch,
-        g.inputs,
-        width,
-        activation_bytes=widths.x,
-        weight_bytes=widths.w,
-        operand_cycles=operand_cycles,
-        output_bytes=0 if stays else widths.sums,
-        opening_bytes=states * widths.state,
-        weights_kept=widths.w * g.inputs * width <= weight_memory,
-        activations_here=ops.X in setting.kept.here,
-    )
 
-    def step(columns: int, lane_cycles: int, *, last: bool) -> Any:
+    def lying(position: int, direction: int, depth: int, columns: slice, weight_bytes: int) -> Lying:
+        shape = (1, depth, columns.stop - columns.start)
+        return setting.lying(design, position, shape, lambda array: array[direction, columns].T, weight_bytes)
+
+    def whole(direction: int) -> Any:
+        weights = lying(ops.W, direction, g.inputs, slice(0, width), widths.w)
+        return product_stage(
+            g.steps * g.batch,
+            g.inputs,
+            width,
+            activation_bytes=widths.x,
+            weight_bytes=widths.w,
+            operand_cycles=operand_cycles,
+            output_bytes=0 if stays else widths.sums,
+            opening_bytes=states * widths.state,
+            weights_kept=weights.group_bytes <= weight_memory,
+            activations_here=ops.X in setting.kept.here,
+            stored=native_stored(weights),
+        )
+
+    def step(columns: int, lane_cycles: int, weights: Lying, *, kept: bool, last: bool) -> Any:
         return product_stage(
             g.batch,
             g.hidden,
@@ -84,7 +98,8 @@ def layer(
             operand_cycles=operand_cycles,
             output_bytes=0,
             dependent=True,
-            weights_kept=widths.r * g.hidden * width <= weight_memory,
+            weights_kept=kept,
+            stored=native_stored(weights),
             opening_bytes=0 if stays else widths.sums * g.batch * columns,
             closing_elements=g.batch * g.hidden,
             closing_lane_cycles=lane_cycles,
@@ -92,15 +107,20 @@ def layer(
             closing_kept_bytes=setting.kept.staying(widths.state) * g.batch * g.hidden if last else 0,
         )
 
-    return [
-        ArrayPart(
-            [
-                ([whole], 1),
-                ([step(*each, last=number == len(steps)) for number, each in enumerate(steps, 1)], g.steps),
-            ]
-        )
-        for steps in products
-    ]
+    parts = []
+    for direction, steps in enumerate(products):
+        ends = list(accumulate(columns for columns, _ in steps))
+        weights = [
+            lying(ops.R, direction, g.hidden, slice(end - columns, end), widths.r)
+            for end, (columns, _) in zip(ends, steps)
+        ]
+        kept = sum(each.group_bytes for each in weights) <= weight_memory
+        stages = [
+            step(*each, own, kept=kept, last=number == len(steps))
+            for number, (each, own) in enumerate(zip(steps, weights), 1)
+        ]
+        parts.append(ArrayPart([([whole(direction)], 1), (stages, g.steps)]))
+    return parts
 
 
 def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPart]:
@@ -134,6 +154,11 @@ def lower(problem: Problem, design: Hardware, setting: Setting) -> list[ArrayPar
 
 
 def prepare(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    weights = {position: parameters[position] for position in WEIGHTS}
+    return run_simulated(kernel, problem, lower, computing(problem, parameters), weights)
+
+
+def computing(problem: Problem, parameters: Mapping[int, Array]) -> Compute:
     g = ops.geometry(problem)
     # (D, G H, K) becomes (D, K, G H), the layout that the array is loaded from
     w, r = (np.ascontiguousarray(parameters[i].transpose(0, 2, 1)) for i in (ops.W, ops.R))
@@ -162,7 +187,7 @@ def prepare(kernel: str, problem: Problem, parameters: Mapping[int, Array]) -> R
         native().recurrent(layer, design.rows_summed, inputs[ops.X], w, r, bias, lengths, peepholes, h, c, y)
         return (y, h) if c is None else (y, h, c)
 
-    return run_simulated(kernel, problem, lower, compute)
+    return compute
 
 
 def accepts(problem: Problem) -> Reject | None:

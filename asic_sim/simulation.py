@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from quatrefoil import ops
-from quatrefoil.asic_sim import energy, formats
+from quatrefoil.asic_sim import compression, energy, formats
+from quatrefoil.asic_sim.compression import UNKNOWN, Lying, Numbers
 from quatrefoil.asic_sim.energy import Band
 from quatrefoil.asic_sim.formats import Format
 from quatrefoil.asic_sim.hardware import Hardware, current
@@ -62,12 +63,14 @@ class Setting:
     cast        floats are timed as if they had been quantised to it
     kept        what is in the activation memory from operation to operation
     mapping     what is said of the array's cuts
+    numbers     what is known of the weights, for a design on which they matter
     """
 
     format: str
     cast: bool = False
     kept: Kept = ALONE
     mapping: Wanted = ANY
+    numbers: Numbers = UNKNOWN
 
     @classmethod
     def of(cls, dtype: str, as_format: str | None = None, kept: Kept = ALONE, mapping: Wanted = ANY) -> Setting:
@@ -165,6 +168,23 @@ class Setting:
             "weight_bytes": self.operands.weight_bytes,
             "operand_cycles": self.operand_cycles(design),
         }
+
+    def lying(
+        self,
+        design: Hardware,
+        position: int,
+        shape: tuple[int, int, int],
+        arrange: Callable[[np.ndarray], np.ndarray],
+        width: int | None = None,
+    ) -> Lying:
+        """How the weight at a position lies in memory, as a stage takes it; the arguments as of ``compression.lying``."""
+        width = self.operands.weight_bytes if width is None else width
+        return compression.lying(self.numbers.get(position), arrange, shape, design, width)
+
+
+def native_stored(lying: Lying) -> Any:
+    """For a native stage."""
+    return None if lying.stored is None else native().Stored(**lying.stored)
 
 
 REQUANTISATION = 2
@@ -276,6 +296,11 @@ class SimulationReport(Counted):
         # types that only the vector unit works on count as float32
         known = setting.cast or setting.brought or self.design.operand_cycles(setting.format)
         return (setting.format if known else "float32",)
+
+    @property
+    def assumed(self) -> str:
+        """What was taken for granted of weights whose numbers are not known, on a design on which they matter."""
+        return self.setting.numbers.assumed if self.macs and self.design.compresses else ""
 
     @cached_property
     def energy(self) -> Mapping[str, Band]:
@@ -551,7 +576,7 @@ COUNTERS = (
     "cycles", "fill", "busy", "stall_weights", "stall_activations", "stall_outputs", "stall_steps", "stall_memory",
     "drain", "vector_busy", "weight_bytes", "activation_bytes", "output_bytes", "folds", "macs", "weight_reads",
     "activation_reads", "accumulator_accesses", "lane_operations", "activation_writes", "memory_conflicts", "row_hits",
-    "row_misses", "row_waits", "refresh_waits",
+    "row_misses", "row_waits", "refresh_waits", "lookups", "gated_macs",
 )  # fmt: skip
 """The counters of a report, in order; asic_sim/src/timing.h says what each counts."""
 
@@ -575,13 +600,29 @@ def reject_dtype(problem: Problem, *dtypes: str) -> Reject | None:
     return None
 
 
-def run_simulated(kernel: str, problem: Problem, lowering: Lowering, compute: Compute) -> Run:
-    """A run on the design in use: its numbers by ``compute``, its cost by ``lowering``, reported once."""
+def run_simulated(
+    kernel: str,
+    problem: Problem,
+    lowering: Lowering,
+    compute: Compute,
+    weights: Mapping[int, np.ndarray] | None = None,
+) -> Run:
+    """A run on the design in use: its numbers by ``compute``, its cost by ``lowering``, reported once. weights: those that the
+    cost depends on, on some designs, less their zero points."""
+    numbers: list[Numbers] = []
+
+    def setting_on(design: Hardware) -> Setting:
+        setting = Setting.of_problem(problem)
+        if not design.compresses or weights is None:
+            return setting
+        if not numbers:
+            numbers.append(compression.known(weights))
+        return replace(setting, numbers=numbers[0])
 
     def run(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
         design = current()
         try:
-            report = timed(lowering, problem, design, Setting.of_problem(problem))
+            report = timed(lowering, problem, design, setting_on(design))
         except FormatError as error:
             raise FormatError(f"asic: {problem.op}: {error}") from None
         outputs = compute(design, inputs)

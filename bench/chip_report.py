@@ -57,6 +57,12 @@ def as_quantised(report: SimulationReport | ModelReport) -> str:
     )
 
 
+def assumptions(report: SimulationReport | ModelReport) -> list[str]:
+    """What was taken for granted of weights whose numbers are not known, where it matters."""
+    said = dict.fromkeys(cost.assumed for cost in _costs(report) if cost.assumed)
+    return [f"{each[0].upper()}{each[1:]}." for each in said]
+
+
 def _costs(report: SimulationReport | ModelReport) -> Sequence[SimulationReport]:
     return report.reports if isinstance(report, ModelReport) else [report]
 
@@ -71,6 +77,8 @@ def write_html(path: Path, title: str, report: SimulationReport | ModelReport) -
     page = Page(f"SIMULATED: {title}", f"on {chip}, a chip that does not exist; nothing on this page was measured")
     page.answer(_answer(report, layers))
     if said := as_quantised(report):
+        page.paragraph(said)
+    for said in assumptions(report):
         page.paragraph(said)
     timed = [(_label(place, layer), layer, layer.report) for place, layer in enumerate(layers, 1) if layer.report]
     timed = [(label, layer, cost) for label, layer, cost in timed if cost.cycles]

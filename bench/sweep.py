@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.asic_sim import Hardware
+from quatrefoil.asic_sim import Hardware, hardware
 from quatrefoil.bench import spread
 from quatrefoil.bench.machine import package_version
 from quatrefoil.errors import QuatrefoilError
@@ -161,10 +161,16 @@ def _value(text: str, kind: type, whole: str) -> Value:
         raise QuatrefoilError(f"--over {whole!r}: {text!r} is no {wanted}") from None
 
 
-def network_of(target: Problem | Model, feeds: Mapping[str, Any] | None = None) -> Workload:
+def weighs(base: Hardware, axes: Sequence[Axis]) -> bool:
+    """Whether weights' numbers matter on some of the designs."""
+    return base.compresses or any(name in hardware.COMPRESSION_KEYS for one in axes for name in one.fields)
+
+
+def network_of(target: Problem | Model, feeds: Mapping[str, Any] | None = None, weights: bool = False) -> Workload:
     """What a problem or a whole model asks of a design, and what no design can time, by the operators' names. ``feeds`` as for
-    ``Model.explain``: nothing of the house is computed. Raises QuatrefoilError where nothing takes time."""
-    asked = workload(target, feeds)
+    ``Model.explain``: nothing of the house is computed. weights: look at a model's weights, too. Raises QuatrefoilError
+    where nothing takes time."""
+    asked = workload(target, feeds, weights)
     if not any(operation.moves for operation in asked.operations):
         raise QuatrefoilError("the model has no operator that the simulator computes")
     return asked

@@ -106,7 +106,7 @@ def command(
         raise QuatrefoilError("nothing to simulate; give a problem's text form or an ONNX file")
     from quatrefoil import asic_sim
     from quatrefoil.asic_sim import waves
-    from quatrefoil.bench.chip_report import as_quantised, waits_for, write_html
+    from quatrefoil.bench.chip_report import as_quantised, assumptions, waits_for, write_html
     from quatrefoil.bench.page import write_text
     from quatrefoil.bench.trace import chip_document
     from quatrefoil.models.simulation import Layer, ModelReport, simulate
@@ -137,8 +137,9 @@ def command(
     else:
         console = stdout()
         console.print(f"design {chip}, simulated")
-        if said := as_quantised(report):
-            console.print(said)
+        for said in (as_quantised(report), *assumptions(report)):
+            if said:
+                console.print(said, markup=False)
         columns = ("cycles", "us", "array in use", "waits", "DRAM KiB", "energy uJ", *(["error"] if check else []))
         shown = table("", "layer", *columns, "mostly waits for", right=columns)
         for layer in layers:
@@ -208,6 +209,7 @@ def _document(
             cost = {
                 "problem": layer.report.problem,
                 **described(layer.report),
+                "assumed": layer.report.assumed,
                 "mappings": [_cut(cut) for cut in layer.report.cuts],
                 "cores": [dict(counters) for counters in layer.report.cores],
                 "stays": {

@@ -66,10 +66,11 @@ def command(
         raise QuatrefoilError("give --random or --optuna, not both")
     method = sweep.RANDOM if random is not None else sweep.OPTUNA if optuna is not None else sweep.GRID
     base = hardware.load(design) if design else hardware.current()
+    axes = tuple(sweep.axis(text, base) for text in over)
     asked = Sweep(
-        _network(target, seed),
+        _network(target, seed, sweep.weighs(base, axes)),
         base,
-        tuple(sweep.axis(text, base) for text in over),
+        axes,
         method,
         random or optuna or 0,
         seed,
@@ -123,7 +124,7 @@ def command(
         raise typer.Exit(FAILED)
 
 
-def _network(target: str, seed: int) -> Workload:
+def _network(target: str, seed: int, weights: bool) -> Workload:
     from quatrefoil import ops
     from quatrefoil.bench.sweep import network_of
 
@@ -133,7 +134,7 @@ def _network(target: str, seed: int) -> Workload:
     from quatrefoil.models import load
 
     model = load(target)
-    return network_of(model, gather(model.inputs, [], seed))
+    return network_of(model, gather(model.inputs, [], seed), weights)
 
 
 def _figure(value: float) -> str:

@@ -19,6 +19,8 @@ import numpy as np
 from quatrefoil import asic_sim, ops
 from quatrefoil.asic_sim import elementwise, energy
 from quatrefoil.asic_sim.backend import simulate_as
+from quatrefoil.asic_sim.compressed import numbers_of
+from quatrefoil.asic_sim.compression import UNKNOWN, Numbers, known
 from quatrefoil.asic_sim.keeping import ALONE, Kept, Use, plan
 from quatrefoil.asic_sim.mapping import ANY, Mapping, MappingError, Mappings, mappings
 from quatrefoil.asic_sim.simulation import (
@@ -55,6 +57,7 @@ class Operation:
     reads, makes     the values' names, in the order of the types; "" for what is absent
     attributes       numbers and texts among ONNX's
     why              the reason where no design can time it
+    numbers          what is known of its weights
     """
 
     name: str
@@ -68,6 +71,7 @@ class Operation:
     makes: tuple[str, ...] = ()
     attributes: Dictionary[str, Any] = field(default_factory=dict)
     why: str = ""
+    numbers: Numbers = UNKNOWN
 
     @property
     def text(self) -> str:
@@ -79,10 +83,11 @@ class Operation:
     def setting(self, as_format: str | None, kept: Kept = ALONE, mapping: Mapping = ANY) -> Setting:
         """On what terms it is timed."""
         if self.problem is not None:
-            return Setting.of_problem(self.problem, as_format, kept, mapping)
+            return replace(Setting.of_problem(self.problem, as_format, kept, mapping), numbers=self.numbers)
         types = [tensor.dtype for tensor in (*self.inputs, *self.outputs) if tensor is not None]
         floats = [dtype for dtype in types if dtype in FLOATS] if as_format else []
-        return Setting.of((floats or types or ["float32"])[0], as_format, kept, mapping)
+        setting = Setting.of((floats or types or ["float32"])[0], as_format, kept, mapping)
+        return replace(setting, numbers=self.numbers)
 
     @property
     def moves(self) -> bool:
@@ -127,13 +132,21 @@ class Workload:
         ]
 
 
-def workload(target: Problem | Model, inputs: Dictionary[str, Any] | Any | None = None) -> Workload:
-    """inputs: of a model, as for ``Model.explain``."""
+def workload(
+    target: Problem | Model, inputs: Dictionary[str, Any] | Any | None = None, weights: bool = False
+) -> Workload:
+    """inputs: of a model, as for ``Model.explain``. weights: look at its constant weights, whose numbers matter on designs that
+    compress them."""
     if isinstance(target, Problem):
         return Workload((Operation("", target.op, "", target.op, target, target.inputs, target.outputs),))
     placements = list(target.explain(inputs, backend="asic"))
+    given = inputs if isinstance(inputs, Dictionary) else {}  # in place of constants, some of them
+    constants = {name: array for name, array in target.graph.constants.items() if name not in given}
     return Workload(
-        tuple(_operation(placement) for placement in placements),
+        tuple(
+            _weighted(_operation(placement), constants, placement.node) if weights else _operation(placement)
+            for placement in placements
+        ),
         frozenset(value.name for value in target.outputs),
         any(placement.node.bodies for placement in placements),
     )
@@ -156,6 +169,16 @@ def _operation(placement: Placement) -> Operation:
         node.name, node.title, kernel, node.kind, None, placement.inputs, placement.outputs, node.inputs, node.outputs,
         attributes, why,
     )  # fmt: skip
+
+
+def _weighted(operation: Operation, constants: Dictionary[str, np.ndarray], node: Node) -> Operation:
+    """With what a model's constants say of its weights."""
+    mine = {place: constants[name] for place, name in enumerate(node.inputs) if name in constants}
+    if operation.problem is not None:
+        return replace(operation, numbers=numbers_of(operation.problem, mine))
+    if operation.kind in ("Gemm", "MatMul") and 1 in mine and mine[1].ndim >= 2:
+        return replace(operation, numbers=known({1: mine[1]}))
+    return operation
 
 
 def _attributes(node: Node) -> dict[str, Any]:
@@ -254,7 +277,7 @@ def simulate(
         if as_format is not None and inputs is not None:
             raise QuatrefoilError("simulate: as_format times a model; it does not compute it: leave inputs out")
         model = target if isinstance(target, Model) else load(target)
-        report = cost(workload(model, inputs), chip, unsupported, as_format, mappings(mapping))
+        report = cost(workload(model, inputs, chip.compresses), chip, unsupported, as_format, mappings(mapping))
         return report if inputs is None else replace(report, outputs=model.run(inputs, backend="asic"))
 
 

@@ -12,6 +12,7 @@ from quatrefoil.asic_sim import hardware
 
 EDGE = (hardware.FOLDER / "edge.toml").read_text("utf-8")
 KEYS = [field.name for field in dataclasses.fields(asic_sim.Hardware)]
+KEYS = [key for key in KEYS if key not in hardware.COMPRESSION_KEYS]
 SWITCHES = ("whole_weight_tiles", "activations_stay", "weights_ahead")
 LEFT_OUT = ("weights_ahead", "cores", "divide")
 CHOICES = [key for key in hardware.CHOICES if key != "divide"]
@@ -181,7 +182,7 @@ def test_the_activation_memory_has_to_hold_a_row() -> None:
 def test_what_is_no_file_and_no_toml(tmp_path: Path) -> None:
     with pytest.raises(
         asic_sim.DesignError,
-        match=r"there is no design 'edgy'; shipped are edge, edge_quad, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
+        match=r"there is no design 'edgy'; shipped are edge, edge_quad, edge_sparse, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
     ):
         asic_sim.load("edgy")
     broken = tmp_path / "broken.toml"
@@ -214,6 +215,36 @@ def test_every_figure_is_in_the_digest() -> None:
     digests.add(dataclasses.replace(edge, name="other").digest)
     digests.add(dataclasses.replace(edge, cores=2).digest)
     assert len(digests) == len(KEYS) + 1
+
+
+SPARSE = (hardware.FOLDER / "edge_sparse.toml").read_text("utf-8")
+
+
+def test_the_table_of_compression() -> None:
+    design = asic_sim.load("edge_sparse")
+    digests = {design.digest}
+    for key in hardware.COMPRESSION_KEYS:
+        value = getattr(design, key)
+        digests.add(dataclasses.replace(design, **{key: False if value is True else value - 1}).digest)
+    assert len(digests) == 1 + len(hardware.COMPRESSION_KEYS)
+    assert design.compresses and not asic_sim.load("edge").compresses
+
+
+@pytest.mark.parametrize(("old", "new", "says"), [
+    ("index_bits = 4", "index_bit = 4", r"\[compression\] is .*; it is a table of codebook_entries and"),
+    ("index_bits = 4", "", r"\[compression\] is .*; it is a table of codebook_entries and"),
+    ("index_bits = 4", "index_bits = 0", "skip_block_rows is 4; rows are skipped by the index"),
+    ("index_bits = 4", "index_bits = 17", "index_bits is 17; it has to lie in 0 to 16"),
+    ("zero_gating = true", "zero_gating = 1", "zero_gating is 1; write true or false"),
+    ('dataflow = "weight"', 'dataflow = "input"', "index_bits is 4; with dataflow input weights stream"),
+    ("[compression]", "[compressions]", r"unknown key 'compressions'; known are .*the tables \[cores\], \[compression\]"),
+    ("[compression]", "", "unknown key 'codebook_entries'"),
+    ("[compression]", '[cores]\ncount = 2\ndivide = "channels"\n[compression]', "divide is channels; with index_bits or zero"),
+])  # fmt: skip
+def test_a_wrong_table_of_compression(old: str, new: str, says: str) -> None:
+    assert old in SPARSE
+    with pytest.raises(asic_sim.DesignError, match=says):
+        hardware.parse(SPARSE.replace(old, new), "here")
 
 
 def test_the_design_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

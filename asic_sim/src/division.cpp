@@ -24,7 +24,7 @@ void divide_channels(const Design& design, Stage& stage, const Share& share) {
     return;
   }
   stage.columns = share.count(stage.columns);
-  const int64_t bytes = times(times(stage.depth(), stage.columns), stage.weight_bytes);
+  const int64_t bytes = stage.stored_bytes(times(stage.depth(), stage.columns));
   stage.weights_kept = stage.weights_kept || bytes <= design.weight_sram_bytes;
 }
 

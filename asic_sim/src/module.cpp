@@ -63,6 +63,8 @@ py::dict as_dict(const Counters& c) {
   d["weight_bytes"] = c.weight_bytes;
   d["activation_bytes"] = c.activation_bytes;
   d["output_bytes"] = c.output_bytes;
+  d["lookups"] = c.lookups;
+  d["gated_macs"] = c.gated_macs;
   d["folds"] = c.folds;
   d["macs"] = c.macs;
   d["weight_reads"] = c.weight_reads;
@@ -336,7 +338,8 @@ Cell cell_of(const std::string& name) {
 /* The reference, with the numbers of a plain product where a and w are given: of integers with 32-bit sums, or as
  * `numbers` says, each column's sums starting from `start`. */
 py::tuple step(const Design& design, const Sections& sections, const Mapping& mapping, const Maybe<int32_t>& a,
-               const Maybe<int32_t>& w, const std::optional<FixedSums>& numbers, const Maybe<int64_t>& start) {
+               const Maybe<int32_t>& w, const std::optional<FixedSums>& numbers, const Maybe<int64_t>& start,
+               const Maybe<int64_t>& kept) {
   const Program program = lower(design, sections, mapping);
   Product product;
   py::object out = py::none();
@@ -350,6 +353,14 @@ py::tuple step(const Design& design, const Sections& sections, const Mapping& ma
     product.w = read(*w, stage.channels * stage.columns, "the size of w");
     Array<int64_t> sums(std::vector<py::ssize_t>{rows, stage.columns});
     const int64_t* first = read(start, stage.columns, "the size of start");
+    if (kept) {
+      require(stage.indexed(), "rows are kept of weights with an index");
+      const Stored& stored = *stage.stored;
+      product.kept = read(*kept, static_cast<int64_t>(stored.before.size()) - stored.strips(), "the size of kept");
+      for (int64_t i = 0; i < kept->size(); i++) {
+        require(product.kept[i] >= 0 && product.kept[i] < stage.channels, "a row that is kept");
+      }
+    }
     for (int64_t i = 0; i < sums.size(); i++) sums.mutable_data()[i] = first ? first[i % stage.columns] : 0;
     product.out = sums.mutable_data();
     product.chained = numbers.has_value();
@@ -430,24 +441,34 @@ PYBIND11_MODULE(_native, m) {
            py::arg("input") = 1, py::arg("outputs") = 1, py::arg("taps") = 1, py::arg("stride") = 1,
            py::arg("offset") = 0, py::arg("tap_step") = 1, py::arg("out_start") = 0, py::arg("out_step") = 1);
 
+  py::class_<Stored, std::shared_ptr<Stored>>(m, "Stored")
+      .def(py::init([](int64_t bits, int64_t table_bytes, int64_t decoded, int64_t multiplied,
+                       std::vector<int64_t> first, std::vector<int64_t> before, std::vector<int64_t> taken) {
+             return Stored{bits, table_bytes, decoded, multiplied, std::move(first), std::move(before), std::move(taken)};
+           }),
+           py::kw_only(), py::arg("bits"), py::arg("table_bytes") = 0, py::arg("decoded") = 0,
+           py::arg("multiplied") = -1, py::arg("first") = std::vector<int64_t>{},
+           py::arg("before") = std::vector<int64_t>{}, py::arg("taken") = std::vector<int64_t>{});
+
   py::class_<Stage>(m, "Stage")
       .def(py::init([](int64_t groups, int64_t channels, int64_t columns, const std::array<Axis, 4>& axes,
                        int64_t activation_bytes, int64_t weight_bytes, int64_t output_bytes, int64_t lane_cycles,
                        bool weights_kept, bool dependent, int64_t closing_elements, int64_t closing_lane_cycles,
                        int64_t closing_bytes, int64_t opening_bytes, int64_t operand_cycles, bool activations_here,
-                       int64_t kept_bytes, int64_t closing_kept_bytes) {
+                       int64_t kept_bytes, int64_t closing_kept_bytes, const std::shared_ptr<Stored>& stored) {
              require(operand_cycles >= 1 && operand_cycles <= 16, "operand_cycles out of range");
              return Stage{groups,       channels,     columns,     axes,         activation_bytes,
                           weight_bytes, output_bytes, lane_cycles, weights_kept, dependent,
                           closing_elements, closing_lane_cycles, closing_bytes, opening_bytes,
-                          operand_cycles, activations_here, kept_bytes, closing_kept_bytes};
+                          operand_cycles, activations_here, kept_bytes, closing_kept_bytes, stored};
            }),
            py::kw_only(), py::arg("groups") = 1, py::arg("channels"), py::arg("columns"), py::arg("axes"),
            py::arg("activation_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("output_bytes") = 4,
            py::arg("lane_cycles") = 1, py::arg("weights_kept") = false, py::arg("dependent") = false,
            py::arg("closing_elements") = 0, py::arg("closing_lane_cycles") = 0, py::arg("closing_bytes") = 0,
            py::arg("opening_bytes") = 0, py::arg("operand_cycles") = 1, py::arg("activations_here") = false,
-           py::arg("kept_bytes") = 0, py::arg("closing_kept_bytes") = 0)
+           py::arg("kept_bytes") = 0, py::arg("closing_kept_bytes") = 0,
+           py::arg("stored") = std::shared_ptr<Stored>())
       .def_property_readonly("places", &Stage::places);
 
   py::class_<VectorStage>(m, "VectorStage")
@@ -574,7 +595,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("time_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return time_vector(d, s); }); });
   m.def("step_program", step, py::arg("design"), py::arg("sections"), py::arg("mapping"), py::arg("a") = py::none(),
-        py::arg("w") = py::none(), py::arg("numbers") = py::none(), py::arg("start") = py::none());
+        py::arg("w") = py::none(), py::arg("numbers") = py::none(), py::arg("start") = py::none(),
+        py::arg("kept") = py::none());
   m.def("step_vector",
         [](const Design& d, const VectorStage& s) { return unlocked([&] { return step_vector(d, s); }); });
 

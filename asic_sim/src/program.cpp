@@ -1,6 +1,7 @@
 /* See program.h. */
 #include "program.h"
 
+#include <stdexcept>
 #include <utility>
 
 namespace asic {
@@ -83,6 +84,38 @@ int64_t count_patches(const Stage& stage, const Tiling& tiling) {
   return total;
 }
 
+/* Of all strips of a group, or of a mean one, rounded down: slices and rows of the depth. */
+std::array<int64_t, 2> reductions_of(const Stage& stage, const Tiling& tiling) {
+  if (!stage.indexed()) return {times(tiling.strips, tiling.slices), times(tiling.strips, stage.depth())};
+  int64_t slices = 0, rows = 0;
+  for (int64_t strip = 0; strip < stage.stored->strips(); strip++) {
+    slices += ceil_div(stage.stored->rows(strip), tiling.slice);
+    rows += stage.stored->rows(strip);
+  }
+  return {slices / stage.groups, rows / stage.groups};
+}
+
+/* Bytes of a strip's weights at most. */
+int64_t most_strip_bytes(const Stage& stage, const Tiling& tiling) {
+  if (!stage.indexed()) return stage.stored_bytes(times(stage.depth(), std::min(tiling.strip, stage.columns)));
+  int64_t most = 0;
+  for (int64_t strip = 0; strip < stage.stored->strips(); strip++) {
+    most = std::max(most, stage.stored->strip_bytes(strip));
+  }
+  return most;
+}
+
+/* Products that the array makes for an output place, of all groups. */
+int64_t products_of(const Stage& stage, const Tiling& tiling) {
+  if (!stage.indexed()) return times(stage.groups, times(stage.columns, stage.depth()));
+  int64_t products = 0;
+  for (int64_t strip = 0; strip < stage.stored->strips(); strip++) {
+    const int64_t columns = std::min(tiling.strip, stage.columns - strip % tiling.strips * tiling.strip);
+    products = plus(products, times(stage.stored->rows(strip), columns));
+  }
+  return products;
+}
+
 /* Counts `index` up to `count`; true where it begins again. */
 bool wraps(int64_t& index, int64_t count) {
   if (++index < count) return false;
@@ -97,6 +130,13 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
   const int64_t half = design.activation_sram_bytes / 2, bank = design.accumulator_entries / 2;
   const int64_t depth = stage.depth(), width = activation_width(stage);
   const int64_t fifo_depth = std::max<int64_t>(1, times(design.weight_fifo_tiles, design.array_rows) / 2);
+  const int64_t array_strips = times(stage.groups, ceil_div(stage.columns, design.array_columns));
+  if (stage.stored && !stage.stored->fits(array_strips, depth)) {
+    throw std::invalid_argument("the lists of stored weights do not belong to the stage");
+  }
+  if (stage.indexed() && design.dataflow == Dataflow::input) {
+    throw std::invalid_argument("weights with an index do not stream through the array");
+  }
   tiling.resident = stage.activations_here || (mapping.resident && box_bytes(stage, {1, 1, 1, 1}) <= half);
   tiling.strip = design.array_columns;
   tiling.slice = design.array_rows;
@@ -111,7 +151,7 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
     case Dataflow::input: {
       most_places = std::min(most_places, design.array_columns);
       tiling.strip = std::min(bank, std::max<int64_t>(stage.columns, 1));
-      const int64_t column = times(std::max<int64_t>(depth, 1), stage.weight_bytes);
+      const int64_t column = std::max<int64_t>(stage.stored_bytes(std::max<int64_t>(depth, 1)), 1);
       tiling.strip_resident = column <= design.weight_sram_bytes / 2;
       const int64_t room = tiling.strip_resident
                                ? design.weight_sram_bytes / 2 / column
@@ -138,11 +178,17 @@ Tiling tile_stage(const Design& design, const Stage& stage, const Mapping& mappi
     tiling.strips_first = true;
   } else if (tiling.strips > 1 && tiling.block_count > 1) { /* else it is the same */
     tiling.strips_first = mapping.strips_first;
-    const int64_t bytes = times(times(depth, std::min(tiling.strip, stage.columns)), stage.weight_bytes);
-    tiling.strip_resident = tiling.strips_first && bytes <= design.weight_sram_bytes;
+    tiling.strip_resident = tiling.strips_first && most_strip_bytes(stage, tiling) <= design.weight_sram_bytes;
   }
-  tiling.slices = ceil_div(depth, tiling.slice);
-  tiling.folds = times(times(count_patches(stage, tiling), tiling.strips), tiling.slices);
+  int64_t rows = stage.indexed() ? 0 : depth; /* of a strip at most */
+  for (int64_t strip = 0; stage.indexed() && strip < array_strips; strip++) {
+    rows = std::max(rows, stage.stored->rows(strip));
+  }
+  tiling.slices = ceil_div(rows, tiling.slice);
+  const auto [passes, all_rows] = reductions_of(stage, tiling);
+  tiling.passes = passes;
+  tiling.rows = all_rows;
+  tiling.folds = times(count_patches(stage, tiling), passes);
   return tiling;
 }
 
@@ -152,7 +198,7 @@ void Program::add(const std::vector<Stage>& stages, int64_t repeats, const Mappi
     section.tilings.push_back(tile_stage(design_, stage, mapping));
     const int64_t groups = times(stage.groups, repeats);
     folds_ = plus(folds_, times(groups, section.tilings.back().folds));
-    macs_ = plus(macs_, times(groups, times(stage.places(), times(stage.columns, stage.depth()))));
+    macs_ = plus(macs_, times(repeats, times(stage.places(), products_of(stage, section.tilings.back()))));
   }
   sections_.push_back(std::move(section));
 }
@@ -170,6 +216,7 @@ Cursor::Cursor(const Program& program, Operand operand) : program_(program), ope
   skip_empty();
   if (!done()) {
     box_ = measure(block_);
+    enter_strip();
     describe(false, false);
   }
 }
@@ -232,6 +279,38 @@ bool Cursor::rows_alike(int64_t row, int64_t other) const {
   return true;
 }
 
+void Cursor::enter_strip() {
+  const Stage& s = stage();
+  const Tiling& t = tiling();
+  if (!s.indexed()) {
+    reduction_ = {s.depth(), t.slices, s.depth(), nullptr, -1};
+    alike_slices_ = t.slices;
+    return;
+  }
+  const int64_t number = group_ * t.strips + strip_, rows = s.stored->rows(number);
+  reduction_ = {rows, ceil_div(rows, t.slice), s.stored->taken[static_cast<size_t>(number)], s.stored->strip(number),
+                number};
+  alike_slices_ = 0;
+}
+
+/* Stored weights of the slice. */
+int64_t Cursor::weights(int64_t depth, int64_t columns) const {
+  if (!reduction_.before) return depth * columns;
+  const int64_t first = slice_ * tiling().slice;
+  return reduction_.before[first + depth] - reduction_.before[first];
+}
+
+/* Slices of all strips of the group. */
+int64_t Cursor::group_passes() const {
+  const Tiling& t = tiling();
+  if (!reduction_.before) return t.strips * t.slices;
+  int64_t slices = 0;
+  for (int64_t strip = 0; strip < t.strips; strip++) {
+    slices += ceil_div(stage().stored->rows(group_ * t.strips + strip), t.slice);
+  }
+  return slices;
+}
+
 Cursor::Position Cursor::position() const {
   const int64_t row = done() ? 0 : block_ / tiling().row, block = done() ? 0 : block_ % tiling().row;
   const bool strips_first = !done() && tiling().strips_first;
@@ -251,11 +330,11 @@ int64_t Cursor::alike_until(Loop loop) {
     case REPEAT:
       return program_.sections()[section_].repeats - 1;
     case GROUP:
-      return stage().groups - 1;
+      return reduction_.before ? group_ + 1 : stage().groups - 1;
     case PATCH:
       return t.patches(box_.places) - 1;
     case INNER:
-      return t.strips - 1;
+      return reduction_.before ? strip_ + 1 : t.strips - 1;
     case OUTER: {
       const int64_t row = block_ / t.row, rows = t.block_count / t.row;
       if (row < rows_from_ || row >= rows_end_) {
@@ -304,30 +383,37 @@ void Cursor::describe(bool same_weights, bool same_activations) {
   const Tiling& t = tiling();
   const Design& design = program_.design();
   const bool opens_stage = group_ == 0 && block_ == 0 && strip_ == 0 && patch_ == 0 && slice_ == 0;
-  const int64_t depth = std::min(t.slice, s.depth() - slice_ * t.slice);
+  const int64_t depth = std::min(t.slice, reduction_.rows - slice_ * t.slice);
+  const int64_t entering = reduction_.before ? ceil_div(times(depth, reduction_.taken), reduction_.rows) : depth;
   const int64_t columns = std::min(t.strip, s.columns - strip_ * t.strip);
   const int64_t places = t.patch ? std::min(t.patch, box_.places - patch_ * t.patch) : box_.places;
-  const int64_t weights = depth * columns, activations = places * depth;
+  const int64_t weights = this->weights(depth, columns), activations = places * entering;
+  const int64_t strip_bytes =
+      reduction_.before ? s.stored->strip_bytes(reduction_.number) : s.stored_bytes(times(s.depth(), columns));
+  const int64_t decoding = s.stored && s.stored->decoded ? ceil_div(weights, s.stored->decoded) : 0;
   const bool again = s.weights_kept && repeat_ > 0; /* every weight has been used before */
   /* every weight of the group, or of the strip, has been used before */
   const bool on_chip = again || ((s.weights_kept || t.strip_resident) && block_ > 0) ||
-                       (patch_ > 0 && times(s.depth() * columns, s.weight_bytes) <= design.weight_sram_bytes);
+                       (patch_ > 0 && strip_bytes <= design.weight_sram_bytes);
   fold_.block = block_;
   fold_.patch = patch_;
   fold_.strip = strip_;
   fold_.slice = slice_;
   fold_.fresh = {!same_weights, !same_activations};
-  fold_.bytes = {weights * s.weight_bytes, activations * s.fetched_bytes()};
-  fold_.reads = {weights * s.weight_bytes, activations * activation_width(s)};
+  fold_.bytes = {s.stored_bytes(weights), activations * s.fetched_bytes()};
+  fold_.reads = {s.stored_bytes(weights), activations * activation_width(s)};
+  fold_.lookups = s.stored && s.stored->table_bytes ? weights : 0;
+  fold_.laying = design.load_cycles();
   switch (design.dataflow) {
     case Dataflow::weight:
       fold_.cycles = times(places, s.operand_cycles);
       fold_.height = depth;
       fold_.width = columns;
-      if (design.whole_weight_tiles) {
-        fold_.bytes[WEIGHTS] = design.array_rows * design.array_columns * s.weight_bytes;
+      fold_.laying = std::max(fold_.laying, decoding);
+      if (design.whole_weight_tiles && !reduction_.before) {
+        fold_.bytes[WEIGHTS] = s.stored_bytes(design.array_rows * design.array_columns);
       }
-      if (same_weights) fold_.reads[WEIGHTS] = 0;
+      if (same_weights) fold_.reads[WEIGHTS] = fold_.lookups = 0;
       if (t.resident) {
         fold_.fresh[ACTIVATIONS] = (t.strips_first || strip_ == 0) && slice_ == 0;
         fold_.bytes[ACTIVATIONS] = box_.bytes;
@@ -341,7 +427,7 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       fold_.width = places;
       if (t.strip_resident) {
         fold_.fresh[WEIGHTS] = block_ == 0 && slice_ == 0;
-        fold_.bytes[WEIGHTS] = s.depth() * columns * s.weight_bytes;
+        fold_.bytes[WEIGHTS] = strip_bytes;
       } else {
         fold_.fresh[WEIGHTS] = true;
       }
@@ -361,9 +447,11 @@ void Cursor::describe(bool same_weights, bool same_activations) {
       }
       break;
   }
+  fold_.lasting = design.dataflow == Dataflow::weight ? fold_.cycles : std::max(fold_.cycles, decoding);
   if (on_chip) fold_.bytes[WEIGHTS] = 0;
   if (design.weight_sram.limits() || design.activation_sram.limits()) describe_fills();
   if (opens_stage) fold_.bytes[ACTIVATIONS] += s.opening_bytes;
+  if (opens_stage && repeat_ == 0 && s.stored) fold_.bytes[WEIGHTS] += s.stored->table_bytes;
   fold_.waits = s.dependent && opens_stage;
   if (operand_ == OPERANDS) describe_results(places, columns);
 }
@@ -376,7 +464,7 @@ void Cursor::describe_fills() {
   if (input && t.strip_resident) fold_.fills[WEIGHTS] = ceil_div(fold_.bytes[WEIGHTS], t.block_count * t.slices);
   if (!t.resident) return;
   if (box_.fill < 0) {
-    box_.fill = ceil_div(box_.bytes, input ? t.slices : t.strips * t.slices * t.patches(box_.places));
+    box_.fill = ceil_div(box_.bytes, input ? t.slices : group_passes() * t.patches(box_.places));
   }
   fold_.fills[ACTIVATIONS] = box_.fill;
 }
@@ -387,7 +475,12 @@ void Cursor::describe_results(int64_t places, int64_t columns) {
   const Design& design = program_.design();
   const int64_t elements = places * columns;
   fold_.first_slice = slice_ == 0;
-  fold_.last_slice = slice_ == t.slices - 1;
+  fold_.last_slice = slice_ == reduction_.slices - 1;
+  const bool opens_stage = group_ == 0 && block_ == 0 && strip_ == 0 && patch_ == 0 && slice_ == 0;
+  fold_.gated_macs = 0;
+  if (opens_stage && s.stored && s.stored->multiplied >= 0) {
+    fold_.gated_macs = times(s.places(), products_of(s, t) - s.stored->multiplied);
+  }
   /* in the array: written when finished; else written for each slice and read to be added to; read by the lanes */
   const int64_t writes = design.dataflow == Dataflow::output ? fold_.last_slice : 1 + !fold_.first_slice;
   fold_.accumulator_accesses = times(elements, writes + fold_.last_slice);
@@ -410,7 +503,7 @@ void Cursor::describe_results(int64_t places, int64_t columns) {
 /* One fold on; true where it belongs to another block, stage or section. */
 bool Cursor::step() {
   const Tiling& t = tiling();
-  if (!wraps(slice_, t.slices)) return false;
+  if (!wraps(slice_, reduction_.slices)) return false;
   if (!wraps(patch_, t.patches(box_.places))) return false;
   if (t.strips_first) {
     if (!wraps(block_, t.block_count) || !wraps(strip_, t.strips)) return true;
@@ -435,8 +528,9 @@ void Cursor::skip_within_block() {
       block_ = t.block_count - 1;
     }
   } else if (operand_ == ACTIVATIONS && t.resident) {
-    slice_ = t.slices - 1;
     if (!t.strips_first) strip_ = t.strips - 1;
+    enter_strip();
+    slice_ = reduction_.slices - 1;
     patch_ = t.patches(box_.places) - 1;
   }
 }
@@ -447,6 +541,7 @@ void Cursor::advance() {
   const bool moved = step();
   if (done()) return;
   if (moved) box_ = measure(block_);
+  if (slice_ == 0) enter_strip();
   const bool same = section == section_ && stage_before == stage_ && group == group_ && slice == slice_;
   /* a repeat's weights are those of the one before, its activations are not */
   describe(same && strip == strip_, same && block == block_ && repeat == repeat_);

@@ -29,11 +29,13 @@
 #define QUATREFOIL_ASIC_PROGRAM_H
 
 #include <array>
+#include <memory>
 #include <tuple>
 #include <vector>
 
 #include "design.h"
 #include "geometry.h"
+#include "stored.h"
 
 namespace asic {
 
@@ -57,12 +59,18 @@ struct Stage {
   bool activations_here = false; /* in the activation memory, left there by what ran before: nothing comes from DRAM */
   int64_t kept_bytes = 0;         /* of an output element: written to the activation memory, where it stays */
   int64_t closing_kept_bytes = 0; /* the same at the end of the stage */
+  std::shared_ptr<const Stored> stored; /* the weights, where they lie in another way */
 
   /* Bytes of an activation that come from DRAM. */
   int64_t fetched_bytes() const { return activations_here ? 0 : activation_bytes; }
   int64_t depth() const { return times(times(axes[1].taps, axes[2].taps), times(axes[3].taps, channels)); }
   int64_t places() const {
     return times(times(axes[0].outputs, axes[1].outputs), times(axes[2].outputs, axes[3].outputs));
+  }
+  bool indexed() const { return stored && stored->indexed(); }
+  /* Bytes of so many weights as they are stored. */
+  int64_t stored_bytes(int64_t weights) const {
+    return stored ? stored->bytes(weights) : times(weights, weight_bytes);
   }
 };
 
@@ -84,9 +92,10 @@ struct Tiling {
   int64_t block_count = 0;
   int64_t row = 1;               /* blocks of a row: along the innermost axis that is cut, if they differ; else 1 */
   int64_t strip = 1, strips = 1; /* columns of a strip; how many */
-  int64_t slice = 1, slices = 1; /* depth of a slice; how many */
+  int64_t slice = 1, slices = 1; /* depth of a slice; how many, at most where strips differ */
   int64_t patch = 0;             /* places of a patch; 0: a block is one patch */
-  int64_t folds = 0;             /* of a group */
+  int64_t folds = 0;             /* of a group; of a mean one where groups differ, and so the next two */
+  int64_t passes = 0, rows = 0;  /* slices, and rows of the depth, of all strips together */
 
   /* Of the same stage: the rest follows. */
   bool operator==(const Tiling& other) const {
@@ -106,6 +115,8 @@ struct Fold {
   int64_t block = 0, patch = 0, strip = 0, slice = 0; /* where it is in its group */
   int64_t cycles = 0; /* that it streams: operand_cycles for each place (weight), column (input) or step of K (output
                          stationary) */
+  int64_t laying = 0;  /* cycles that its resting tile takes to be laid in, and decoded if it holds weights */
+  int64_t lasting = 0; /* those of `cycles`, or more where weights that stream have to be decoded */
   int64_t height = 0; /* rows of the array in use */
   int64_t width = 0;  /* columns of the array in use */
   std::array<bool, OPERANDS> fresh{};    /* it needs a tile that the fold before did not */
@@ -114,6 +125,8 @@ struct Fold {
   std::array<int64_t, OPERANDS> fills{}; /* bytes written there for it: its part of a tile that several folds use */
   bool waits = false;                    /* for the vector unit to end the tile before */
   bool first_slice = false, last_slice = false;
+  int64_t lookups = 0;                   /* weights of it that are looked up in a codebook on their way */
+  int64_t gated_macs = 0;                /* of its stage, with the stage's first fold: products with a zero */
   int64_t accumulator_accesses = 0; /* sums that the memory below the columns reads or writes for it */
   int64_t vector_cycles = 0; /* with last_slice */
   int64_t lane_operations = 0; /* with last_slice: cycles of a lane, all elements together */
@@ -162,7 +175,7 @@ class Cursor {
   const Fold& operator*() const { return fold_; }
   const Fold* operator->() const { return &fold_; }
   void next() {
-    if (slice_ > 0 && slice_ + 2 < tiling_->slices) { /* between the first and the last slice all are alike */
+    if (slice_ > 0 && slice_ + 2 < alike_slices_) { /* between the first and the last slice all are alike */
       fold_.slice = ++slice_;
     } else {
       advance();
@@ -183,7 +196,7 @@ class Cursor {
   void skip(Loop loop, int64_t iterations);
 
   /* How many folds come that differ from the present one in their slice alone; and past some of them. */
-  int64_t slices_alike() const { return slice_ > 0 ? std::max<int64_t>(tiling_->slices - 2 - slice_, 0) : 0; }
+  int64_t slices_alike() const { return slice_ > 0 ? std::max<int64_t>(alike_slices_ - 2 - slice_, 0) : 0; }
   void skip_slices(int64_t count) { fold_.slice = slice_ += count; }
 
  protected:
@@ -202,6 +215,16 @@ class Cursor {
     bool operator==(const Box& other) const { return places == other.places && bytes == other.bytes; }
   };
   Box measure(int64_t block) const;
+  /* What a strip takes of the depth. */
+  struct Reduction {
+    int64_t rows = 0, slices = 0;
+    int64_t taken = 0;               /* rows whose activations enter the array, which may be more than it has rows for them */
+    const int64_t* before = nullptr; /* as in Stored; null: all weights of all rows */
+    int64_t number = -1;             /* of all groups' strips, where they differ */
+  };
+  void enter_strip();
+  int64_t weights(int64_t depth, int64_t columns) const;
+  int64_t group_passes() const;
   Loop kind_of(Loop loop) const; /* as if blocks came first: OUTER rows, MIDDLE blocks, INNER strips */
   bool rows_alike(int64_t row, int64_t other) const;
   bool step();
@@ -218,6 +241,8 @@ class Cursor {
   const Tiling* tiling_ = nullptr;
   int64_t group_ = 0, block_ = 0, strip_ = 0, patch_ = 0, slice_ = 0;
   Box box_; /* the block */
+  Reduction reduction_;      /* of the strip */
+  int64_t alike_slices_ = 0; /* those of a strip whose slices but the last are alike, else 0 */
   /* The blocks of this stage, and the rows of them, that are known to be alike. */
   int64_t alike_from_ = 0, alike_end_ = 0, rows_from_ = 0, rows_end_ = 0;
   Fold fold_;

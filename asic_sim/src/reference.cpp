@@ -438,6 +438,7 @@ struct Figures {
   Figures(const Program& program, const Product& product)
       : product_(product),
         tiling_(program.sections().front().tilings.front()),
+        stored_(program.sections().front().stages.front().stored.get()),
         depth_(program.sections().front().stages.front().depth()),
         columns_(program.sections().front().stages.front().columns),
         parts_(program.sections().front().stages.front().operand_cycles) {}
@@ -453,10 +454,10 @@ struct Figures {
   }
 
   int64_t activation(const Fold& fold, int64_t place, int64_t k) const {
-    return product_.a[row(fold, place) * depth_ + fold.slice * tiling_.slice + k];
+    return product_.a[row(fold, place) * depth_ + deep(fold, k)];
   }
   int64_t weight(const Fold& fold, int64_t k, int64_t column) const {
-    return product_.w[(fold.slice * tiling_.slice + k) * columns_ + fold.strip * tiling_.strip + column];
+    return product_.w[deep(fold, k) * columns_ + fold.strip * tiling_.strip + column];
   }
   int64_t added(int64_t sum, int64_t product) const { return product_.sums.added(sum, product); }
 
@@ -473,12 +474,19 @@ struct Figures {
   int64_t& out(const Fold& fold, int64_t place, int64_t column) const {
     return product_.out[row(fold, place) * columns_ + fold.strip * tiling_.strip + column];
   }
+  /* Where the array's row of a fold is in the depth: rows that are skipped are not among those that are kept. */
+  int64_t deep(const Fold& fold, int64_t k) const {
+    const int64_t row = fold.slice * tiling_.slice + k;
+    if (!product_.kept) return row;
+    return product_.kept[stored_->first[static_cast<size_t>(fold.strip)] - fold.strip + row];
+  }
   int64_t row(const Fold& fold, int64_t place) const {
     return fold.block * tiling_.block[0] + fold.patch * tiling_.patch + place;
   }
 
   const Product product_;
   const Tiling tiling_;
+  const Stored* stored_;
   const int64_t depth_, columns_, parts_;
 };
 
@@ -710,7 +718,7 @@ class ClockedResting {
       const bool weights = rests_ == WEIGHT_TILES ? rested : passed;
       if (gap_.closes(counters_[part], weights, rests_ == WEIGHT_TILES ? passed : rested, step, bank)) {
         streaming_ = true;
-        const Lasting lasting(design_, fold, {passes_}, fold.cycles);
+        const Lasting lasting(design_, fold, {passes_}, fold.lasting);
         streams_.push_back({&fold, 0, lasting.cycles});
         counters_[part].memory_conflicts += lasting.conflicts;
         tally(fold, counters_[part]);
@@ -730,7 +738,7 @@ class ClockedResting {
       if (made) {
         loading_ = true;
         load_count_ = 0;
-        const Lasting lasting(design_, fold, {rests_}, design_.load_cycles());
+        const Lasting lasting(design_, fold, {rests_}, fold.laying);
         loads_.push_back({&fold, 0, lasting.cycles});
         counters_[resting_.part(laid_)].memory_conflicts += lasting.conflicts;
       }
@@ -782,7 +790,7 @@ class ClockedSumming {
         vector_(port, counters) {
     if (product.a) grid_.emplace_back(program, product);
     for (const Fold& fold : folds_.folds) {
-      lastings_.emplace_back(design_, fold, std::vector<Class>{WEIGHT_TILES, ACTIVATION_TILES}, fold.cycles);
+      lastings_.emplace_back(design_, fold, std::vector<Class>{WEIGHT_TILES, ACTIVATION_TILES}, fold.lasting);
     }
   }
 

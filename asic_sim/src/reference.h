@@ -19,6 +19,7 @@ struct Product {
   int64_t* out = nullptr;
   FixedSums sums{{}, 0};
   bool chained = false;
+  const int64_t* kept = nullptr; /* of weights with an index: the rows of the depth that each strip keeps, strip after strip */
 };
 
 /* What the parts of the chip do from a cycle on, until the next state's. */

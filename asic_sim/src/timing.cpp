@@ -388,9 +388,9 @@ class Memories {
     int64_t all, conflicts;
   };
   Cycles streaming(const Fold& fold) const {
-    Cycles cycles = passing(streams_, fold.reads[streams_], fold.fills[streams_], fold.cycles);
+    Cycles cycles = passing(streams_, fold.reads[streams_], fold.fills[streams_], fold.lasting);
     if (output_) {
-      const Cycles weights = passing(WEIGHTS, fold.reads[WEIGHTS], fold.fills[WEIGHTS], fold.cycles);
+      const Cycles weights = passing(WEIGHTS, fold.reads[WEIGHTS], fold.fills[WEIGHTS], fold.lasting);
       const int64_t alone = std::max(cycles.all - cycles.conflicts, weights.all - weights.conflicts);
       cycles.all = std::max(cycles.all, weights.all);
       cycles.conflicts = cycles.all - alone;
@@ -427,8 +427,7 @@ class Ahead {
         port_(port),
         operand_(operand),
         rests_(rests),
-        memories_(program.design()),
-        load_cycles_(program.design().load_cycles()) {}
+        memories_(program.design()) {}
 
   /* Asks for the tiles of no part behind this one. */
   void until(int64_t part) { last_part_ = part; }
@@ -438,7 +437,7 @@ class Ahead {
     port_.request(static_cast<Class>(operand_), time, fold_->bytes[operand_], part);
     if (rests_) {
       const Memories::Cycles loading =
-          memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], load_cycles_);
+          memories_.passing(operand_, fold_->reads[operand_], fold_->fills[operand_], fold_->laying);
       tiles_.push_back({fold_->waits, loading.all, loading.conflicts, part});
     }
     fold_.next();
@@ -472,7 +471,6 @@ class Ahead {
   Operand operand_;
   const bool rests_; /* in the array */
   const Memories memories_;
-  const int64_t load_cycles_;
   int64_t last_part_ = INT64_MAX;
   Queue<Tile> tiles_; /* requested and not taken, if they rest */
 };
@@ -774,7 +772,8 @@ class Clock {
   static constexpr int64_t Counters::* COUNTED[] = {
       &Counters::busy,         &Counters::stall_weights, &Counters::stall_activations, &Counters::stall_outputs,
       &Counters::stall_steps,  &Counters::stall_memory,  &Counters::memory_conflicts,
-      &Counters::vector_busy,  &Counters::folds,         &Counters::weight_reads,
+      &Counters::vector_busy,  &Counters::folds,         &Counters::weight_reads,      &Counters::lookups,
+      &Counters::gated_macs,
       &Counters::activation_reads, &Counters::accumulator_accesses, &Counters::lane_operations,
       &Counters::activation_writes, &Counters::weight_bytes, &Counters::activation_bytes, &Counters::output_bytes};
 
@@ -1083,6 +1082,8 @@ void tally(const Fold& fold, Counters& counters, int64_t times) {
   counters.folds += times;
   counters.weight_reads += times * fold.reads[WEIGHTS];
   counters.activation_reads += times * fold.reads[ACTIVATIONS];
+  counters.lookups += times * fold.lookups;
+  counters.gated_macs += times * fold.gated_macs;
   counters.accumulator_accesses += times * fold.accumulator_accesses;
   counters.lane_operations += times * fold.lane_operations;
   counters.activation_writes += times * fold.kept_bytes;
@@ -1197,8 +1198,8 @@ int64_t least_cycles(const Program& program) {
       const Stage& stage = section.stages[i];
       const Tiling& tiling = section.tilings[i];
       const int64_t count = times(stage.groups, section.repeats);
-      const int64_t passes = input ? times(tiling.block_count, tiling.slices) : times(tiling.strips, tiling.slices);
-      const int64_t each = output ? times(tiling.folds / std::max<int64_t>(tiling.slices, 1), stage.depth())
+      const int64_t passes = input ? times(tiling.block_count, tiling.slices) : tiling.passes;
+      const int64_t each = output ? times(tiling.folds / std::max<int64_t>(tiling.passes, 1), tiling.rows)
                            : input ? times(stage.columns, passes)
                                    : times(stage.places(), passes);
       streams = plus(streams, times(count, times(each, stage.operand_cycles)));
@@ -1207,8 +1208,10 @@ int64_t least_cycles(const Program& program) {
       const bool once = stage.weights_kept || tiling.strip_resident || input || shared;
       const int64_t again = once ? 1 : tiling.block_count;
       const int64_t fetched = stage.weights_kept ? std::min(count, stage.groups) : count; /* of all repeats' groups */
-      bytes = plus(bytes, times(times(fetched, again),
-                                times(times(stage.depth(), stage.columns), stage.weight_bytes)));
+      const int64_t weights = stage.indexed() ? stage.stored->weights() / stage.groups
+                                              : times(stage.depth(), stage.columns);
+      const int64_t each_bytes = stage.stored ? times(weights, stage.stored->bits) / 8 : times(weights, stage.weight_bytes);
+      bytes = plus(bytes, times(times(fetched, again), each_bytes));
       const bool for_each_strip = input ? passes > 1 : tiling.strips_first || !tiling.resident;
       bytes = plus(bytes, times(count, times(for_each_strip ? tiling.strips : 1, block_bytes(stage, tiling))));
       bytes = plus(bytes, times(count, times(times(stage.places(), stage.columns), stage.output_bytes)));

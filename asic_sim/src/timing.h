@@ -73,6 +73,8 @@ struct Counters {
   int64_t drain = 0;             /* after the last activation has entered */
   int64_t vector_busy = 0;       /* the vector unit works */
   int64_t weight_bytes = 0, activation_bytes = 0, output_bytes = 0; /* over the DRAM port */
+  int64_t lookups = 0;    /* weights that are looked up in a codebook */
+  int64_t gated_macs = 0; /* of `macs`, those with a weight that is known to be zero */
   int64_t folds = 0;             /* passes through the array (or blocks through the vector unit) */
   int64_t macs = 0;              /* multiply-accumulates that the problem needs of the array */
   int64_t weight_reads = 0, activation_reads = 0; /* bytes from the memories on the chip into the array or the lanes */

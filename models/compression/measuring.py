@@ -73,7 +73,8 @@ def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[
         if design is not None:
             try:
                 with asic_sim.use_design(design) as chip:
-                    report = cost(workload(load(subject.simulated), inputs), chip, "host", subject.as_format)
+                    asked = workload(load(subject.simulated), inputs, chip.compresses)
+                    report = cost(asked, chip, "host", subject.as_format)
                 cycles, energy = report.cycles, report.energy_pj
                 cannot = "; ".join(f"{layer.name}: {layer.why}" for layer in report.layers if layer.why)
             except QuatrefoilError as error:
