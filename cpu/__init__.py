@@ -19,7 +19,7 @@ from quatrefoil.problem import Problem
 from quatrefoil.registry import Availability, DirectRun, Kernel, Run
 from quatrefoil.widening import with_float16
 
-NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_fixed", "_sequence", "_sparse")
+NATIVE_MODULES = ("_arrays", "_instruction_set", "_conv", "_pool", "_rnn", "_fixed", "_sequence", "_shared", "_sparse")
 
 
 class CpuBackend:
@@ -77,14 +77,15 @@ def _kernels() -> tuple[Kernel, ...]:
         pool_gradient,
         rnn,
         rnn_gradient,
+        shared_conv,
         sparse,
         sparse_conv,
     )
 
     training = (*conv_gradient.KERNELS, *pool_gradient.KERNELS, *rnn_gradient.KERNELS)
     floats = (*conv.KERNELS, *pool.KERNELS, *rnn.KERNELS, *training)
-    compressed = (*sparse.KERNELS, *sparse_conv.KERNELS, *compressed_rnn.KERNELS, *decoding(floats, "simd"))
-    return (*with_float16(floats, "simd"), *fixed.KERNELS, *compressed)
+    stored = (*sparse.KERNELS, *sparse_conv.KERNELS, *shared_conv.KERNELS, *compressed_rnn.KERNELS)
+    return (*with_float16(floats, "simd"), *fixed.KERNELS, *stored, *decoding(floats, "simd"))
 
 
 @cache

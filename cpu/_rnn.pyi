@@ -13,6 +13,10 @@ class Layer:
         dtype: np.dtype,
         parameters: Sequence[np.ndarray | None],
         training: bool,
+        form: str = "dense",
+        weights: Sequence[object] | None = None,
+        finite: bool = False,
+        lengths: int = 4,
     ) -> None: ...
     def run(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...
 

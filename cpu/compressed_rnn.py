@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.shared_conv import NIBBLES, padded_book
 from quatrefoil.ops import compressed
 from quatrefoil.ops import rnn as semantics
 from quatrefoil.ops.sparse import Rows
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
 
-NIBBLES = 16
-"""Entries of a codebook up to which two codes share a byte."""
+CACHED = 1 << 20
+"""Bytes of decoded recurrent weights that stay in a second-level cache."""
+
+MANY_SEQUENCES = 64
+"""From which on a table of more than NIBBLES entries costs a few per cent."""
+
+FEW_STORED, STORED = 0.2, 0.35
+"""Shares of stored weights up to which they are faster than dense ones (measured on AVX2): where a state's values are looked
+up one by one, as for one sequence, and where sequences share vectors."""
 
 BLOCK_VECTORS = 4  # of units in a block of a layer of one gate: src/rnn_layer.h
-
-
-def padded_book(codebook: np.ndarray, bits: int) -> np.ndarray:
-    """A codebook with as many entries as codes of so many bits tell apart."""
-    book = np.zeros(1 << bits, np.float32)
-    book[: codebook.size] = codebook
-    return book
 
 
 class Slices(NamedTuple):
@@ -36,7 +38,7 @@ class Slices(NamedTuple):
     gaps: np.ndarray
 
 
-def slices_of(rows: Rows, shape: tuple[int, int, int], gates: int, lanes: int) -> Slices:
+def slices_of(rows: Rows, shape: Sequence[int], gates: int, lanes: int) -> Slices:
     """The slices of a weight (directions, gates * hidden, depth). Rows are ordered by direction, vector of units and gate."""
     directions, all_rows, depth = shape
     hidden = all_rows // gates
@@ -75,7 +77,12 @@ def _distinct(rows: Rows, depth: int) -> np.ndarray:
 
 
 def _run(
-    problem: Problem, parameters: Mapping[int, np.ndarray], form: str, weights: object, codes: object, finite: bool
+    problem: Problem,
+    parameters: Mapping[int, np.ndarray],
+    form: str,
+    weights: Sequence[object],
+    codes: Sequence[np.ndarray | None],
+    finite: bool,
 ) -> Run:
     from quatrefoil.cpu import _rnn
 
@@ -111,11 +118,31 @@ def _prepare_sparse(problem: Problem, parameters: Mapping[int, np.ndarray]) -> R
     return _run(problem, parameters, "rows", slices, (None, None), bool(np.isfinite(slices[1].values).all()))
 
 
+def _stored_share(problem: Problem) -> float:
+    form = compressed.FORMS[problem.op]
+    whole = sum(prod(compressed.weight_shape(problem, weight)) for weight in form.weights)
+    return sum(problem.input(form.place(weight.position)).size for weight in form.weights) / whole
+
+
 def _accepts_shared(problem: Problem) -> Reject | None:
+    form = compressed.FORMS[problem.op]
+    batch = problem.input(semantics.X).shape[1]
+    weights = 4 * prod(compressed.weight_shape(problem, form.weights[1]))
+    if weights < CACHED:
+        return Reject(f"decoded weights of {weights >> 10} KiB stay in a cache, and plain products read them faster")
+    entries = max(problem.input(form.place(weight.position) + 1).size for weight in form.weights)
+    if entries > NIBBLES and batch < MANY_SEQUENCES:
+        return Reject(
+            f"{entries} entries are looked up one by one, which takes longer than reading dense weights for {batch} sequences"
+        )
     return None
 
 
 def _accepts_sparse(problem: Problem) -> Reject | None:
+    batch, share = problem.input(semantics.X).shape[1], _stored_share(problem)
+    most = FEW_STORED if batch < instruction_set.lanes() // 2 else STORED
+    if share > most:
+        return Reject(f"{share:.0%} of the weights are stored, and from {most:.0%} on dense products are faster")
     return None
 
 

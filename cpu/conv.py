@@ -205,7 +205,7 @@ def winograd_gain(window: Window) -> float:
     return window.taps * window.output_size / max(1, points * sources * tiles)
 
 
-def _accepts_winograd(problem: Problem) -> Reject | None:
+def accepts_winograd(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
     geometry = semantics.geometry(problem)
@@ -559,7 +559,7 @@ KERNELS: list[Kernel] = [
     Kernel(
         "conv_winograd_nchwc_f32_simd",
         "conv",
-        _accepts_winograd,
+        accepts_winograd,
         _WINOGRAD,
         version=3,
         summary="minimal filtering on six points along rows and columns, longer, strided and dilated kernels as sums of "

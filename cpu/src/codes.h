@@ -94,8 +94,11 @@ struct Decoder<4> {
   QF_INLINE explicit Decoder(const float* book) : table(book) {}
   template <int HALF>
   QF_INLINE void decode(const uint8_t* unit, vfloat (&out)[4]) const {
-    for (int lane = 0; lane < LANES; lane++)
-      QF_UNROLL for (int i = 0; i < 4; i++) out[i][lane] = table[unit[lane * 4 + 2 * HALF + i / 2] >> i % 2 * 4 & 15];
+    QF_UNROLL for (int i = 0; i < 4; i++) {
+      vfloat v = {};
+      for (int lane = 0; lane < LANES; lane++) v[lane] = table[unit[lane * 4 + 2 * HALF + i / 2] >> i % 2 * 4 & 15];
+      out[i] = v;
+    }
   }
 #endif
 

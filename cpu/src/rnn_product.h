@@ -91,9 +91,9 @@ struct Function {
   float alpha, beta;
 };
 
-__attribute__((noinline)) vfloat apply_any(const Function& f, vfloat x) { return activate(f.code, f.alpha, f.beta, x); }
+[[maybe_unused]] __attribute__((noinline)) vfloat apply_any(const Function& f, vfloat x) { return activate(f.code, f.alpha, f.beta, x); }
 
-bool is_standard(const RnnArguments& a) {
+inline bool is_standard(const RnnArguments& a) {
   const bool gated = a.kind != RNN_PLAIN;
   if (a.p || a.input_forget || a.clip < (double)__builtin_inff()) return false;
   for (int i = 0; i < a.directions; i++) {
@@ -105,6 +105,6 @@ bool is_standard(const RnnArguments& a) {
   return true;
 }
 
-Function narrowed(const RnnFunction& f) { return {f.code, (float)f.alpha, (float)f.beta}; }
+inline Function narrowed(const RnnFunction& f) { return {f.code, (float)f.alpha, (float)f.beta}; }
 
 }  // namespace
