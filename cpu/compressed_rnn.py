@@ -22,9 +22,9 @@ CACHED = 1 << 20
 MANY_SEQUENCES = 64
 """From which on a table of more than NIBBLES entries costs a few per cent."""
 
-FEW_STORED, STORED = 0.2, 0.35
-"""Shares of stored weights up to which they are faster than dense ones (measured on AVX2): where a state's values are looked
-up one by one, as for one sequence, and where sequences share vectors."""
+STORED_SMALL, STORED_FEW, STORED = 0.15, 0.2, 0.35
+"""Shares of stored weights up to which they are faster than dense ones (measured on AVX2): where dense weights stay in a cache,
+where they do not, and where sequences fill vectors."""
 
 BLOCK_VECTORS = 4  # of units in a block of a layer of one gate: src/rnn_layer.h
 
@@ -124,10 +124,15 @@ def _stored_share(problem: Problem) -> float:
     return sum(problem.input(form.place(weight.position)).size for weight in form.weights) / whole
 
 
+def _recurrent_bytes(problem: Problem) -> int:
+    """Of the decoded recurrent weights, which every step reads."""
+    return 4 * prod(compressed.weight_shape(problem, compressed.FORMS[problem.op].weights[1]))
+
+
 def _accepts_shared(problem: Problem) -> Reject | None:
     form = compressed.FORMS[problem.op]
     batch = problem.input(semantics.X).shape[1]
-    weights = 4 * prod(compressed.weight_shape(problem, form.weights[1]))
+    weights = _recurrent_bytes(problem)
     if weights < CACHED:
         return Reject(f"decoded weights of {weights >> 10} KiB stay in a cache, and plain products read them faster")
     entries = max(problem.input(form.place(weight.position) + 1).size for weight in form.weights)
@@ -139,8 +144,11 @@ def _accepts_shared(problem: Problem) -> Reject | None:
 
 
 def _accepts_sparse(problem: Problem) -> Reject | None:
-    batch, share = problem.input(semantics.X).shape[1], _stored_share(problem)
-    most = FEW_STORED if batch < instruction_set.lanes() // 2 else STORED
+    share = _stored_share(problem)
+    if problem.input(semantics.X).shape[1] >= instruction_set.lanes():
+        most = STORED
+    else:
+        most = STORED_SMALL if _recurrent_bytes(problem) < CACHED else STORED_FEW
     if share > most:
         return Reject(f"{share:.0%} of the weights are stored, and from {most:.0%} on dense products are faster")
     return None
