@@ -392,7 +392,7 @@ def test_the_environment_forces_the_instruction_set() -> None:
     assert told("sse9").startswith("False QUATREFOIL_CPU_ISA is 'sse9'")
 
 
-@pytest.mark.parametrize("module", ["_conv", "_pool", "_rnn"])
+@pytest.mark.parametrize("module", ["_conv", "_pool", "_rnn", "_shared"])
 def test_no_code_is_shared_between_instruction_sets(module: str) -> None:
     """An inline function outside the anonymous namespace would be merged across the builds of a source, and the
     portable kernels could end up in its AVX-512 version. What is left in the module's table of symbols must therefore

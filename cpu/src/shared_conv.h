@@ -39,8 +39,8 @@ struct SharedConvStep {
   int most_threads;
 };
 
-inline void run_shared_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
-                                 int threads) {
+static inline void run_shared_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                                        int threads) {
   const SharedConvStep& step = *static_cast<const SharedConvStep*>(context);
   const SharedConvCall call{static_cast<const float*>(inputs[0]), static_cast<const float*>(inputs[4]),
                             static_cast<float*>(outputs[0]), workspace,
