@@ -182,7 +182,8 @@ def test_the_activation_memory_has_to_hold_a_row() -> None:
 def test_what_is_no_file_and_no_toml(tmp_path: Path) -> None:
     with pytest.raises(
         asic_sim.DesignError,
-        match=r"there is no design 'edgy'; shipped are edge, edge_quad, edge_sparse, eyeriss_like, gemmini_like, hardware_neurons, tpu_like",
+        match=r"there is no design 'edgy'; shipped are edge, edge_quad, edge_sparse, eyeriss_like, gemmini_like, "
+        r"hardware_neurons, tpu_like",
     ):
         asic_sim.load("edgy")
     broken = tmp_path / "broken.toml"
