@@ -51,6 +51,7 @@ def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None
         "bench",
         "explain",
         "quantize",
+        "compress",
         "export",
         "simulate",
         "sweep",
