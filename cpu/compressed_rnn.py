@@ -22,9 +22,12 @@ CACHED = 1 << 20
 MANY_SEQUENCES = 64
 """From which on a table of more than NIBBLES entries costs a few per cent."""
 
+SEVERAL_SEQUENCES = 8
+"""Sequences that fill vectors, so that none is looked up."""
+
 STORED_SMALL, STORED_FEW, STORED = 0.15, 0.2, 0.35
 """Shares of stored weights up to which they are faster than dense ones (measured on AVX2): where dense weights stay in a cache,
-where they do not, and where sequences fill vectors."""
+where they do not, and for several sequences."""
 
 BLOCK_VECTORS = 4  # of units in a block of a layer of one gate: src/rnn_layer.h
 
@@ -132,9 +135,6 @@ def _recurrent_bytes(problem: Problem) -> int:
 def _accepts_shared(problem: Problem) -> Reject | None:
     form = compressed.FORMS[problem.op]
     batch = problem.input(semantics.X).shape[1]
-    weights = _recurrent_bytes(problem)
-    if weights < CACHED:
-        return Reject(f"decoded weights of {weights >> 10} KiB stay in a cache, and plain products read them faster")
     entries = max(problem.input(form.place(weight.position) + 1).size for weight in form.weights)
     if entries > NIBBLES and batch < MANY_SEQUENCES:
         return Reject(
@@ -145,7 +145,7 @@ def _accepts_shared(problem: Problem) -> Reject | None:
 
 def _accepts_sparse(problem: Problem) -> Reject | None:
     share = _stored_share(problem)
-    if problem.input(semantics.X).shape[1] >= instruction_set.lanes():
+    if problem.input(semantics.X).shape[1] >= SEVERAL_SEQUENCES:
         most = STORED
     else:
         most = STORED_SMALL if _recurrent_bytes(problem) < CACHED else STORED_FEW

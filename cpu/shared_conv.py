@@ -26,6 +26,9 @@ FEW_CHANNELS = 8
 CACHED = 1 << 20
 """Bytes of decoded weights that stay in a second-level cache."""
 
+MANY_PLACES = 256
+"""Of all images, for which bringing rows together takes longer than it saves where weights are that few."""
+
 SEVERAL_ROWS = 2
 """Images of a dense layer for which dense kernels read the weights again and again."""
 
@@ -48,12 +51,14 @@ def _accepts(problem: Problem) -> Reject | None:
     channels, entries = min(geometry.in_per_group, geometry.out_per_group), problem.input(CODEBOOK).size
     if channels < FEW_CHANNELS:
         return Reject(f"vectors of channels stay empty with {channels} channels a group")
+    rows = geometry.batch * geometry.window.output_size
     weights = 4 * geometry.groups * geometry.in_per_group * geometry.out_per_group * geometry.window.taps
-    if weights < CACHED:
-        return Reject(f"decoded weights of {weights >> 10} KiB stay in a cache, and plain products read them faster")
+    if weights < CACHED and rows >= MANY_PLACES:
+        return Reject(
+            f"decoded weights of {weights >> 10} KiB stay in a cache, and for {rows} places plain products are faster"
+        )
     if conv.accepts_winograd(base) is None:
         return Reject("minimal filters multiply less, with decoded weights")
-    rows = geometry.batch * geometry.window.output_size
     if entries > NIBBLES and rows < (MANY_ROWS if geometry.window.output_size > 1 else SEVERAL_ROWS):
         return Reject(
             f"{entries} entries are looked up one by one, which takes longer than reading dense weights for {rows} places"

@@ -209,7 +209,6 @@ def test_codes_take_a_part_of_the_memory(entries: int, share: int) -> None:
         ("shared_conv float32[1x3x99x99],uint8[64x3x7x7],float32[16]", "stay empty with 3 channels"),
         ("shared_lstm float32[9x1x64],uint8[1x4096x64],float32[16],uint8[1x4096x1024],float32[17] hidden_size=1024",
          "17 entries are looked up one by one"),
-        ("shared_lstm float32[9x1x64],uint8[1x256x64],float32[16],uint8[1x256x64],float32[16] hidden_size=64", "64 KiB stay"),
         ("sparse_lstm float32[9x1x8],float32[999],int32[999],int32[257],float32[9999],int32[9999],int32[257] hidden_size=64 "
          "w_shape=1x256x8 r_shape=1x256x64", "60% of the weights are stored, and from 15% on"),
     ],

@@ -345,14 +345,10 @@ def _cases(form: Form) -> list[Case]:
             tensors = tuple(Tensor.parse(f"float32[{shape}]") for shape in (x, w, w.split("x")[0]))
             bases[name] = Case("conv", name, tensors)
             chosen = {**chosen, name: density}
-    if form.kind == SHARED:
-        bases["large"] = _large(form)
-        chosen = {**chosen, "large": 0.5}
     cases: list[Case] = []
     for name, density in chosen.items():
         if name in bases:
-            entries = BOOKS[0] if name == "large" else BOOKS[len(cases) % len(BOOKS)]
-            cases.append(_compressed(form, bases[name], density, entries))
+            cases.append(_compressed(form, bases[name], density, BOOKS[len(cases) % len(BOOKS)]))
     if form.kind == SPARSE:
         # any columns in any order, some of them twice
         unordered = cases[0]
@@ -360,20 +356,6 @@ def _cases(form: Form) -> list[Case]:
                  for place, fill in unordered.fills.items()}  # fmt: skip
         cases.append(replace(unordered, name="columns_in_any_order", fills=fills))
     return cases
-
-
-def _large(form: Form) -> Case:
-    """Weights that no second-level cache holds when they are dense."""
-    op = form.base.op
-    if op == "conv":
-        shapes, attributes = ["1x1024x1", "260x1024x1"], {}
-    else:
-        hidden, gates = (520, 1) if op == "rnn" else (300, rnn.GATES[op])
-        shapes = ["2x1x9", f"1x{gates * hidden}x9", f"1x{gates * hidden}x{hidden}"]
-        attributes = {"hidden_size": hidden}
-    small = Fill("uniform", -0.1, 0.1)
-    fills = {weight.position: small for weight in form.weights}
-    return Case(op, "large", tuple(Tensor.parse(f"float32[{shape}]") for shape in shapes), attributes, fills)
 
 
 def _compressed(form: Form, case: Case, density: float, entries: int) -> Case:
