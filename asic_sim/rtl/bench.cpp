@@ -136,16 +136,17 @@ class Run {
  public:
   Run(const Program& program, const Numbers& numbers, const Ending& ending, const Widths& widths)
       : design_(program.design()),
-        folds_(folds_of(program)),
+        folds_(program),
         summing_(design_.dataflow == Dataflow::output),
         rests_(design_.dataflow == Dataflow::input ? ACTIVATION_TILES : WEIGHT_TILES),
         passes_(rests_ == WEIGHT_TILES ? ACTIVATION_TILES : WEIGHT_TILES),
-        port_(design_),
+        memory_(design_, all_),
+        port_(memory_, 0, all_.front()),
         resting_(port_, rests_, folds_),
         passing_(port_, passes_, folds_),
         rest_bits_(static_cast<int>(rests_ == WEIGHT_TILES ? widths.weight : widths.activation)),
         pass_bits_(static_cast<int>(rests_ == WEIGHT_TILES ? widths.activation : widths.weight)),
-        gap_(counters_) {
+        counters_(all_.front().front()) {
     counters_.macs = program.macs();
     if (!numbers.a) return;
     figures_ = std::make_unique<Operands>(program, numbers);
@@ -174,23 +175,21 @@ class Run {
       rtl_.tick();
     }
     for (now_ = 0; now_ < most_cycles; now_++) {
+      memory_.complete();
       request();
       port_.complete();
-      if (fold_ == folds_.size() && passed_ == tiles_ended_ && port_.idle()) {
+      if (fold_ == folds_.size() && passed_ == tiles_ended_ && port_.all_arrived(OUTPUTS)) {
         counters_.cycles = now_;
-        counters_.weight_bytes = port_.bytes(WEIGHT_TILES);
-        counters_.activation_bytes = port_.bytes(ACTIVATION_TILES);
-        counters_.output_bytes = port_.bytes(OUTPUTS);
         return counters_;
       }
-      port_.start();
+      memory_.start();
       offer_fold();
       offer_operands();
       rtl_.out_ready = passed_ < 2 || port_.arrived(OUTPUTS, passed_ - 2);
       rtl_.settle();
       observe();
       rtl_.tick();
-      port_.tick(counters_);
+      memory_.tick();
     }
     throw std::runtime_error("the Verilog has not ended after " + std::to_string(most_cycles) + " cycles");
   }
@@ -202,11 +201,11 @@ class Run {
     if (tile_left_) {
       tile_left_ = false;
       passed_++;
-      port_.request(OUTPUTS, now_, tiles_.front()->output_bytes);
+      port_.request(OUTPUTS, now_, tiles_.front()->output_bytes, 0);
       tiles_.pop_front();
     }
-    resting_.request(now_, summing_ ? freed_[0] + 2 : laid_ + design_.weight_fifo_tiles);
-    passing_.request(now_, freed_[1] + 2);
+    resting_.request(now_, summing_ ? freed_[0] + 2 : laid_ + design_.weight_fifo_tiles, 0);
+    passing_.request(now_, freed_[1] + 2, 0);
   }
 
   void offer_fold() {
@@ -275,8 +274,8 @@ class Run {
     queued_ += rtl_.fold_valid && rtl_.fold_ready;
     if (rtl_.starts || rtl_.lacks) {
       const bool tile = !(rtl_.lacks & 1), stream = !(rtl_.lacks & 2);
-      gap_.closes(rests_ == WEIGHT_TILES ? tile : stream, rests_ == WEIGHT_TILES ? stream : tile, !(rtl_.lacks & 4),
-                  !(rtl_.lacks & 8));
+      gap_.closes(counters_, rests_ == WEIGHT_TILES ? tile : stream, rests_ == WEIGHT_TILES ? stream : tile,
+                  !(rtl_.lacks & 4), !(rtl_.lacks & 8));
     }
     if (fold_ == folds_.size()) counters_.drain++;
     if (!summing_ && rtl_.tile_valid && rtl_.tile_take && ++beat_ == design_.load_cycles()) {
@@ -326,13 +325,15 @@ class Run {
   }
 
   const Design design_;
-  const std::vector<Fold> folds_;
+  const Folds folds_;
   const bool summing_;
   const Class rests_, passes_; /* sums that rest: weights and activations */
+  std::vector<std::vector<Counters>> all_{std::vector<Counters>(1)}; /* of the one core, of the one part */
+  ClockedMemory memory_;
   ClockedPort port_;
   Tiles resting_, passing_;
   const int rest_bits_, pass_bits_;
-  Counters counters_;
+  Counters& counters_;
   Gap gap_;
   std::unique_ptr<Operands> figures_;
   Accelerator rtl_;
@@ -350,29 +351,30 @@ Counters run_windows(const Design& design, const VectorStage& stage, bool averag
                      const uint8_t* inside, int32_t* out, const Widths& widths, int64_t most_cycles) {
   const VectorBlocks blocks(design, stage);
   const int value_bits = static_cast<int>(widths.value);
-  Counters counters;
+  std::vector<std::vector<Counters>> all{std::vector<Counters>(1)};
+  Counters& counters = all.front().front();
   counters.folds = blocks.count();
-  ClockedPort port(design);
+  ClockedMemory memory(design, all);
+  ClockedPort port(memory, 0, all.front());
   Accelerator rtl;
   rtl.taps = static_cast<uint16_t>(taps);
   rtl.average = average;
-  int64_t started = 0, ended = 0, output = 0, block_end = 0, tap = 0;
+  int64_t asked = 0, started = 0, ended = 0, output = 0, block_end = 0, tap = 0;
   bool left = false;
   for (int64_t now = 0; now < most_cycles; now++) {
-    if (left) port.request(OUTPUTS, now, blocks[ended++].output_bytes);
+    memory.complete();
+    if (left) port.request(OUTPUTS, now, blocks[ended++].output_bytes, 0);
     left = false;
-    while (port.requested(ACTIVATION_TILES) < std::min(ended + 2, blocks.count())) {
-      port.request(ACTIVATION_TILES, now, blocks[port.requested(ACTIVATION_TILES)].input_bytes);
+    for (; asked < std::min(ended + 2, blocks.count()); asked++) {
+      port.request(ACTIVATION_TILES, now, blocks[asked].input_bytes, 0);
     }
     port.complete();
-    if (ended == blocks.count() && port.idle()) {
+    if (ended == blocks.count() && port.all_arrived(OUTPUTS)) {
       counters.cycles = now;
       counters.vector_busy = counters.busy;
-      counters.activation_bytes = port.bytes(ACTIVATION_TILES);
-      counters.output_bytes = port.bytes(OUTPUTS);
       return counters;
     }
-    port.start();
+    memory.start();
     const bool any = started < blocks.count();
     rtl.block_valid = any && port.arrived(ACTIVATION_TILES, started);
     rtl.pool_out_ready = any && (started < 2 || port.arrived(OUTPUTS, started - 2));
@@ -405,7 +407,7 @@ Counters run_windows(const Design& design, const VectorStage& stage, bool averag
       left = rtl.pool_out_last;
     }
     rtl.tick();
-    port.tick(counters);
+    memory.tick();
   }
   throw std::runtime_error("the windows have not ended after " + std::to_string(most_cycles) + " cycles");
 }
