@@ -248,9 +248,17 @@ def try_compressed_product(rng: random.Random, values: np.random.Generator, data
     return Trial(dataflow, weight_load, fast, stepped, sums, a @ w)
 
 
-def try_compressed_program(rng: random.Random, values: np.random.Generator, dataflow: str, weight_load: str) -> Trial:
+def try_compressed_program(rng: random.Random, dataflow: str, weight_load: str) -> Trial:
     """The timing of groups and of steps whose weights are compressed, some of them."""
     array_columns = rng.randint(1, 9)
+    sections = _compressed_sections(rng, array_columns, dataflow)
+    design, mapping = _design(rng, dataflow, weight_load, array_columns=array_columns), _mapping(rng)
+    fast = native().time_program(design, sections, mapping)
+    return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
+
+
+def _compressed_sections(rng: random.Random, array_columns: int, dataflow: str) -> Any:
+    values = np.random.default_rng(rng.randrange(2**32))
 
     def stage(dependent: bool) -> Any:
         groups, depth, columns = rng.choice([1, 1, 2, 5]), rng.randint(1, 40), rng.randint(1, 24)
@@ -262,10 +270,7 @@ def try_compressed_program(rng: random.Random, values: np.random.Generator, data
             closing_elements=rng.choice([0, 5]), closing_lane_cycles=2, output_bytes=rng.choice([0, 1, 4]),
         )  # fmt: skip
 
-    sections = native().Sections([[stage(False)], [stage(True)]], [1, rng.choice([0, 1, 3, 9])])
-    design, mapping = _design(rng, dataflow, weight_load, array_columns=array_columns), _mapping(rng)
-    fast = native().time_program(design, sections, mapping)
-    return Trial(dataflow, weight_load, fast, native().step_program(design, sections, mapping)[0])
+    return native().Sections([[stage(False)], [stage(True)]], [1, rng.choice([0, 1, 3, 9])])
 
 
 def draw_program(rng: random.Random, dataflow: str, weight_load: str) -> tuple[Any, Any]:
@@ -326,7 +331,8 @@ def try_deep_pairs(rng: random.Random, dataflow: str, weight_load: str) -> Trial
 def try_chain(rng: random.Random, dataflow: str, weight_load: str) -> ChainTrial:
     """The timing of several parts, folds and the vector unit's own, whose weights are fetched ahead; in every other trial on
     several cores, which do the same, share the work, or do something of their own."""
-    design, cores, parts = _design(rng, dataflow, weight_load), rng.choice([1, 1, 2, 3, 4]), rng.randint(1, 4)
+    array_columns, cores, parts = rng.randint(1, 9), rng.choice([1, 1, 2, 3, 4]), rng.randint(1, 4)
+    design = _design(rng, dataflow, weight_load, array_columns=array_columns)
     chains = [native().Chain(design) for _ in range(cores)]
     for _ in range(parts):
         division = rng.choice(list(native().Division.__members__.values()))
@@ -335,6 +341,8 @@ def try_chain(rng: random.Random, dataflow: str, weight_load: str) -> ChainTrial
         for core, chain in enumerate(chains):
             if not alike and not shared:
                 mapping, vector, sections = _mapping(rng), _vector_stage(rng), _sections(rng)
+                if rng.random() < 0.3:
+                    sections = _compressed_sections(rng, array_columns, dataflow)
             if alone_on:
                 chain.add_vector(design, native().vector_share_of(vector, division, core, cores) if shared else vector)
             else:
@@ -384,8 +392,11 @@ def main(arguments: list[str] | None = None) -> int:
         elif kind < 0.3:
             trial = try_fixed_product(rng, values, flow, load)
         elif kind < 0.4:
-            make = rng.choice([try_compressed_product, try_compressed_program])
-            trial = make(rng, values, flow, load)
+            trial = (
+                try_compressed_product(rng, values, flow, load)
+                if rng.random() < 0.5
+                else try_compressed_program(rng, flow, load)
+            )
         elif kind < 0.6:
             trial = try_program(rng, flow, load)
         elif kind < 0.8:
