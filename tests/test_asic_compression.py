@@ -69,6 +69,40 @@ def test_a_skipped_row_by_hand() -> None:
     assert cost["activation_bytes"] == 5 * 8  # the box has them all
 
 
+@pytest.mark.parametrize("block_rows", [0, 1, 2, 4])
+def test_strips_follow_the_rule(block_rows: int) -> None:
+    """Rows, stored weights and activations of each strip, weight by weight, in the words of docs/asic.md."""
+    rng, index_bits, array_columns = np.random.default_rng(block_rows), 2, 3
+    high = max(block_rows, 1)
+    for depth, columns, density in ((1, 1, 0.5), (10, 7, 0.3), (9, 5, 0.05), (13, 3, 1.0), (40, 2, 0.02)):
+        matrix = rng.random((2, depth, columns)) < density
+        strips, number = strips_of(matrix, array_columns, block_rows, index_bits), 0
+        for group in matrix:
+            for start in range(0, columns, array_columns):
+                strip = group[:, start : start + array_columns]
+                rows, stored, taken, place, last = [], [], 0, 0, -1
+                for top in range(0, depth, high):
+                    block, count = strip[top : top + high], 0
+                    for column in block.T:
+                        for at in np.flatnonzero(column):
+                            count += 1 + (place + at - last - 1) // 2**index_bits
+                            last = place + at
+                        place += high
+                    rows.append(int(block.sum(0).max()) if block_rows else 1)
+                    stored.append(count)
+                if not any(rows):
+                    rows[0] = 1
+                before = [0]
+                for top, (height, count) in enumerate(zip(rows, stored)):
+                    so_far = before[-1]
+                    before += [so_far + count * (row + 1) // height for row in range(height)]
+                    taken += len(strip[top * high : (top + 1) * high]) if height else 0
+                assert strips.before[strips.first[number] : strips.first[number + 1]].tolist() == before
+                assert strips.taken[number] == taken
+                number += 1
+        assert len(strips.first) == number + 1
+
+
 @pytest.mark.parametrize("dataflow", ["weight", "output", "input"])
 def test_a_slow_decoder_is_waited_for(dataflow: str) -> None:
     design = small(dataflow=native.Dataflow.__members__[dataflow], dram_bytes_per_cycle=1000, dram_latency_cycles=0)
