@@ -60,6 +60,7 @@ std::array<int64_t, 2> extent(const Stage& stage, const Tiling& tiling, int axis
 int64_t row_of(const Stage& stage, const Tiling& tiling) {
   int axis = 3;
   while (axis > 0 && tiling.blocks[axis] == 1) axis--;
+  if (tiling.blocks[axis] > Program::MOST_FOLDS) return 1; /* nobody walks so many */
   const std::array<int64_t, 2> first = extent(stage, tiling, axis, 0);
   for (int64_t block = 1; block < tiling.blocks[axis]; block++) {
     if (extent(stage, tiling, axis, block) != first) return tiling.blocks[axis];
