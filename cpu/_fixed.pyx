@@ -177,16 +177,16 @@ cdef class Operator:
         return 0
 
     cdef int run(self, tuple inputs, tuple outputs) except -1:
-        cdef const void* sources[8]
+        cdef StepSources sources
         cdef void* targets[3]
         cdef int threads = num_threads()
         cdef char* workspace = self.workspace.take()
         for at in range(STEP_INPUTS):
-            sources[at] = optional(inputs, at)
+            sources.inputs[at] = optional(inputs, at)
         for at in range(len(outputs)):
             targets[at] = address(outputs[at])
         with nogil:
-            self.step.run(self.step.context, sources, targets, workspace, threads)
+            self.step.run(self.step.context, sources.inputs, targets, workspace, threads)
         self.workspace.give(workspace)
         return 0
 

@@ -21,6 +21,9 @@ cdef extern from "native_step.h" nogil:
         const void* context
         size_t workspace
 
+    ctypedef struct StepSources:
+        const void* inputs[1]  # STEP_INPUTS of them
+
     const char* NATIVE_STEP
     int STEP_INPUTS
 

@@ -238,7 +238,7 @@ def test_demo_without_hls_writes_a_report(capsys: pytest.CaptureFixture[str], tm
     [
         (["explain", "conv float32[1x2x6x6]"], "w is missing"),
         (["explain", "conv float32[1x2x6x6],float32[3x2x3x3]", "-b", "tpu"], "there is no backend 'tpu'"),
-        (["bench", "nosuch"], "known are audio, conv"),
+        (["bench", "nosuch"], "known are audio, compressed, conv"),
         (["bench", CONV, "--peers", "tvm"], "no peer 'tvm'"),
         (["bench", CONV, "-i", "x.npy"], "--input is for models"),
         (["bench", CNN, "-i", "pixels=x.npy"], "no input 'pixels'"),

@@ -7,6 +7,10 @@
 // Pointers to inputs that a step may look at; those that are absent or packed beforehand are null.
 enum { STEP_INPUTS = 12 };
 
+struct StepSources {
+  const void* inputs[STEP_INPUTS];
+};
+
 // inputs, outputs: C-contiguous arrays by their positions in the problem. workspace: aligned to 64.
 typedef void (*StepFunction)(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
                              int threads);
