@@ -3,24 +3,13 @@
 
 include "door.pxi"
 include "workspace.pxi"
+include "conv_shape.pxi"
 
 from libc.stdint cimport int16_t
 
 from quatrefoil.ops.activations import IDENTITY
 
 cdef extern from "conv_kernels.h" nogil:
-    ctypedef struct ConvShape:
-        int64_t batch, groups, in_channels, out_channels
-        int64_t input[3]
-        int64_t output[3]
-        int64_t kernel[3]
-        int64_t strides[3]
-        int64_t dilations[3]
-        int64_t pads[3]
-        int activation
-        float alpha, beta
-        int32_t x_blocked, y_blocked
-
     ctypedef struct ConvNeeds:
         size_t packed, workspace
 
@@ -117,26 +106,6 @@ cdef void give_back(Buffer given):
             return
 
 
-cdef int fill(ConvShape* shape, object geometry, object activation) except -1:
-    window = geometry.window
-    shape.batch = geometry.batch
-    shape.groups = geometry.groups
-    shape.in_channels = geometry.in_per_group
-    shape.out_channels = geometry.out_per_group
-    for axis in range(3):
-        shape.input[axis] = window.input[axis]
-        shape.output[axis] = window.output[axis]
-        shape.kernel[axis] = window.kernel[axis]
-        shape.strides[axis] = window.strides[axis]
-        shape.dilations[axis] = window.dilations[axis]
-        shape.pads[axis] = window.pads[axis]
-    shape.activation = activation.code
-    shape.alpha = activation.alpha
-    shape.beta = activation.beta
-    shape.x_blocked = shape.y_blocked = 0
-    return 0
-
-
 # Multiply-accumulates from which on another thread is worth waking.
 cdef double WORTH_A_THREAD = 1 << 18
 
@@ -172,7 +141,7 @@ cdef class Run:
         cdef ConvNeeds needs
         if not find_conv_algorithm(algorithm.encode(), isa, &self.algorithm):
             raise KeyError(algorithm)
-        fill(&self.shape, geometry, activation)
+        fill_shape(&self.shape, geometry, activation)
         self.shape.x_blocked, self.shape.y_blocked = x_blocked, y_blocked
         self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
@@ -248,7 +217,7 @@ cdef class IntegerRun:
         cdef ConvNeeds needs
         if not find_conv_integer_algorithm(algorithm.encode(), isa, &self.algorithm):
             raise KeyError(algorithm)
-        fill(&self.shape, geometry, IDENTITY)
+        fill_shape(&self.shape, geometry, IDENTITY)
         self.threads = most_threads(&self.shape)
         self.y_shape = y_shape
         self.dtype = dtype
@@ -317,7 +286,7 @@ cdef class GradientRun:
     def __init__(self, str algorithm, int isa, geometry, shape, dtype):
         if not find_conv_gradient_algorithm(algorithm.encode(), isa, &self.algorithm):
             raise KeyError(algorithm)
-        fill(&self.shape, geometry, IDENTITY)
+        fill_shape(&self.shape, geometry, IDENTITY)
         self.threads = most_threads(&self.shape)
         self.made = shape
         self.dtype = dtype

@@ -5,20 +5,9 @@ from libc.stdint cimport uint8_t
 
 include "door.pxi"
 include "workspace.pxi"
+include "conv_shape.pxi"
 
 cdef extern from "shared_conv.h" nogil:
-    ctypedef struct ConvShape:
-        int64_t batch, groups, in_channels, out_channels
-        int64_t input[3]
-        int64_t output[3]
-        int64_t kernel[3]
-        int64_t strides[3]
-        int64_t dilations[3]
-        int64_t pads[3]
-        int activation
-        float alpha, beta
-        int32_t x_blocked, y_blocked
-
     ctypedef struct SharedConv:
         ConvShape shape
         int32_t bits
@@ -78,15 +67,7 @@ cdef class Convolution:
         cdef const uint8_t* plain = <const uint8_t*>address(codes)
         self.kept = book, bias, None if finite else codes
         self.y_shape, self.dtype, self.threads = y_shape, dtype, threads
-        window = geometry.window
-        c.shape.batch, c.shape.groups = geometry.batch, geometry.groups
-        c.shape.in_channels, c.shape.out_channels = geometry.in_per_group, geometry.out_per_group
-        for axis in range(3):
-            c.shape.input[axis], c.shape.output[axis] = window.input[axis], window.output[axis]
-            c.shape.kernel[axis], c.shape.strides[axis] = window.kernel[axis], window.strides[axis]
-            c.shape.dilations[axis], c.shape.pads[axis] = window.dilations[axis], window.pads[axis]
-        c.shape.activation, c.shape.alpha, c.shape.beta = activation.code, activation.alpha, activation.beta
-        c.shape.x_blocked = c.shape.y_blocked = 0
+        fill_shape(&c.shape, geometry, activation)
         c.bits = 4 if len(book) == 16 else 8
         c.book = <const float*>address(book)
         c.bias = NULL

@@ -5,6 +5,7 @@ from libc.stdint cimport uint16_t, uint8_t
 
 include "door.pxi"
 include "workspace.pxi"
+include "conv_shape.pxi"
 
 cdef extern from "sparse.h" nogil:
     ctypedef struct SparseArguments:
@@ -71,18 +72,6 @@ cdef class Layer:
 
 
 cdef extern from "sparse.h" nogil:
-    ctypedef struct ConvShape:
-        int64_t batch, groups, in_channels, out_channels
-        int64_t input[3]
-        int64_t output[3]
-        int64_t kernel[3]
-        int64_t strides[3]
-        int64_t dilations[3]
-        int64_t pads[3]
-        int activation
-        float alpha, beta
-        int32_t x_blocked, y_blocked
-
     ctypedef struct SparseEntry:
         pass
 
@@ -158,16 +147,9 @@ cdef class Convolution:
         cdef SparseConv* a = &self.conv
         self.kept = matrix, bias, laid
         self.y_shape, self.dtype, self.threads = y_shape, dtype, threads
-        window = geometry.window
-        a.shape.batch, a.shape.groups = geometry.batch, geometry.groups
-        a.shape.in_channels, a.shape.out_channels = geometry.in_per_group, geometry.out_per_group
+        fill_shape(&a.shape, geometry, activation)
         for axis in range(3):
-            a.shape.input[axis], a.shape.output[axis] = window.input[axis], window.output[axis]
-            a.shape.kernel[axis], a.shape.strides[axis] = window.kernel[axis], window.strides[axis]
-            a.shape.dilations[axis], a.shape.pads[axis] = window.dilations[axis], window.pads[axis]
             a.lengths[axis] = laid.lengths[axis]
-        a.shape.activation, a.shape.alpha, a.shape.beta = activation.code, activation.alpha, activation.beta
-        a.shape.x_blocked = a.shape.y_blocked = 0
         a.rows, a.channels = geometry.out_channels, geometry.in_channels
         a.values = <const float*>address(matrix.values)
         a.columns = <const int32_t*>address(matrix.columns)
