@@ -519,6 +519,45 @@ def test_quantized_convolutions_that_stay() -> None:
     assert not any(node.op == "qlinear_conv" for node in qf.load(seen).graph.nodes)
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+def test_quantized_dense_layers_are_convolutions_of_one_pixel(transposed: int, per_channel: bool, relu: bool) -> None:
+    scale = RNG.uniform(0.005, 0.02, 5 if per_channel else ()).astype(np.float32)
+    weight = RNG.integers(-128, 128, (5, 168) if transposed else (168, 5)).astype(np.int8)
+    bias_scale = np.asarray(np.float32(0.03) * scale)
+    axis = 0 if transposed else 1
+    proto = model(
+        "f = Flatten(x) q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) "
+        f"wd = DequantizeLinear<axis = {axis}>(w, ws, wz) bd = DequantizeLinear<axis = 0>(b, bs, bz) "
+        f"g = Gemm<transB = {transposed}>(d, wd, bd) r = {'Relu' if relu else 'Identity'}(g) "
+        "yq = QuantizeLinear(r, ys, yz) y = DequantizeLinear(yq, ys, yz)",
+        outputs="float[a, b] y", s=0.03, z=byte(120, np.uint8), w=weight, ws=scale, wz=np.zeros(scale.shape, np.int8),
+        b=RNG.integers(-3000, 3000, 5).astype(np.int32), bs=bias_scale, bz=np.zeros(bias_scale.shape, np.int32),
+        ys=0.11, yz=byte(0 if relu else 100, np.uint8),
+    )  # fmt: skip
+    loaded = qf.load(proto)
+    assert kinds(loaded.graph)[2:5] == ["Reshape", "QLinearConv+Relu" if relu else "QLinearConv", "Reshape"]
+    y = loaded.run(X)["y"]
+    np.testing.assert_allclose(y, qf.load(proto, optimized=False).run(X)["y"], atol=0.111)  # one unit is 0.11
+    np.testing.assert_array_equal(y, onnxruntime_result(proto, X))
+
+
+def test_quantized_dense_layers_that_stay() -> None:
+    given = {
+        "s": 0.03, "z": byte(120, np.uint8), "w": np.ones((5, 168), np.int8), "ws": 0.01, "wz": byte(0, np.int8),
+        "ys": 0.11, "yz": byte(100, np.uint8),
+    }  # fmt: skip
+    for attributes in ("transB = 1, alpha = 0.5", "transB = 1, beta = 2.0"):
+        proto = model(
+            "f = Flatten(x) q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) wd = DequantizeLinear(w, ws, wz) "
+            f"g = Gemm<{attributes}>(d, wd) yq = QuantizeLinear(g, ys, yz) y = DequantizeLinear(yq, ys, yz)",
+            outputs="float[a, b] y",
+            **given,
+        )
+        assert not any(node.op == "qlinear_conv" for node in qf.load(proto).graph.nodes), attributes
+
+
 QUANTIZED = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
 
 

@@ -1,10 +1,10 @@
 """Passes over quantized models, whose integer values are written as QuantizeLinear and DequantizeLinear around float
 operators.
 
-``fuse_quantized`` makes qlinear_conv of DequantizeLinear -> Conv (-> Relu) -> QuantizeLinear where that is exactly what
-ONNX Runtime makes of it: zero points and scales constant, one for the whole input and output, at most one for each output
-channel of the weights, and the bias in int32 with the scale of the products. The float path rounds the sum of products
-once more, so that a result may differ by one unit from it.
+``fuse_quantized`` makes qlinear_conv of DequantizeLinear -> Conv or Gemm (-> Relu) -> QuantizeLinear, of a Gemm as a convolution
+of one pixel, where that is exactly what ONNX Runtime makes of it: zero points and scales constant, one for the whole input and
+output, at most one for each output channel of the weights, and the bias in int32 with the scale of the products. The float path
+rounds the sum of products once more, so that a result may differ by one unit from it.
 
 ``pass_bytes`` takes a max pool and what only moves values from between DequantizeLinear and QuantizeLinear of one scale to the
 integers: nothing changes.
@@ -20,9 +20,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
+from onnx import helper
 
 from quatrefoil.models import host
 from quatrefoil.models.graph import MISFITS, Graph, Node, frozen_array
@@ -135,10 +137,10 @@ def pass_bytes(graph: Graph) -> Graph:
 
 
 def fuse_quantized(graph: Graph) -> Graph:
-    """DequantizeLinear -> Conv -> QuantizeLinear becomes qlinear_conv, in integers."""
+    """DequantizeLinear -> Conv or Gemm -> QuantizeLinear becomes qlinear_conv, in integers."""
     producers, reader = graph.producers(), sole_reader(graph)
     constants = dict(graph.constants)
-    replaced: dict[str, Node] = {}
+    replaced: dict[str, tuple[Node, ...]] = {}
     gone: set[str] = set()
     for node in graph.nodes:
         if not on_host(node, "QuantizeLinear"):
@@ -148,8 +150,8 @@ def fuse_quantized(graph: Graph) -> Graph:
             members, fused = made
             replaced[node.name] = fused
             gone.update(member.name for member in members)
-    nodes = (replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
-    return graph.with_nodes(nodes, constants)
+    kept = (replaced.get(node.name, (node,)) for node in graph.nodes if node.name not in gone)
+    return graph.with_nodes(chain.from_iterable(kept), constants)
 
 
 def _quantized_conv(
@@ -157,8 +159,8 @@ def _quantized_conv(
     producers: Mapping[str, Node],
     reader: Callable[[Node], Node | None],
     constants: dict[str, np.ndarray],
-) -> tuple[list[Node], Node] | None:
-    """The float nodes between the input's DequantizeLinear and ``quantize``, and the node in their place."""
+) -> tuple[list[Node], tuple[Node, ...]] | None:
+    """The float nodes between the input's DequantizeLinear and ``quantize``, and the nodes in their place."""
     y = _quantization(quantize, constants)
     source = producers.get(quantize.inputs[0])
     if y is None or not y.per_tensor or y.zero_point.dtype not in BYTES or source is None:
@@ -175,7 +177,8 @@ def _quantized_conv(
     elif reader(source) is not quantize:
         return None
     conv = members[-1]
-    if conv.op != "conv" or len(conv.inputs) > BIAS + 1 or "activation" in conv.attributes:
+    dense = on_host(conv, "Gemm")
+    if len(conv.inputs) > BIAS + 1 or not (_plain_gemm(conv) if dense else _plain_conv(conv)):
         return None
     dequantize = [producers.get(name) for name in conv.inputs if name]
     if any(node is None or not on_host(node, "DequantizeLinear") for node in dequantize):
@@ -185,7 +188,10 @@ def _quantized_conv(
     weight = constants.get(w_node.inputs[0])
     if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
         return None
-    if weight.dtype not in BYTES or not _by_output_channel(w_node, w, weight):
+    if weight.dtype not in BYTES:
+        return None
+    across = dense and not attributes_of(conv).get("transB", 0)  # (K, M), and the other way round in a convolution
+    if not _by_output_channel(w_node, w, weight, 1 if across else 0):
         return None
     inputs = [x_node.inputs[0], x.scale_name, x.zero_point_name, w_node.inputs[0], w.scale_name, w.zero_point_name,
               y.scale_name, y.zero_point_name]  # fmt: skip
@@ -194,26 +200,61 @@ def _quantized_conv(
         if not _sums_have_scale(bias_node, x, w, constants):
             return None
         inputs.append(bias_node.inputs[0])
-    fused = replace(
-        conv,
-        name=quantize.name,
-        kind="QLinearConv",
+    fused = Node(
+        quantize.name,
+        "QLinearConv",
+        tuple(inputs),
+        quantize.outputs,
         op="qlinear_conv",
-        inputs=tuple(inputs),
-        outputs=quantize.outputs,
+        attributes={} if dense else conv.attributes,
+        opsets=conv.opsets,
         fused=tuple(member.kind for member in members[:-1]),
     )
-    return members, fused
+    return members, _one_pixel(fused, weight.T if across else weight, constants) if dense else (fused,)
 
 
-def _by_output_channel(node: Node, w: _Quantization, weight: np.ndarray) -> bool:
-    """Whether the weights have one scale, or one for each output channel."""
+def _plain_conv(node: Node) -> bool:
+    return node.op == "conv" and "activation" not in node.attributes
+
+
+def _plain_gemm(node: Node) -> bool:
+    """Whether it is x W (+ bias)."""
+    attributes = attributes_of(node)
+    return (
+        attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA", 0)
+    )
+
+
+def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray]) -> tuple[Node, ...]:
+    """A dense layer as a convolution of one pixel: its rows (N, K) as (N, K, 1), and back. weight: (M, K)."""
+    outputs, inputs = weight.shape
+    name, opsets = node.name, node.opsets
+
+    def reshape(of: str, part: str, to: str, shape: tuple[int, ...]) -> Node:
+        kept = f"{name}.{part}_shape"
+        constants[kept] = frozen_array(np.array(shape, np.int64))
+        proto = helper.make_node("Reshape", [of, kept], [to], f"{name}.{part}")
+        return Node(proto.name, "Reshape", (of, kept), (to,), proto=proto, opsets=opsets)
+
+    x, w, y = f"{name}.pixels", f"{name}.weight", f"{name}.sums"
+    constants[w] = frozen_array(np.ascontiguousarray(weight)[..., np.newaxis])
+    given = list(node.inputs)
+    given[0], source, given[3] = x, given[0], w
+    return (
+        reshape(source, "rows", x, (0, inputs, 1)),
+        replace(node, inputs=tuple(given), outputs=(y,)),
+        reshape(y, "columns", node.outputs[0], (0, outputs)),
+    )
+
+
+def _by_output_channel(node: Node, w: _Quantization, weight: np.ndarray, channels: int) -> bool:
+    """Whether the weights have one scale, or one for each output channel, which lie along the axis ``channels``."""
     if w.zero_point.dtype != weight.dtype or w.zero_point.shape != w.scale.shape:
         return False
     if w.scale.size == 1:
         return w.scale.ndim <= 1
     axis = attributes_of(node).get("axis", 1)
-    return bool(axis in (0, -weight.ndim) and w.scale.shape == weight.shape[:1])
+    return bool(axis in (channels, channels - weight.ndim) and w.scale.shape == weight.shape[channels : channels + 1])
 
 
 def _sums_have_scale(node: Node, x: _Quantization, w: _Quantization, constants: Mapping[str, np.ndarray]) -> bool:
