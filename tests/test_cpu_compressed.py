@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,6 @@ LAYERS = ("rnn", "lstm", "gru")
 KINDS = (compressed.SHARED, compressed.SPARSE)
 [CONV] = shared_conv.KERNELS
 Arrays = list[np.ndarray | None]
-
-
-@pytest.fixture(params=instruction_set.supported())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    number = instruction_set.supported().index(request.param)
-    monkeypatch.setattr(instruction_set, "index", lambda: number)
-    return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = settings.num_threads()
-    yield
-    settings.set_num_threads(before)
 
 
 def rows(rng: np.random.Generator, shape: tuple[int, ...], row_axes: int, density: float) -> tuple[np.ndarray, ...]:

@@ -9,16 +9,9 @@ import numpy as np
 import pytest
 
 from quatrefoil import ops, reference, settings
-from quatrefoil.cpu import instruction_set, pool
+from quatrefoil.cpu import pool
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel
-
-
-@pytest.fixture(params=instruction_set.supported())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    number = instruction_set.supported().index(request.param)
-    monkeypatch.setattr(instruction_set, "index", lambda: number)
-    return request.param
 
 
 @pytest.fixture

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from quatrefoil import ops, reference, settings
-from quatrefoil.cpu import instruction_set, rnn
+from quatrefoil.cpu import rnn
 from quatrefoil.ops import rnn as semantics
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Run
 
 KINDS = ("rnn", "lstm", "gru")
-
-
-@pytest.fixture(params=instruction_set.supported())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    number = instruction_set.supported().index(request.param)
-    monkeypatch.setattr(instruction_set, "index", lambda: number)
-    return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = settings.num_threads()
-    yield
-    settings.set_num_threads(before)
 
 
 Arrays = list[np.ndarray | None]

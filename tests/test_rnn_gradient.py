@@ -3,7 +3,6 @@ differences; what stands behind sequence_lens; torch's autograd where it is inst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 import quatrefoil as qf
 from quatrefoil import gradients, ops, reference, settings
-from quatrefoil.cpu import instruction_set, rnn_gradient
+from quatrefoil.cpu import rnn_gradient
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops import rnn
 from quatrefoil.ops import rnn_gradient as semantics
@@ -22,20 +21,6 @@ from quatrefoil.problem import Problem, Tensor
 
 KINDS = ("rnn", "lstm", "gru")
 Arrays = list[np.ndarray | None]
-
-
-@pytest.fixture(params=instruction_set.supported())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    number = instruction_set.supported().index(request.param)
-    monkeypatch.setattr(instruction_set, "index", lambda: number)
-    return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = settings.num_threads()
-    yield
-    settings.set_num_threads(before)
 
 
 def made(op: str, steps: int, batch: int, inputs: int, hidden: int, **attributes: object) -> tuple[Problem, Arrays]:

@@ -44,16 +44,16 @@ def mnist() -> Split:
     return Split(images[split:], labels[split:], images[:split], labels[:split])
 
 
-def held_out(split: Split, parts: int = VALIDATION_PARTS) -> Split:
-    """The training images alone, the last of ``parts`` equal parts of them held out to choose settings by; the test's images are
-    not in it.
+def held_out(split: Split) -> Split:
+    """The training images alone, the last of VALIDATION_PARTS equal parts of them held out to choose settings by; the test's
+    images are not in it.
 
-    The split's order is random already. Raises QuatrefoilError for fewer training images than parts.
+    The split's order is random already. Raises QuatrefoilError for fewer training images than that.
     """
     count = len(split.train_digits)
-    if count < parts:
-        raise QuatrefoilError(f"{count} training images cannot be cut in {parts}; give more of them")
-    kept = count - count // parts
+    if count < VALIDATION_PARTS:
+        raise QuatrefoilError(f"{count} training images cannot be cut in {VALIDATION_PARTS}; give more of them")
+    kept = count - count // VALIDATION_PARTS
     images, digits = split.train_images, split.train_digits
     return Split(images[:kept], digits[:kept], images[kept:], digits[kept:])
 
