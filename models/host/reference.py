@@ -1,20 +1,21 @@
 """Any operator of ONNX by onnx's own reference implementation: right, and as slow as plain Python.
 
-A model of one node is handed to ``onnx.reference``. Nodes with subgraphs (If, Loop, Scan, SequenceMap) do not come here:
-the executor runs their bodies.
+A model of one node is handed to ``onnx.reference``, which is loaded when the first one comes: its 200 modules take 20 MB and
+30 ms, and few models need them. Nodes with subgraphs (If, Loop, Scan, SequenceMap) do not come here: the executor runs
+their bodies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto, helper
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import RuntimeContextError
-from onnx.reference.ops import load_op
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 NEWEST_IR = 10
 
@@ -42,6 +43,9 @@ def _value_info(name: str, value: Any) -> onnx.ValueInfoProto:
 
 def _depends_on_types(node: onnx.NodeProto, opsets: dict[str, int]) -> bool:
     """Whether onnx runs the operator as a function whose body depends on its inputs' types, known when it runs."""
+    from onnx.reference.op_run import RuntimeContextError
+    from onnx.reference.ops import load_op
+
     schema = onnx.defs.get_schema(node.op_type, opsets[node.domain], node.domain)
     if not schema.has_context_dependent_function or node.domain:  # type: ignore[attr-defined]
         return False
@@ -56,6 +60,8 @@ class ReferenceRun:
     """Runs one node. Raises NotImplementedError or RuntimeError on construction where onnx has no implementation."""
 
     def __init__(self, node: onnx.NodeProto, opsets: dict[str, int]) -> None:
+        from onnx.reference import ReferenceEvaluator
+
         self._node, self._opsets = node, opsets
         self._typed: dict[tuple[str, ...], ReferenceEvaluator] = {}
         self._untyped: ReferenceEvaluator | None = None
@@ -67,6 +73,8 @@ class ReferenceRun:
             return self._untyped
         key = tuple(f"{value.dtype}{value.ndim}" if isinstance(value, np.ndarray) else "" for value in inputs)
         if key not in self._typed:
+            from onnx.reference import ReferenceEvaluator
+
             self._typed[key] = ReferenceEvaluator(node_model(self._node, self._opsets, inputs))
         return self._typed[key]
 

@@ -96,7 +96,7 @@ def fold_affine(graph: Graph) -> Graph:
             affine = _affine(following, node.outputs[0], channels, weight.ndim, constants)
             if affine is None:
                 break
-            scaled = _scaled(node, following, *affine, constants)
+            scaled = _scaled(node, following, *affine, constants, graph.constants)
             if scaled is None:
                 break
             node = scaled
@@ -252,10 +252,15 @@ def _batch_normalization(
 
 
 def _scaled(
-    conv: Node, following: Node, scale: np.ndarray, shift: np.ndarray, constants: dict[str, np.ndarray]
+    conv: Node,
+    following: Node,
+    scale: np.ndarray,
+    shift: np.ndarray,
+    constants: dict[str, np.ndarray],
+    given: Mapping[str, np.ndarray],
 ) -> Node | None:
-    """The convolution with ``scale * (conv) + shift`` in its weights, which are entered into ``constants``; None where
-    the new weights do not fit the dtype."""
+    """The convolution with ``scale * (conv) + shift`` in its weights, which are entered into ``constants`` in place of
+    what is not among the ``given`` ones; None where the new weights do not fit the dtype."""
     weight = constants[conv.inputs[W]]
     has_bias = len(conv.inputs) > BIAS and conv.inputs[BIAS] != ""
     bias = constants[conv.inputs[BIAS]].astype(np.float64) if has_bias else np.zeros(len(scale))
@@ -272,6 +277,9 @@ def _scaled(
     if not np.isfinite(new_weight).all() or not np.isfinite(new_bias).all():
         return None
     names = f"{following.outputs[0]}:weight", f"{following.outputs[0]}:bias"
+    for name in conv.inputs[W:]:
+        if name not in given:
+            del constants[name]  # made here for this convolution alone
     constants[names[0]], constants[names[1]] = frozen_array(new_weight), frozen_array(new_bias)
     return replace(
         conv,
