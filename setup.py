@@ -62,7 +62,9 @@ def sets_of(source: str) -> dict[str, list[str]]:
     name = Path(source).stem
     if name.endswith("_tiles"):  # on the tile registers of AMX, which no other set has
         return {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
-    if name in ("conv_integer_gemm", "conv_integer_depthwise", "fixed_products", "roofline_integer"):
+    if name in (
+        "conv_integer_gemm", "conv_integer_depthwise", "conv_integer_channels", "fixed_products", "roofline_integer",
+    ):  # fmt: skip
         return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_vnni"}
     return INSTRUCTION_SETS
 

@@ -76,6 +76,15 @@ cdef extern from "conv_kernels.h" nogil:
 
     void run_conv_step(const void*, const void* const*, void* const*, char*, int) noexcept
 
+    ctypedef struct ConvIntegerStep:
+        ConvIntegerFunction run
+        const ConvShape* shape
+        const ConvQuantization* quantization
+        const ConvCall* call
+        int most_threads
+
+    void run_conv_integer_step(const void*, const void* const*, void* const*, char*, int) noexcept
+
 
 # Memory of packed weights whose convolution is gone. In training weights change with each step and are packed again, and
 # to have the system clear as many new pages takes longer than packing.
@@ -200,7 +209,7 @@ cdef class IntegerRun:
     """A prepared conv_integer or qlinear_conv.
 
     x_zero, y_zero: zero points. weights: int16 (M, C / groups, kernel), zero points taken off. bias: int32 (M) or
-    None. multipliers: float32 (M), or None for int32 sums.
+    None. multipliers: float32 (M), or None for int32 sums. x_last, y_last: whether channels are last in memory.
     """
 
     cdef ConvIntegerAlgorithm algorithm
@@ -209,17 +218,21 @@ cdef class IntegerRun:
     cdef size_t workspace
     cdef object weights, bias, multipliers, y_shape, dtype
     cdef Buffer packed
+    cdef ConvCall call
+    cdef ConvIntegerStep context
+    cdef NativeStep step
     cdef int threads
     cdef bint empty
 
     def __init__(self, str algorithm, int isa, geometry, y_shape, dtype, weights, bias, bint x_signed, int x_zero,
-                 multipliers, int y_zero):
+                 multipliers, int y_zero, bint x_last=False, bint y_last=False):
         cdef ConvNeeds needs
         if not find_conv_integer_algorithm(algorithm.encode(), isa, &self.algorithm):
             raise KeyError(algorithm)
         fill_shape(&self.shape, geometry, IDENTITY)
+        self.shape.x_blocked, self.shape.y_blocked = x_last, y_last
         self.threads = most_threads(&self.shape)
-        self.y_shape = y_shape
+        self.y_shape = (y_shape[0], *y_shape[2:], y_shape[1]) if y_last else y_shape
         self.dtype = dtype
         self.bias = bias
         self.multipliers = multipliers
@@ -231,26 +244,27 @@ cdef class IntegerRun:
         self.quantization.y_zero = y_zero
         self.workspace = 0
         self.weights = weights
-        if self.empty or self.algorithm.needs == NULL:
-            return
-        self.algorithm.needs(&self.shape, &needs)
-        self.packed = Buffer(needs.packed)
-        self.workspace = needs.workspace
-        self.algorithm.pack(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
+        if self.empty:
+            return  # kernels plan for at least one output
+        if self.algorithm.needs != NULL:
+            self.algorithm.needs(&self.shape, &needs)
+            self.packed = Buffer(needs.packed)
+            self.workspace = needs.workspace
+            self.algorithm.pack(&self.shape, <const int16_t*>address(weights), <int32_t*>self.packed.data)
+        self.call.weights = self.packed.data if self.packed is not None else address(weights)
+        self.call.bias = address(bias) if bias is not None else NULL
+        self.call.residual = NULL
+        self.call.workspace = NULL
 
     def __call__(self, inputs):
-        cdef ConvCall call
+        cdef ConvCall call = self.call
         cdef Buffer workspace = None
         y = new_array(self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
-        call.weights = self.packed.data if self.packed is not None else address(self.weights)
-        call.bias = address(self.bias) if self.bias is not None else NULL
-        call.residual = NULL
         call.y = <void*>address(y)
         call.threads = min(<int>num_threads(), self.threads) if self.threads > 1 else 1
-        call.workspace = NULL
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
@@ -259,6 +273,13 @@ cdef class IntegerRun:
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)
+
+    def native_step(self):
+        """A capsule of what native_step.h describes; this object has to outlive it."""
+        self.context.run, self.context.shape, self.context.call = self.algorithm.run, &self.shape, &self.call
+        self.context.quantization, self.context.most_threads = &self.quantization, self.threads
+        self.step.run, self.step.context, self.step.workspace = run_conv_integer_step, &self.context, self.workspace
+        return PyCapsule_New(&self.step, NATIVE_STEP, NULL)
 
 
 def flipped(weights, int64_t groups):

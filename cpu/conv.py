@@ -20,8 +20,9 @@ from quatrefoil.registry import Kernel, Reject, Run, only_dtypes
 Prepare = Callable[[Problem, Mapping[int, np.ndarray]], Run]
 
 
-class PrepareFloat(Protocol):
-    """A prepare that also takes the layouts of x, and of y with the residual: whether channels are in blocks."""
+class PrepareLayouts(Protocol):
+    """A prepare that also takes the layouts of x, and of y with the residual: whether channels are in blocks, which for 8-bit
+    integers is one block, channels last."""
 
     def __call__(
         self, problem: Problem, parameters: Mapping[int, np.ndarray], x_blocked: bool = False, y_blocked: bool = False
@@ -292,7 +293,7 @@ def _float(
     general: str | None = None,
     suits: Callable[[np.ndarray], bool] = _finite,
     along_rows: bool = False,
-) -> PrepareFloat:
+) -> PrepareLayouts:
     """The prepare of a float32 kernel that runs ``algorithm`` of src/conv_kernels.h.
 
     Algorithms that read padding as zeros would make NaN of zero times an infinite weight; for such weights, and others
@@ -448,8 +449,25 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
     return None
 
 
-ON_BYTES = ("conv_tiles_integer", "conv_bytes_integer")
+ON_BYTES = {
+    "conv_tiles_integer": "conv_gemm_integer",
+    "conv_bytes_integer": "conv_gemm_integer",
+    "conv_channels_bytes_integer": "conv_channels_integer",
+}
+"""Algorithms that multiply bytes, and what computes with weights that are none."""
 BYTES = (-128, 127)
+
+
+def _on_channels(algorithm: str, geometry: semantics.ConvGeometry) -> str:
+    """The algorithm in place of one that reads and writes planes alone."""
+    bytes_multiply = instruction_set.name() in ("v4_vnni", "v4_amx")
+    if algorithm == "conv_tiles_integer":
+        return "conv_bytes_integer"
+    if algorithm != "conv_depthwise_integer":
+        return algorithm
+    if geometry.out_per_group > 1:
+        return "conv_bytes_integer" if bytes_multiply else "conv_gemm_integer"
+    return "conv_channels_bytes_integer" if bytes_multiply else "conv_channels_integer"
 
 
 def _for_bytes(
@@ -460,52 +478,37 @@ def _for_bytes(
     if algorithm not in ON_BYTES:
         return algorithm, bias
     if weights.size and (weights.min() < BYTES[0] or weights.max() > BYTES[1]):
-        return "conv_gemm_integer", bias
+        return ON_BYTES[algorithm], bias
     unsigned = x_zero + (128 if problem.dtype == "int8" else 0)
     sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
     total = (0 if bias is None else bias.astype(np.int64)) - unsigned * sums
     return algorithm, total.astype(np.int32)  # wraps, as sums do
 
 
-def _integer(algorithm: str) -> Prepare:
-    """The prepare of conv_integer: int32 sums."""
+def _integers(algorithm: str) -> PrepareLayouts:
+    """The prepare of conv_integer, whose y are int32 sums, and of qlinear_conv, whose sums are requantised by one multiplier
+    for each output channel."""
 
-    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
+    def prepare(
+        problem: Problem, parameters: Mapping[int, np.ndarray], x_blocked: bool = False, y_blocked: bool = False
+    ) -> Run:
         from quatrefoil.cpu import _conv
 
-        y = problem.outputs[0]
-        weights = _centred_weights(parameters[semantics.W], _zero_point(parameters, semantics.W_ZERO_POINT))
-        x_zero = int(_zero_point(parameters, semantics.X_ZERO_POINT)[0])
-        chosen, bias = _for_bytes(algorithm, problem, weights, None, x_zero)
-        return _conv.IntegerRun(
-            chosen,
-            instruction_set.index(),
-            semantics.geometry(problem),
-            y.shape,
-            y.numpy_dtype,
-            weights,
-            bias,
-            problem.dtype == "int8",
-            x_zero,
-            None,
-            0,
+        y, geometry, quantized = problem.outputs[0], semantics.geometry(problem), problem.op == "qlinear_conv"
+        multipliers, bias, y_zero = None, None, 0
+        if quantized:
+            scales = (parameters[at] for at in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE))
+            multipliers = np.broadcast_to(requantize_multiplier(*scales), (geometry.out_channels,))
+            bias, y_zero = parameters.get(semantics.Q_BIAS), int(_zero_point(parameters, semantics.Q_Y_ZERO)[0])
+        w, w_zero, x_zero_at = (
+            (semantics.Q_W, semantics.Q_W_ZERO, semantics.Q_X_ZERO)
+            if quantized
+            else (semantics.W, semantics.W_ZERO_POINT, semantics.X_ZERO_POINT)
         )
-
-    return prepare
-
-
-def _quantized(algorithm: str) -> Prepare:
-    """The prepare of qlinear_conv: sums requantised by one multiplier for each output channel."""
-
-    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
-        from quatrefoil.cpu import _conv
-
-        y, geometry = problem.outputs[0], semantics.geometry(problem)
-        scales = (parameters[at] for at in (semantics.Q_X_SCALE, semantics.Q_W_SCALE, semantics.Q_Y_SCALE))
-        multipliers = np.broadcast_to(requantize_multiplier(*scales), (geometry.out_channels,))
-        weights = _centred_weights(parameters[semantics.Q_W], _zero_point(parameters, semantics.Q_W_ZERO))
-        x_zero = int(_zero_point(parameters, semantics.Q_X_ZERO)[0])
-        chosen, bias = _for_bytes(algorithm, problem, weights, parameters.get(semantics.Q_BIAS), x_zero)
+        weights = _centred_weights(parameters[w], _zero_point(parameters, w_zero))
+        x_zero = int(_zero_point(parameters, x_zero_at)[0])
+        suitable = _on_channels(algorithm, geometry) if x_blocked or y_blocked else algorithm
+        chosen, bias = _for_bytes(suitable, problem, weights, bias, x_zero)
         return _conv.IntegerRun(
             chosen,
             instruction_set.index(),
@@ -516,8 +519,10 @@ def _quantized(algorithm: str) -> Prepare:
             None if bias is None else np.ascontiguousarray(bias),
             problem.dtype == "int8",
             x_zero,
-            np.ascontiguousarray(multipliers),
-            int(_zero_point(parameters, semantics.Q_Y_ZERO)[0]),
+            None if multipliers is None else np.ascontiguousarray(multipliers),
+            y_zero,
+            x_blocked,
+            y_blocked,
         )
 
     return prepare
@@ -526,6 +531,11 @@ def _quantized(algorithm: str) -> Prepare:
 _DEPTHWISE = _float("conv_depthwise_blocked_f32")
 _WINOGRAD = _float("conv_winograd_f32")
 _BLOCKED = _float("conv_blocked_f32")
+_DEPTHWISE_INTEGER = _integers("conv_depthwise_integer")
+_TILES_INTEGER = _integers("conv_tiles_integer")
+_BYTES_INTEGER = _integers("conv_bytes_integer")
+_GEMM_INTEGER = _integers("conv_gemm_integer")
+_DIRECT_INTEGER = _integers("conv_direct_integer")
 
 KERNELS: list[Kernel] = [
     Kernel(
@@ -652,78 +662,86 @@ KERNELS: list[Kernel] = [
         "conv_integer_depthwise_nchw_i8_simd",
         "conv_integer",
         _depthwise_integer,
-        _integer("conv_depthwise_integer"),
+        _DEPTHWISE_INTEGER,
         version=4,
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
+        blocked=_DEPTHWISE_INTEGER,
     ),
     Kernel(
         "conv_integer_tiles_nchw_i8_amx",
         "conv_integer",
         _accepts_integer_tiles,
-        _integer("conv_tiles_integer"),
+        _TILES_INTEGER,
         summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
         "point",
+        blocked=_TILES_INTEGER,
     ),
     Kernel(
         "conv_integer_gemm_nchw_i8_vnni",
         "conv_integer",
         _accepts_bytes,
-        _integer("conv_bytes_integer"),
+        _BYTES_INTEGER,
         summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact; int16 pairs "
         "for weights that are no bytes without their zero point",
+        blocked=_BYTES_INTEGER,
     ),
     Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
         only_dtypes("uint8", "int8"),
-        _integer("conv_gemm_integer"),
+        _GEMM_INTEGER,
         version=3,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact",
+        blocked=_GEMM_INTEGER,
     ),
     Kernel(
         "conv_integer_direct_nchw_i8_simd",
         "conv_integer",
         only_dtypes("uint8", "int8"),
-        _integer("conv_direct_integer"),
+        _DIRECT_INTEGER,
         summary="the definition, row by row, exact",
     ),
     Kernel(
         "qlinear_conv_depthwise_nchw_i8_simd",
         "qlinear_conv",
         _depthwise_integer,
-        _quantized("conv_depthwise_integer"),
+        _DEPTHWISE_INTEGER,
         version=4,
         summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
+        blocked=_DEPTHWISE_INTEGER,
     ),
     Kernel(
         "qlinear_conv_tiles_nchw_i8_amx",
         "qlinear_conv",
         _accepts_integer_tiles,
-        _quantized("conv_tiles_integer"),
+        _TILES_INTEGER,
         summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
         "point",
+        blocked=_TILES_INTEGER,
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_vnni",
         "qlinear_conv",
         _accepts_bytes,
-        _quantized("conv_bytes_integer"),
+        _BYTES_INTEGER,
         summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact, requantised at "
         "once; int16 pairs for weights that are no bytes without their zero point",
+        blocked=_BYTES_INTEGER,
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",
         "qlinear_conv",
         only_dtypes("uint8", "int8"),
-        _quantized("conv_gemm_integer"),
+        _GEMM_INTEGER,
         version=3,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact, requantised at once",
+        blocked=_GEMM_INTEGER,
     ),
     Kernel(
         "qlinear_conv_direct_nchw_i8_simd",
         "qlinear_conv",
         only_dtypes("uint8", "int8"),
-        _quantized("conv_direct_integer"),
+        _DIRECT_INTEGER,
         summary="the definition, row by row, exact, requantised row by row",
     ),
 ]

@@ -12,7 +12,8 @@ struct ConvShape {
   int64_t input[3], output[3], kernel[3], strides[3], dilations[3], pads[3];
   int activation;  // a code of activation.h; the epilogue is activation(conv + bias + residual)
   float alpha, beta;
-  // Whether x, and y with the residual, hold channels in blocks (channel_blocks.h) instead of plane after plane.
+  // Whether x, and y with the residual, hold channels in blocks (channel_blocks.h) instead of plane after plane. Bytes have
+  // one block: channels last, (N, spatial, C).
   int32_t x_blocked, y_blocked;
 };
 

@@ -1,4 +1,4 @@
-// Integer convolution as a matrix product, exact in int32 (wrapping), on plain NCHW.
+// Integer convolution as a matrix product, exact in int32 (wrapping); x and y hold planes, or their channels last.
 //
 // A slab of x, some planes or a band of rows of one, is laid out once with its channels last (Format): as int16 with the
 // zero point taken off and padding as zeros, or with VNNI as bytes that keep it. What a pixel's taps read are then runs of the slab, the same for every pixel: a
@@ -7,16 +7,16 @@
 // stride, kernel or small plane leaves more of a remainder than the last tile of pixels.
 //
 // A tile holds ROWS pixels by COLUMNS vectors of output channels in registers and multiplies words of two int16 values
-// (conv_pairs.h) or four bytes: one of x, broadcast, by vectors of such words of weights. Depth is cut such that a block's weights stay
+// (conv_words.h) or four bytes: one of x, broadcast, by vectors of such words of weights. Depth is cut such that a block's weights stay
 // in the first-level cache while the tiles of up to CHUNK pixels pass over them; sums wait in an int32 scratch. There
-// they are requantised to vectors whose lanes hold four pixels' bytes, transposed, and written row by row. What limits
+// they are requantised, for planes to vectors whose lanes hold four pixels' bytes, transposed, and written row by row. What limits
 // it is the arithmetic: two products of LANES words a cycle.
 //
 // x is uint8 or int8. Weights come as int16 (M, C / groups, kernel), which have to be in -128 to 127 where they are to be
 // bytes, and are packed as (block of channels, run, word, channel). Threads share bands of rows, and blocks of channels where there is little to lay out.
 #include <omp.h>
 
-#include "conv_pairs.h"
+#include "conv_words.h"
 
 namespace {
 
@@ -34,45 +34,6 @@ constexpr int64_t SUMS = (CHUNK + GROUP) * BLOCK;
 struct Run {
   int64_t offset, words, tap, value;
 };
-
-// Pairs of int16 with their zero points taken off, for all instruction sets.
-struct Pairs {
-  typedef int16_t Value;
-  static constexpr int IN_WORD = 2;
-  static uint32_t pack(int16_t weight, int64_t place) { return uint32_t(uint16_t(weight)) << 16 * place; }
-  template <int J>
-  QF_INLINE static void add(vuint (&c)[J], vuint x, const vuint (&w)[J]) { add_products(c, x, w); }
-
-  const Centring centring;
-  explicit Pairs(const ConvQuantization& q) : centring(q) {}
-  QF_INLINE void store(Value* to, sixteen_bytes bytes) const { centring.store(to, bytes); }
-  QF_INLINE void pad(Value* to, int64_t count) const { memset(to, 0, count * sizeof *to); }
-};
-
-#if defined(QF_ISA_V4_VNNI)
-// Four bytes: unsigned ones of x (signed ones are taken 128 higher) and signed ones of w, summed exactly. Padding has x's
-// zero point as well; what the zero point adds to the sums is taken off with the bias (cpu/conv.py).
-struct Quads {
-  typedef uint8_t Value;
-  static constexpr int IN_WORD = 4;
-  static uint32_t pack(int16_t weight, int64_t place) { return uint32_t(uint8_t(weight)) << 8 * place; }
-  template <int J>
-  QF_INLINE static void add(vuint (&c)[J], vuint x, const vuint (&w)[J]) {
-#if defined(QF_AVX512)
-    QF_UNROLL for (int j = 0; j < J; j++) asm("vpdpbusd %2, %1, %0" : "+v"(c[j]) : "v"(x), "v"(w[j]));
-#else
-    for (int j = 0; j < J; j++)
-      for (int shift = 0; shift < 32; shift += 8) c[j] += ((x >> shift) & 0xFF) * (vuint)((vint)(w[j] << (24 - shift)) >> 24);
-#endif
-  }
-
-  const uint8_t flip, zero;
-  explicit Quads(const ConvQuantization& q)
-      : flip(q.x_signed ? 128 : 0), zero(uint8_t(q.x_zero + (q.x_signed ? 128 : 0))) {}
-  QF_INLINE void store(Value* to, sixteen_bytes bytes) const { *(sixteen_bytes_anywhere*)to = bytes ^ flip; }
-  QF_INLINE void pad(Value* to, int64_t count) const { memset(to, zero, count); }
-};
-#endif
 
 // The layout of a slab, [plane][row][tap of depth][column][channel], and the runs. A plane is one depth of y.
 template <class Format>
@@ -140,10 +101,11 @@ struct Source {
   const Plan<Format>& plan;
   const uint8_t *x, *end;
   const Format format;
+  const int64_t pixel;  // from a pixel of x to the next
 
   Source(const ConvShape& s, const Plan<Format>& plan, const ConvCall& call, const ConvQuantization& q)
       : s(s), plan(plan), x((const uint8_t*)call.x), end(x + s.batch * s.groups * s.in_channels * volume(s.input)),
-        format(q) {}
+        format(q), pixel(s.x_blocked ? s.groups * s.in_channels : 1) {}
 
   QF_INLINE sixteen_bytes load(const uint8_t* from, int64_t count) const {
     if (plan.step[1] == 1 && end - from >= 16) return *(const sixteen_bytes_anywhere*)from;
@@ -152,10 +114,28 @@ struct Source {
     return v;
   }
 
+  // Lays out values that follow one another as they do in x. The last store may touch up to 15 behind them, which are laid
+  // out later.
+  void lay_run(const uint8_t* from, int64_t count, Value* to) const {
+    int64_t i = 0;
+    for (; i < count && end - from - i >= 16; i += 16) format.store(to + i, *(const sixteen_bytes_anywhere*)(from + i));
+    for (; i < count; i += 16) {
+      sixteen_bytes v = {};
+      memcpy(&v, from + i, smaller(16, count - i));
+      format.store(to + i, v);
+    }
+  }
+
   // Lays out `count` pixels. Stores are of 16 channels, and what they leave behind a pixel's last is overwritten by the
   // next pixel's: the last channels go first.
   void lay_pixels(const uint8_t* from, int64_t count, Value* to) const {
     const int64_t channel = volume(s.input), channels = s.in_channels;
+    if (s.x_blocked) {
+      const int64_t step = pixel * plan.step[1];
+      if (step == channels) return lay_run(from, count * channels, to);
+      for (int64_t i = 0; i < count; i++) lay_run(from + i * step, channels, to + i * channels);
+      return;
+    }
     for (int64_t first = 0; first < count; first += 16)
       for (int64_t c = (channels - 1) / 16 * 16; c >= 0; c -= 16) {
         const int64_t pixels = smaller(16, count - first);
@@ -174,7 +154,8 @@ struct Source {
     const int64_t left = smaller(divide_up(s.pads[2], step), plan.columns);
     const int64_t right = smaller(divide_up(s.input[2] + s.pads[2], step), plan.columns);
     const bool joined = s.kernel[0] == 1 && plan.step[0] == 1 && step == 1 && left == 0 && plan.columns == s.input[2];
-    const uint8_t* channels = x + (image * s.groups + group) * s.in_channels * volume(s.input);
+    const uint8_t* channels =
+        x + (s.x_blocked ? image * volume(s.input) * s.groups + group : (image * s.groups + group) * volume(s.input)) * s.in_channels;
     for (int64_t row = 0; row < rows;) {
       const int64_t y = h + row * plan.step[0];
       // rows without padding follow one another in x as they do here
@@ -185,7 +166,7 @@ struct Source {
         const int64_t before = inside ? left : count * plan.columns, after = inside ? plan.columns - right : 0;
         format.pad(slab, before * s.in_channels);
         if (inside) {
-          const uint8_t* from = channels + (z * s.input[1] + y) * s.input[2] + left * step - s.pads[2];
+          const uint8_t* from = channels + ((z * s.input[1] + y) * s.input[2] + left * step - s.pads[2]) * pixel;
           lay_pixels(from, (count - 1) * plan.columns + right - left, slab + left * s.in_channels);
         }
         format.pad(slab + count * width - after * s.in_channels, after * s.in_channels);
@@ -237,10 +218,35 @@ QF_INLINE void sum_tiles(int64_t height, Arguments... arguments) {
     sum_tiles<Format, J, R - 1>(height, arguments...);
 }
 
+// As write_planes, where the channels of y are last: `pixel` elements from a pixel of y to the next.
+void write_pixels(const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t step, int64_t m, int64_t lanes,
+                  int64_t at, int64_t count, int64_t pixel) {
+  const Requantization requantization(q);
+  if (!requantization.wanted) {
+    for (int64_t i = 0; i < count; i++) memcpy((uint32_t*)call.y + at + i * pixel, sums + i * step, lanes * sizeof *sums);
+    return;
+  }
+  vfloat multiplier = {};
+  for (int64_t i = 0; i < lanes; i++) multiplier[i] = q.multipliers[m + i];
+  char* y = (char*)call.y + at;
+  for (int64_t first = 0; first < count; first += 4, sums += 4 * step) {
+    const vuint bytes = requantization.bytes<ByteOrder::SEQUENCE>(load_words(sums), load_words(sums + step),
+                                                                  load_words(sums + 2 * step), load_words(sums + 3 * step),
+                                                                  multiplier);
+    QF_UNROLL for (int i = 0; i < 4; i++) {
+      if (first + i >= count) break;
+      if (lanes == LANES)
+        memcpy(y + (first + i) * pixel, (const char*)&bytes + i * LANES, LANES);
+      else
+        memcpy(y + (first + i) * pixel, (const char*)&bytes + i * LANES, lanes);
+    }
+  }
+}
+
 // Writes `count` pixels of `lanes` channels from m on, the first of them to element `at` of y. sums: of pixels `step`
 // apart.
-void write(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t step,
-           int64_t m, int64_t lanes, int64_t at, int64_t count) {
+void write_planes(const ConvShape& s, const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t step,
+                  int64_t m, int64_t lanes, int64_t at, int64_t count) {
   const Requantization requantization(q);
   const int64_t pixels = requantization.wanted ? 4 : 1, size = 4 / pixels;  // of a word; bytes of a pixel
   const int64_t row = volume(s.output) * size;
@@ -328,10 +334,13 @@ void multiply(const Source<Format>& source, const ConvQuantization& q, const Con
         const int64_t image = (plane + p) / s.output[0], depth = (plane + p) % s.output[0];
         for (int64_t j = 0; j < columns; j++) {
           const int64_t in_group = channel + j * LANES, m = group * s.out_channels + in_group;
-          const int64_t y = (image * s.groups * s.out_channels + m) * volume(s.output) +
-                            (depth * s.output[1] + row) * s.output[2] + place;
-          write(s, q, call, sums + (i * columns + j) * LANES, columns * LANES, m,
-                smaller(LANES, s.out_channels - in_group), y, length);
+          const int64_t lanes = smaller(LANES, s.out_channels - in_group), all = s.groups * s.out_channels;
+          const int64_t y = (depth * s.output[1] + row) * s.output[2] + place;
+          const uint32_t* from = sums + (i * columns + j) * LANES;
+          if (s.y_blocked)
+            write_pixels(q, call, from, columns * LANES, m, lanes, (image * volume(s.output) + y) * all + m, length, all);
+          else
+            write_planes(s, q, call, from, columns * LANES, m, lanes, (image * all + m) * volume(s.output) + y, length);
         }
         i += length;
       }

@@ -76,6 +76,8 @@ QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_gemm_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_AMX_ALONE, conv_tiles_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_VNNI_ALONE, conv_bytes_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_depthwise_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_channels_integer)
+QF_DECLARE_INTEGER(QF_DECLARE_VNNI_ALONE, conv_channels_bytes_integer)
 QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 
 // As find_conv_algorithm, for integers.
@@ -85,6 +87,8 @@ static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIn
   QF_FIND_PACKED(conv_bytes_integer)
   QF_FIND_PACKED(conv_tiles_integer)
   QF_FIND_PACKED(conv_depthwise_integer)
+  QF_FIND_PACKED(conv_channels_integer)
+  QF_FIND_PACKED(conv_channels_bytes_integer)
   QF_FIND_PLAIN(conv_direct_integer)
   return false;
 }
@@ -143,7 +147,7 @@ inline void flip_weights(const float* weights, int64_t groups, int64_t in_channe
           }
 }
 
-// A prepared convolution as a step of a sequence: what it points to belongs to _conv.Run.
+// A prepared convolution as a step of a sequence: what it points to belongs to _conv.Run or _conv.IntegerRun.
 struct ConvStep {
   ConvRunFunction run;
   const ConvShape* shape;
@@ -151,14 +155,35 @@ struct ConvStep {
   int most_threads;
 };
 
+struct ConvIntegerStep {
+  ConvIntegerFunction run;
+  const ConvShape* shape;
+  const ConvQuantization* quantization;
+  const ConvCall* call;  // weights and bias
+  int most_threads;
+};
+
+template <class Step>
+static inline ConvCall call_of_step(const Step& step, const void* x, const void* residual, void* y, char* workspace, int threads) {
+  ConvCall call = *step.call;
+  call.x = x;
+  call.residual = residual;
+  call.y = y;
+  call.workspace = workspace;
+  call.threads = threads < step.most_threads ? threads : step.most_threads;
+  return call;
+}
+
 inline void run_conv_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
                           int threads) {
   const ConvStep& step = *static_cast<const ConvStep*>(context);
-  ConvCall call = *step.call;
-  call.x = inputs[0];
-  call.residual = inputs[3];
-  call.y = outputs[0];
-  call.workspace = workspace;
-  call.threads = threads < step.most_threads ? threads : step.most_threads;
+  const ConvCall call = call_of_step(step, inputs[0], inputs[3], outputs[0], workspace, threads);
   step.run(step.shape, &call);
+}
+
+inline void run_conv_integer_step(const void* context, const void* const* inputs, void* const* outputs, char* workspace,
+                                  int threads) {
+  const ConvIntegerStep& step = *static_cast<const ConvIntegerStep*>(context);
+  const ConvCall call = call_of_step(step, inputs[0], nullptr, outputs[0], workspace, threads);
+  step.run(step.shape, step.quantization, &call);
 }

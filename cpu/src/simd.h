@@ -293,8 +293,9 @@ QF_INLINE void settle(vfloat& v) {
 QF_INLINE vfloat exponential_to_zero(vfloat x) { return x < broadcast(-87.0f) ? (vfloat){} : exponential(x); }
 
 // Floats as bytes: rounded to whole numbers, halves to the even one, `zero` added, brought into 0 to 255. Their order:
-// a, then b, c and d; or a and b by turns, then c and d by turns; or QUADS of a[i], b[i], c[i] and d[i].
-enum class ByteOrder { SEQUENCE, TURNS, QUADS };
+// a, then b, c and d; or a and b by turns, then c and d by turns; or QUADS of a[i], b[i], c[i] and d[i];
+// or FOURS, the first four of a, of b, of c and of d, then the next ones.
+enum class ByteOrder { SEQUENCE, TURNS, QUADS, FOURS };
 template <ByteOrder ORDER>
 QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
 #if defined(QF_AVX512) || defined(QF_ISA_V3)
@@ -311,6 +312,7 @@ QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
   const __m512i ab = _mm512_packs_epi32(whole(a), whole(b)), cd = _mm512_packs_epi32(whole(c), whole(d));
   const __m512i offset = _mm512_set1_epi16(int16_t(zero));
   const __m512i bytes = _mm512_packus_epi16(_mm512_adds_epi16(ab, offset), _mm512_adds_epi16(cd, offset));
+  if (ORDER == ByteOrder::FOURS) return (vint)bytes;
   const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   if (ORDER == ByteOrder::SEQUENCE) return (vint)_mm512_maskz_permutexvar_epi32(0xFFFF, words, bytes);
   const __m512i shuffled = _mm512_shuffle_epi8(bytes, _mm512_maskz_broadcast_i32x4(0xFFFF, within));
@@ -321,6 +323,7 @@ QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
   const __m256i cd = _mm256_packs_epi32(_mm256_cvtps_epi32((__m256)c), _mm256_cvtps_epi32((__m256)d));
   const __m256i offset = _mm256_set1_epi16(int16_t(zero));
   const __m256i bytes = _mm256_packus_epi16(_mm256_adds_epi16(ab, offset), _mm256_adds_epi16(cd, offset));
+  if (ORDER == ByteOrder::FOURS) return (vint)bytes;
   const __m256i words = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   if (ORDER == ByteOrder::SEQUENCE) return (vint)_mm256_permutevar8x32_epi32(bytes, words);
   const __m256i shuffled = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(within));
@@ -335,7 +338,8 @@ QF_INLINE vint pack_bytes(vfloat a, vfloat b, vfloat c, vfloat d, int zero) {
   vbytes order;
   QF_UNROLL for (int i = 0; i < 4 * LANES; i++) {
     const int turn = i % (2 * LANES) / 2 * 4 + i / (2 * LANES) * 2 + i % 2;
-    order[i] = uint8_t(ORDER == ByteOrder::TURNS ? turn : i % LANES * 4 + i / LANES);
+    const int four = (i / 16 * 4 + i % 4) * 4 + i % 16 / 4;
+    order[i] = uint8_t(ORDER == ByteOrder::TURNS ? turn : ORDER == ByteOrder::FOURS ? four : i % LANES * 4 + i / LANES);
   }
   return (vint)__builtin_shuffle((vbytes)quads, order);
 #endif
