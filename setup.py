@@ -66,6 +66,8 @@ def sets_of(source: str) -> dict[str, list[str]]:
         "conv_integer_gemm", "conv_integer_depthwise", "conv_integer_channels", "fixed_products", "roofline_integer",
     ):  # fmt: skip
         return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_vnni"}
+    if name == "sequence_bytes":  # looks bytes up with what processors with AMX have for that
+        return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
     return INSTRUCTION_SETS
 
 

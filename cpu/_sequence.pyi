@@ -54,7 +54,23 @@ def fixed_softmax_step(
     inverses: np.ndarray,
     shifts: Many[int],
 ) -> Step: ...
-def reorder_step(isa: int, batch: int, channels: int, plane: int, into_blocks: bool) -> Step: ...
+def reorder_step(
+    isa: int, batch: int, channels: int, plane: int, into_blocks: bool, of_bytes: bool = False
+) -> Step: ...
+def bytes_step(
+    isa: int,
+    function: str,
+    extents: Many[int],
+    strides: Many[Many[int]],
+    *,
+    scales: Many[tuple[float, int, bool] | None] = (),
+    offset: float = 0,
+    low: float = 0,
+    high: float = 0,
+    least: int = 0,
+    most: int = 255,
+    table: np.ndarray | None = None,
+) -> Step: ...
 
 class Sequence:
     arena_bytes: int

@@ -4,6 +4,7 @@
 include "door.pxi"
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 
@@ -75,9 +76,23 @@ cdef extern from "sequence.h" nogil:
         const int64_t* inverses
         int32_t difference_shift, sum_shift
 
+    ctypedef struct BytesContext:
+        int32_t function
+        int64_t rank
+        int64_t extents[8]
+        int64_t strides[3][8]
+        int32_t is_signed[3]
+        int32_t zeros[3]
+        float scales[3]
+        float offset, low, high
+        int32_t least, most
+        const uint8_t* table
+
     int64_t SAME_BLOCK
 
     StepFunction sequence_reorder(int isa)
+    StepFunction sequence_reorder_bytes(int isa)
+    StepFunction sequence_bytes(int isa)
     StepFunction sequence_elementwise(int isa)
     StepFunction sequence_softmax(int isa)
     StepFunction sequence_lrn(int isa)
@@ -89,6 +104,8 @@ cdef extern from "sequence.h" nogil:
     int ELEMENTWISE_SQUARE_ROOT, ELEMENTWISE_EXPONENTIAL, ELEMENTWISE_MAGNITUDE
     int FIXED_COPY, FIXED_QUANTIZE, FIXED_DEQUANTIZE, FIXED_SUM, FIXED_PRODUCT, FIXED_AFFINE, FIXED_TABLE
     int FIXED_SLOPE_BELOW, FIXED_TABLE_BELOW, FIXED_CHECK
+    int BYTES_COPY, BYTES_TABLE, BYTES_PAIR_TABLE, BYTES_QUANTIZE, BYTES_ROUND_TRIP, BYTES_DEQUANTIZE, BYTES_SUMS
+    int BYTES_ADD, BYTES_SUBTRACT, BYTES_MULTIPLY, BYTES_COMBINE
 
 FUNCTIONS = {
     "copy": ELEMENTWISE_COPY,
@@ -116,6 +133,20 @@ FIXED_FUNCTIONS = {
     "slope_below": FIXED_SLOPE_BELOW,
     "table_below": FIXED_TABLE_BELOW,
     "check": FIXED_CHECK,
+}
+
+BYTES_FUNCTIONS = {
+    "copy": BYTES_COPY,
+    "table": BYTES_TABLE,
+    "pair_table": BYTES_PAIR_TABLE,
+    "quantize": BYTES_QUANTIZE,
+    "round_trip": BYTES_ROUND_TRIP,
+    "dequantize": BYTES_DEQUANTIZE,
+    "sums": BYTES_SUMS,
+    "add": BYTES_ADD,
+    "subtract": BYTES_SUBTRACT,
+    "multiply": BYTES_MULTIPLY,
+    "combine": BYTES_COMBINE,
 }
 
 AXES = MOST_AXES
@@ -147,6 +178,7 @@ cdef class Step:
     cdef LrnContext lrn
     cdef ReorderContext reorder
     cdef FixedElementsContext fixed_elements
+    cdef BytesContext bytes
     cdef FixedSoftmaxContext fixed_softmax
 
     cdef Step bind(self, StepFunction function, const void* context):
@@ -190,11 +222,30 @@ def lrn_step(int isa, batch, channels, plane, before, behind, scale, beta, bias)
     return step.bind(sequence_lrn(isa), c)
 
 
-def reorder_step(int isa, batch, channels, plane, bint into_blocks) -> Step:
+def reorder_step(int isa, batch, channels, plane, bint into_blocks, bint of_bytes=False) -> Step:
+    """of_bytes: into an order with the channels last."""
     cdef Step step = Step()
     cdef ReorderContext* c = &step.reorder
     c.batch, c.channels, c.plane, c.into_blocks = batch, channels, plane, into_blocks
-    return step.bind(sequence_reorder(isa), c)
+    return step.bind(sequence_reorder_bytes(isa) if of_bytes else sequence_reorder(isa), c)
+
+
+def bytes_step(int isa, str function, extents, strides, *, scales=(), float offset=0, float low=0, float high=0,
+               int least=0, int most=255, table=None) -> Step:
+    """strides: of y and of each operand, in elements. scales: (scale, zero, whether signed) of a, of b and of y, None for
+    absent ones. table: of bytes. The others: see BytesContext."""
+    cdef Step step = Step()
+    cdef BytesContext* c = &step.bytes
+    memset(c, 0, sizeof(c[0]))
+    c.function, c.offset, c.low, c.high, c.least, c.most = BYTES_FUNCTIONS[function], offset, low, high, least, most
+    fill_walk(&c.rank, c.extents, c.strides, extents, strides)
+    for operand, given in enumerate(scales):
+        if given is not None:
+            c.scales[operand], c.zeros[operand], c.is_signed[operand] = given
+    if table is not None:
+        step.run = table
+        c.table = <const uint8_t*>address(table)
+    return step.bind(sequence_bytes(isa), c)
 
 
 cdef int fill_cast(FixedCast* to, given) except -1:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu import byte_steps, instruction_set
 from quatrefoil.cpu.fusion import fused
 from quatrefoil.cpu.layouts import BlockedOperation, Reorder, Walk, with_layouts
 from quatrefoil.numerics import Fixed
@@ -26,6 +26,8 @@ from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel, Run
 from quatrefoil.sequences import (
     Affine,
+    ByteForm,
+    ByteTable,
     Concat,
     Elementwise,
     FixedElementwise,
@@ -35,6 +37,7 @@ from quatrefoil.sequences import (
     Operation,
     Plan,
     Rearrangement,
+    RoundTrip,
     Softmax,
     Step,
     View,
@@ -62,7 +65,11 @@ NATIVE_OPS = (
 )
 """Operators whose float32 kernels offer native steps; those of fixed point do, too."""
 
-WORDS = (2, 4)
+BYTES = ("uint8", "int8")
+BYTE_OPS = ("qlinear_conv", "conv_integer", "max_pool")
+"""Operators whose kernels on bytes do."""
+
+WORDS = (1, 2, 4)
 """Bytes of the elements that steps move."""
 
 REFUSAL = -1
@@ -104,12 +111,15 @@ class CpuSequencer:
             case Operation(problem=problem):
                 indices = problem.op == "max_pool" and problem.integer("with_indices")
                 turned = problem.op in FAMILIES["rnn"] and problem.integer("layout")
-                return problem.op in NATIVE_OPS and problem.dtype == "float32" and not indices and not turned
+                known = NATIVE_OPS if problem.dtype == "float32" else BYTE_OPS if problem.dtype in BYTES else ()
+                return problem.op in known and not indices and not turned
             case View() | Rearrangement() | Concat() | Elementwise("copy", Activation("Identity")):
                 return all(t.numpy_dtype.itemsize in WORDS and t.rank <= AXES for t in given)
             case FixedElementwise() | FixedSoftmax():
                 # wider integers are what no operator takes
                 return all(t.dtype in ("int16", "int32", "float32") and t.rank <= AXES for t in given)
+            case _ if isinstance(step.form, ByteForm):
+                return all(t.rank <= AXES for t in given)
             case _:
                 return all(t.dtype == "float32" and t.rank <= AXES for t in given)
 
@@ -191,7 +201,7 @@ class _Memory:
             if isinstance(step.form, Concat):
                 self._join(step.form, step)
         for at, step in enumerate(plan.steps):
-            if isinstance(step.form, (Elementwise, Affine, Walk)):
+            if isinstance(step.form, (Elementwise, Affine, Walk, ByteTable, RoundTrip)):
                 self._overwrite(at, step)
 
     def _enter(self, value: int, base: int | None) -> None:
@@ -241,6 +251,8 @@ class _Memory:
         result = step.outputs[0]
         for value in step.inputs:
             if value is None or self.types[value].shape != self.types[result].shape:
+                continue
+            if self.types[value].nbytes != self.types[result].nbytes:
                 continue
             source, target = self._free(value), self.place(result)
             if source is None or source is target[0] or any(self._last.get(each, at) > at for each in source.values):
@@ -314,10 +326,19 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
         strides: Sequence[Sequence[int]],
         inputs: Sequence[tuple[int | None, int]],
         offset: int = 0,
+        table: np.ndarray | None = None,
     ) -> Instruction:
         lengths, merged = _merged(extents, strides)
         padded = (*inputs, *((None, 0),) * (3 - len(inputs)))
-        if y.numpy_dtype.itemsize != 4:
+        if word == 1:
+            assert function == "copy"
+            return Instruction(
+                lambda: _sequence.bytes_step(isa, "copy" if table is None else "table", lengths, merged, table=table),
+                padded,
+                ((result, offset),),
+                step.node,
+            )
+        if word != 4:
             assert function == "copy"
             return Instruction(
                 lambda: _sequence.fixed_elements_step(
@@ -334,8 +355,11 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
             step.node,
         )
 
-    def copied(source: int | None, extents: Sequence[int], x: Sequence[int], y: Sequence[int], at: int, to: int) -> Any:
-        return walk("copy", IDENTITY, extents, (y, x), ((source, at * word),), to)
+    def copied(
+        source: int | None, extents: Sequence[int], x: Sequence[int], y: Sequence[int], at: int, to: int,
+        table: np.ndarray | None = None,
+    ) -> Any:  # fmt: skip
+        return walk("copy", IDENTITY, extents, (y, x), ((source, at * word),), to, table)
 
     [first, *_] = step.inputs
     form: object = step.form  # those of layouts.py, too
@@ -388,15 +412,15 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
             channels = [1 if axis == 1 else 0 for axis in range(y.rank)]
             strides = [_strides(y.shape), _strides(y.shape), channels, channels]
             return [walk("affine", activation, y.shape, strides, whole(step.inputs))]
-        case Concat(axis=axis):
+        case Concat(axis=axis, tables=tables):
             found, start = [], 0
-            for value in step.inputs:
+            for value, table in zip(step.inputs, tables or [None] * len(step.inputs)):
                 assert value is not None
                 x = types[value]
                 distance = start * math.prod(y.shape[axis + 1 :])
                 start += x.shape[axis]
-                if x.size and not memory.together(result, value, distance * word):
-                    found.append(copied(value, x.shape, _strides(x.shape), _strides(y.shape), 0, distance))
+                if x.size and (table is not None or not memory.together(result, value, distance * word)):
+                    found.append(copied(value, x.shape, _strides(x.shape), _strides(y.shape), 0, distance, table))
             return found
         case Rearrangement(pieces=pieces):
             found = [copied(filler, [y.size], [0], [1], 0, 0) for filler in step.inputs[1:]]
@@ -404,6 +428,16 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
                 if math.prod(piece.extents):
                     found.append(copied(first, piece.extents, piece.x_strides, piece.y_strides, piece.x, piece.y))
             return found
+        case _ if isinstance(form, ByteForm):
+            given = [types[value] for value in step.inputs if value is not None]
+            lengths, merged = _merged(y.shape, [_strides(y.shape), *(_broadcast(x.shape, y.shape) for x in given)])
+            dtypes = [x.dtype for x in given]
+            operands = (*whole(step.inputs), *[(None, 0)] * (2 - len(given)))
+            return [
+                Instruction(
+                    lambda: byte_steps.step(form, dtypes, lengths, merged), operands, whole(step.outputs), step.node
+                )
+            ]
         case FixedElementwise():
             return [_fixed_elements(form, step, types)]
         case FixedSoftmax():

@@ -55,11 +55,13 @@ class Affine:
     activation: Activation = IDENTITY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Concat:
-    """The inputs one after the other along an axis."""
+    """The inputs one after the other along an axis. tables: empty, or for each input of bytes what each byte becomes on the
+    way, None for itself."""
 
     axis: int
+    tables: tuple[np.ndarray | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,73 @@ class FixedSoftmax:
 FixedForm: TypeAlias = FixedElementwise | FixedSoftmax
 """Forms between fixed-point operators."""
 
-Form: TypeAlias = Operation | View | Elementwise | Affine | Concat | Rearrangement | Softmax | LocalResponse | FixedForm
+
+@dataclass(frozen=True)
+class ByteScale:
+    """What bytes stand for: (byte - zero) * scale. dtype: uint8 or int8."""
+
+    scale: float
+    zero: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """float32 to bytes, as ONNX's QuantizeLinear: the whole number nearest to x / scale, halves to the even one, plus zero, as
+    near as the type has it; 0 for NaN."""
+
+    to: ByteScale
+
+    @property
+    def dtype(self) -> str:
+        """Of the result."""
+        return self.to.dtype
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    """(x - zero) * scale of bytes, or of int32 without a zero point, in float32."""
+
+    scale: float = 1.0
+    zero: int = 0
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, eq=False)
+class ByteTable:
+    """What the table holds for each byte of the input (256 entries), or for each two of both inputs, broadcast as NumPy does
+    (65,536 entries, the first byte times 256). Bytes count as unsigned in it.
+
+    function   of two inputs: "add", "subtract" or "multiply", where the table is this of what they stand for, maybe with an
+               activation; ``scales`` are those of a, of b and of y
+    """
+
+    table: np.ndarray
+    function: str = ""
+    scales: tuple[ByteScale, ...] = ()
+
+    @property
+    def dtype(self) -> str:
+        """Of the result."""
+        return self.table.dtype.name
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """Quantize and back: the whole number nearest to x / scale, from low to high, times scale; float32."""
+
+    scale: float
+    low: float
+    high: float
+    dtype: str = "float32"
+
+
+ByteForm: TypeAlias = Quantize | Dequantize | ByteTable | RoundTrip
+"""Forms around operators on bytes, element by element."""
+
+Form: TypeAlias = (
+    Operation | View | Elementwise | Affine | Concat | Rearrangement | Softmax | LocalResponse | FixedForm | ByteForm
+)
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,19 @@ from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array as BackendArray
 from quatrefoil.sequences import (
     Affine,
+    ByteForm,
+    ByteScale,
     Concat,
+    Dequantize,
     Elementwise,
     FixedElementwise,
+    FixedForm,
     FixedSoftmax,
     Form,
     LocalResponse,
     Operation,
     Piece,
+    Quantize,
     Rearrangement,
     Sequencer,
     Softmax,
@@ -83,7 +88,7 @@ class Draft:
         """
         [first, *_] = inputs
         assert first is not None
-        dtype = form.dtype if isinstance(form, (FixedElementwise, FixedSoftmax)) else self.types[first].dtype
+        dtype = form.dtype if isinstance(form, FixedForm | ByteForm) else self.types[first].dtype
         tensor = Tensor(dtype, tuple(map(int, shape)))
         result = self.value() if output is None else output
         self.types[result] = tensor
@@ -330,10 +335,65 @@ def _strides(shape: Sequence[int]) -> tuple[int, ...]:
 
 @_lowers("Cast")
 def _cast(place: Place) -> None:
-    """To the type that it has already."""
-    if tensor_dtype(int(place.node.get("to"))) != place.type(0).numpy_dtype:
+    """To the type that it has already, or from integers to float32."""
+    wanted, x = tensor_dtype(int(place.node.get("to"))), place.type(0)
+    if wanted == np.float32 and x.dtype in ("uint8", "int8", "int32"):
+        place.finish(Dequantize(), x.shape)
+    elif wanted == x.numpy_dtype:
+        place.finish(View(), x.shape)
+    else:
         raise NotInSequence
-    place.finish(View(), place.type(0).shape)
+
+
+def _scale_and_zero(place: Place, x: str, q: str | None) -> tuple[np.ndarray, int, str]:
+    """The float32 scale of QuantizeLinear or DequantizeLinear, of one element or in the shape in which it broadcasts along the
+    axis, its one zero point, and the type of the integers. x: the type of the real numbers; q: of the integers, if known."""
+    node, scale = place.node, place.known(1)
+    zero = place.known(2) if place.has(2) else np.zeros((), q or _made_dtype(place))
+    if any(node.get(name, 0) for name in ("block_size", "precision")) or x != "float32" or scale.dtype != np.float32:
+        raise NotInSequence
+    if zero.size == 0 or (zero != zero.reshape(-1)[0]).any() or not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise NotInSequence
+    if scale.size > 1:
+        rank = place.type(0).rank
+        axis = axis_of(node.get("axis", 1), rank, node.op)
+        if scale.ndim != 1 or scale.size != place.type(0).shape[axis]:
+            raise NotInSequence
+        scale = scale.reshape(-1, *(1,) * (rank - 1 - axis))
+    return scale, int(zero.reshape(-1)[0]), zero.dtype.name
+
+
+def _made_dtype(place: Place) -> np.dtype:
+    """What QuantizeLinear makes without a zero point."""
+    code = place.node.get("output_dtype", 0)
+    return tensor_dtype(code) if code else np.dtype(np.uint8)
+
+
+@_lowers("QuantizeLinear")
+def _quantize(place: Place) -> None:
+    """By one scale; x is divided by those of an axis beforehand, which is the same."""
+    x, shape = place.inputs[0], place.type(0).shape
+    scale, zero, dtype = _scale_and_zero(place, place.type(0).dtype, None)
+    if dtype not in ("uint8", "int8"):
+        raise NotInSequence
+    if scale.size > 1:
+        x = place.draft.add(Elementwise("divide"), (x, place.draft.constant(scale)), shape)
+        scale = np.ones((), np.float32)
+    place.finish(Quantize(ByteScale(float(scale.reshape(())), zero, dtype)), shape, (x,))
+
+
+@_lowers("DequantizeLinear")
+def _dequantize(place: Place) -> None:
+    """By one scale, or multiplied by those of an axis afterwards, which is the same where there is no zero point."""
+    code, x, shape = place.node.get("output_dtype", 0), place.type(0), place.type(0).shape
+    scale, zero, _ = _scale_and_zero(place, tensor_dtype(code).name if code else "float32", x.dtype)
+    if x.dtype not in ("uint8", "int8", "int32") or (zero and (x.dtype == "int32" or scale.size > 1)):
+        raise NotInSequence
+    if scale.size == 1:
+        place.finish(Dequantize(float(scale.reshape(())), zero), shape, place.inputs[:1])
+    else:
+        real = place.draft.add(Dequantize(), place.inputs[:1], shape)
+        place.finish(Elementwise("multiply"), shape, (real, place.draft.constant(scale)))
 
 
 @_lowers("Pad")

@@ -5,8 +5,9 @@
 //
 // QF_HAS_<SET> macros come from setup.py's INSTRUCTION_SETS. With QF_EMULATED_V4, v4 and those beyond it run where v3 does.
 // What is not compiled for v4_vnni and v4_amx serves them as it does v4. QF_DECLARE_VNNI declares a kernel that also has an
-// instance for v4_vnni, which serves v4_amx, too; QF_DECLARE_VNNI_ALONE one that has no other, and QF_DECLARE_AMX_ALONE one
-// that has an instance for v4_amx alone. They are null for the sets before these.
+// instance for v4_vnni, which serves v4_amx, too, and QF_DECLARE_AMX one that also has an instance for v4_amx;
+// QF_DECLARE_VNNI_ALONE one that has no other than v4_vnni's, and QF_DECLARE_AMX_ALONE one that has v4_amx's alone. These two
+// are null for the sets before.
 #pragma once
 
 #if defined(QF_HAS_V4) && defined(__linux__)
@@ -35,6 +36,14 @@
                                         name##_v4,       name##_v4_vnni, name##_v4_vnni}; \
     return table[isa];                             \
   }
+#define QF_DECLARE_AMX(result, name, arguments)    \
+  QF_DECLARE_SETS(result, name, arguments)         \
+  extern "C" result name##_v4_amx arguments;       \
+  inline auto name(int isa) -> result(*) arguments { \
+    result(*const table[]) arguments = {name##_portable, name##_v2, name##_v3, \
+                                        name##_v4,       name##_v4, name##_v4_amx}; \
+    return table[isa];                             \
+  }
 #define QF_DECLARE_VNNI_ALONE(result, name, arguments) \
   extern "C" result name##_v4_vnni arguments;           \
   inline auto name(int isa) -> result(*) arguments { return isa >= 4 ? name##_v4_vnni : nullptr; }
@@ -46,6 +55,7 @@
   extern "C" result name##_portable arguments; \
   inline auto name(int) -> result(*) arguments { return name##_portable; }
 #define QF_DECLARE_VNNI QF_DECLARE
+#define QF_DECLARE_AMX QF_DECLARE
 #define QF_DECLARE_VNNI_ALONE(result, name, arguments) \
   inline auto name(int) -> result(*) arguments { return nullptr; }
 #define QF_DECLARE_AMX_ALONE QF_DECLARE_VNNI_ALONE

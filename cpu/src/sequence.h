@@ -104,6 +104,33 @@ struct FixedElementsContext {
   int32_t table_bits, table_size;
 };
 
+// What stands around operators on bytes (sequences.ByteForm says what each function is), and bytes as they are.
+enum BytesFunction {
+  BYTES_COPY = 0,
+  BYTES_TABLE = 1,         // of each byte
+  BYTES_PAIR_TABLE = 2,    // of each two
+  BYTES_QUANTIZE = 3,      // float32 to bytes
+  BYTES_ROUND_TRIP = 4,    // float32 to float32
+  BYTES_DEQUANTIZE = 5,    // bytes to float32
+  BYTES_SUMS = 6,          // int32 to float32
+  BYTES_ADD = 7,           // of what two bytes stand for, quantised again
+  BYTES_SUBTRACT = 8,
+  BYTES_MULTIPLY = 9,
+  BYTES_COMBINE = 10       // scales[0] * a + (scales[1] * b + offset)
+};
+
+struct BytesContext {
+  int32_t function;
+  int64_t rank;  // as in ElementwiseContext
+  int64_t extents[MOST_AXES];
+  int64_t strides[3][MOST_AXES];  // of y, a and b
+  int32_t is_signed[3], zeros[3];  // of a, b and y
+  float scales[3], offset;
+  float low, high;       // BYTES_ROUND_TRIP: in steps of the scale
+  int32_t least, most;   // bytes of y (unsigned: signed ones 128 higher) that functions of two are kept between
+  const uint8_t* table;
+};
+
 // Softmax of fixed-point integers along rows (models/fixed/elements.py: FixedSoftmax).
 struct FixedSoftmaxContext {
   int64_t rows, length;
@@ -126,7 +153,7 @@ struct LrnContext {
   float scale, beta, bias;
 };
 
-// Planes of (batch, channels, plane) into blocks of channels, or out of them.
+// Planes of (batch, channels, plane) into blocks of channels, or out of them; bytes with their channels last.
 struct ReorderContext {
   int64_t batch, channels, plane;
   int32_t into_blocks;
@@ -137,5 +164,7 @@ QF_DECLARE_STEP(sequence_elementwise)
 QF_DECLARE_STEP(sequence_softmax)
 QF_DECLARE_STEP(sequence_lrn)
 QF_DECLARE_STEP(sequence_reorder)
+QF_DECLARE_STEP(sequence_reorder_bytes)
 QF_DECLARE_STEP(sequence_fixed_elements)
 QF_DECLARE_STEP(sequence_fixed_softmax)
+QF_DECLARE_AMX(void, sequence_bytes, (const void*, const void* const*, void* const*, char*, int))

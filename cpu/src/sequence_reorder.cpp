@@ -2,7 +2,8 @@
 // channels that the last block lacks being zero, and back.
 //
 // LANES pixels of LANES channels are loaded, transposed in registers and stored. Limited by memory; threads share
-// blocks.
+// blocks. Bytes lie with their channels last, (N, 1, P, C), on the other side: squares of SIDE are transposed by SIDE's
+// logarithm of interleavings.
 #include <omp.h>
 
 #include "sequence.h"
@@ -35,7 +36,63 @@ void out_of_block(const float* x, int64_t plane, int channels, float* y) {
   }
 }
 
+constexpr int SIDE = 16;
+typedef uint8_t vside __attribute__((vector_size(SIDE)));
+
+// Rows r and r + 8 interleaved become rows 2r and 2r + 1; four times is a transposition, as the bits of row and column turn.
+QF_INLINE void transpose_bytes(vside (&rows)[SIDE]) {
+  vside low, high;
+  QF_UNROLL for (int i = 0; i < SIDE; i++) {
+    low[i] = uint8_t(i / 2 + i % 2 * SIDE);
+    high[i] = uint8_t(low[i] + SIDE / 2);
+  }
+  QF_UNROLL for (int turn = 0; turn < 4; turn++) {
+    vside next[SIDE];
+    QF_UNROLL for (int i = 0; i < SIDE / 2; i++) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + SIDE / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + SIDE / 2], high);
+    }
+    QF_UNROLL for (int i = 0; i < SIDE; i++) rows[i] = next[i];
+  }
+}
+
+// x (height, width) becomes y (width, height), from column `begin` to `end` of x.
+void transpose_matrix(const uint8_t* x, int64_t height, int64_t width, int64_t begin, int64_t end, uint8_t* y) {
+  for (int64_t column = begin; column < end; column += SIDE)
+    for (int64_t row = 0; row < height; row += SIDE) {
+      const int64_t wide = smaller(SIDE, end - column), high = smaller(SIDE, height - row);
+      const uint8_t* from = x + row * width + column;
+      uint8_t* to = y + column * height + row;
+      vside rows[SIDE];
+      if (wide == SIDE && high == SIDE) {
+        QF_UNROLL for (int i = 0; i < SIDE; i++) memcpy(&rows[i], from + i * width, SIDE);
+        transpose_bytes(rows);
+        QF_UNROLL for (int i = 0; i < SIDE; i++) memcpy(to + i * height, &rows[i], SIDE);
+        continue;
+      }
+      QF_UNROLL for (int i = 0; i < SIDE; i++) rows[i] = (vside){};
+      for (int64_t i = 0; i < high; i++) memcpy(&rows[i], from + i * width, size_t(wide));
+      transpose_bytes(rows);
+      for (int64_t i = 0; i < wide; i++) memcpy(to + i * height, &rows[i], size_t(high));
+    }
+}
+
 }  // namespace
+
+extern "C" void QF_EXPORT(sequence_reorder_bytes)(const void* context, const void* const* inputs, void* const* outputs, char*,
+                                                  int threads) {
+  const ReorderContext& s = *static_cast<const ReorderContext*>(context);
+  const int64_t height = s.into_blocks ? s.channels : s.plane, width = s.into_blocks ? s.plane : s.channels;
+  constexpr int64_t STRIP = 16 * SIDE;  // columns that a thread takes at once
+  const int64_t strips = divide_up(width, STRIP), tasks = s.batch * strips;
+  const int team = s.batch * height * width < (1 << 17) ? 1 : int(smaller(threads, tasks));
+#pragma omp parallel for num_threads(team) if (team > 1)
+  for (int64_t task = 0; task < tasks; task++) {
+    const int64_t image = task / strips * height * width, begin = task % strips * STRIP;
+    transpose_matrix((const uint8_t*)inputs[0] + image, height, width, begin, smaller(width, begin + STRIP),
+                     (uint8_t*)outputs[0] + image);
+  }
+}
 
 extern "C" void QF_EXPORT(sequence_reorder)(const void* context, const void* const* inputs, void* const* outputs, char*,
                                             int threads) {

@@ -30,6 +30,7 @@ from quatrefoil.models import host
 from quatrefoil.models.graph import MISFITS, Graph, Node, frozen_array
 from quatrefoil.models.passes.matching import attributes_of, on_host, sole_reader
 from quatrefoil.ops.conv import BIAS, W, X
+from quatrefoil.sequences import ByteScale, ByteTable, RoundTrip
 
 TABLE: Final = "Table"
 """The kind of the nodes that ``tabulate`` makes; their attribute ``table`` holds what each byte becomes."""
@@ -45,7 +46,7 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 
-_PAIRS = ("Add", "Sub", "Mul")
+_PAIRS = {"Add": "add", "Sub": "subtract", "Mul": "multiply"}
 
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
@@ -55,7 +56,14 @@ class TableOperator:
     """Runs a node of kind ``Table`` on the host: of the bytes of one or two arrays."""
 
     table: np.ndarray
+    function: str = ""
+    scales: tuple[ByteScale, ...] = ()
     name: str = "numpy"
+
+    @property
+    def form(self) -> ByteTable:
+        """For a sequence."""
+        return ByteTable(self.table, self.function, self.scales)
 
     def compute(self, inputs: Sequence[Any]) -> list[Any]:
         index = inputs[0].view(np.uint8)
@@ -72,6 +80,11 @@ class RoundTripOperator:
     low: np.float32
     high: np.float32
     name: str = "numpy"
+
+    @property
+    def form(self) -> RoundTrip:
+        """For a sequence."""
+        return RoundTrip(float(self.scale), float(self.low), float(self.high))
 
     def compute(self, inputs: Sequence[Any]) -> list[Any]:
         y = np.asarray(np.divide(inputs[0], self.scale))
@@ -94,6 +107,12 @@ class _Quantization:
     @property
     def per_tensor(self) -> bool:
         return self.scale.size == 1 and self.scale.ndim <= 1 and self.zero_point.size == 1
+
+    @property
+    def bytes(self) -> ByteScale:
+        """What bytes stand for, where there is one scale."""
+        zero = self.zero_point.reshape(-1)[0]
+        return ByteScale(float(self.scale.reshape(-1)[0]), int(zero), zero.dtype.name)
 
     def same(self, other: _Quantization) -> bool:
         """Whether both have one scale and zero point for everything, and these are equal."""
@@ -301,17 +320,23 @@ def tabulate(graph: Graph) -> Graph:
             sources = [producers.get(name) for name in before.inputs]
         made = _table(sources, chain[::-1], graph.constants)
         if made is not None:
-            inputs, table = made
+            inputs, table, scales = made
+            attributes: dict[str, Any] = {"table": table}
+            if len(inputs) == 2:
+                attributes |= {"function": _PAIRS[chain[-1].kind], "scales": scales}
             gone.update(member.name for member in chain[1:])
             fused = tuple(member.kind for member in chain[:0:-1])
             first = tables.get(inputs[0])
             if len(inputs) == 1 and first is not None and read_once(inputs[0]):
                 # what the table before gives is all that this one sees
                 inputs, fused = list(first.inputs), (*first.fused, *fused)
-                table = frozen_array(table.take(first.attributes["table"].view(np.uint8)))
+                attributes = {
+                    **first.attributes,
+                    "table": frozen_array(table.take(first.attributes["table"].view(np.uint8))),
+                }
                 gone.add(first.name)
             tables[node.outputs[0]] = Node(
-                node.name, TABLE, tuple(inputs), node.outputs, attributes={"table": table}, fused=fused
+                node.name, TABLE, tuple(inputs), node.outputs, attributes=attributes, fused=fused
             )
     made_by_name = {node.name: node for node in tables.values()}
     return graph.with_nodes(made_by_name.get(node.name, node) for node in graph.nodes if node.name not in gone)
@@ -319,13 +344,13 @@ def tabulate(graph: Graph) -> Graph:
 
 def _table(
     sources: Sequence[Node | None], chain: Sequence[Node], constants: Mapping[str, np.ndarray]
-) -> tuple[list[str], np.ndarray] | None:
-    """The names of the one or two quantized values that the chain starts from, and what all their bytes become; None
-    where it does not lead from bytes to bytes, each with one scale."""
+) -> tuple[list[str], np.ndarray, tuple[ByteScale, ...]] | None:
+    """The names of the one or two quantized values that the chain starts from, what all their bytes become, and the scales of
+    these and of the result; None where it does not lead from bytes to bytes, each with one scale."""
     last = _quantization(chain[-1], constants)
     if last is None or not last.per_tensor or last.zero_point.dtype not in BYTES:
         return None
-    names, values = [], []
+    names, values, scales = [], [], []
     for place, node in enumerate(sources):
         if node is None or not on_host(node, "DequantizeLinear") or node.inputs[0] in constants:
             return None
@@ -337,13 +362,14 @@ def _table(
             each = each.reshape((256, 1) if place == 0 else (1, 256))
         names.append(node.inputs[0])
         values.append(each)
+        scales.append(first.bytes)
     try:
         values = [_applied(node, [each], constants) for node, each in zip(sources, values) if node is not None]
         for node in chain:
             values = [_applied(node, values, constants)]
     except MISFITS:
         return None  # it is met again, and said by name, when the model is loaded or run
-    return names, frozen_array(values[0].reshape(-1))
+    return names, frozen_array(values[0].reshape(-1)), (*scales, last.bytes)
 
 
 def _applied(node: Node, values: Sequence[np.ndarray], constants: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -383,7 +409,7 @@ def join_round_trips(graph: Graph) -> Graph:
 def operator_of(node: Node) -> TableOperator | RoundTripOperator | None:
     """What runs a node that the passes of this module made; None for any other node."""
     if node.kind == TABLE and "table" in node.attributes:
-        return TableOperator(node.attributes["table"])
+        return TableOperator(**node.attributes)
     if node.kind == ROUND_TRIP and "scale" in node.attributes:
         return RoundTripOperator(**node.attributes)
     return None
