@@ -19,7 +19,7 @@ cdef extern from "pool.h" nogil:
         float* workspace
         int64_t workspace_floats
         int64_t row_floats, batch_rows
-        int64_t planes
+        int64_t planes, channels
         int64_t input[3]
         int64_t output[3]
         int64_t kernel[3]
@@ -83,6 +83,7 @@ cdef extern from "pool_gradient.h" nogil:
     PoolFunction pool_separable_f32(int isa)
     PoolFunction pool_indices_f32(int isa)
     PoolFunction pool_blocked_f32(int isa)
+    PoolFunction pool_bytes(int isa)
     PoolFunction pool_general(int isa)
     UnpoolFunction pool_unpool(int isa)
     PoolGradientFunction pool_gradient_max_f32(int isa)
@@ -120,6 +121,8 @@ cdef PoolFunction find(str algorithm, int isa) except NULL:
         return pool_indices_f32(isa)
     if algorithm == "blocked":
         return pool_blocked_f32(isa)
+    if algorithm == "bytes":
+        return pool_bytes(isa)
     if algorithm == "general":
         return pool_general(isa)
     raise KeyError(algorithm)
@@ -128,7 +131,8 @@ cdef PoolFunction find(str algorithm, int isa) except NULL:
 cdef class Pool:
     """A prepared max_pool, average_pool or lp_pool.
 
-    algorithm: which kernel. isa: an instruction set's number. geometry: ops.pool's PoolGeometry. kind, dtype: names
+    algorithm: which kernel. isa: an instruction set's number. geometry: ops.pool's PoolGeometry. channels: of each of its
+    planes, where they lie last. kind, dtype: names
     in KINDS and TYPES. row_weights, column_weights (float32), first_columns (int32): see pool.h. workspace: floats for
     each thread, those of a row buffer, and the rows of a batch.
     """
@@ -142,7 +146,7 @@ cdef class Pool:
 
     def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, bint with_indices=False,
                  int storage_order=0, int count_include_pad=0, int p=1, row_weights, column_weights,
-                 first_columns, workspace):
+                 first_columns, workspace, int64_t channels=1):
         window = geometry.window
         self.function = find(algorithm, isa)
         self.shape, self.dtype = shape, dtype
@@ -150,7 +154,7 @@ cdef class Pool:
         self.nothing = 0 in shape
         self.row_weights, self.column_weights, self.first_columns = row_weights, column_weights, first_columns
         cdef PoolArguments* a = &self.arguments
-        a.planes = geometry.planes
+        a.planes, a.channels = geometry.planes, channels
         for axis in range(3):
             a.input[axis] = window.input[axis]
             a.output[axis] = window.output[axis]
@@ -170,7 +174,7 @@ cdef class Pool:
         a.count_include_pad = count_include_pad
         a.p = p
         a.storage_order = storage_order
-        self.worth_threads = geometry.planes * window.output_size * min(window.taps, 64) > WORTH_THREADS
+        self.worth_threads = geometry.planes * channels * window.output_size * min(window.taps, 64) > WORTH_THREADS
 
     def __call__(self, inputs):
         cdef PoolArguments a = self.arguments

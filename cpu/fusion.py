@@ -1,7 +1,8 @@
 """Element-wise steps of a sequence that become one, so that a value is read and written once instead of twice.
 
 Scales and offsets of channels in a row become one scale and one offset, computed in double and rounded once; an
-activation is done by the step that makes its input, if nobody else reads that.
+activation is done by the step that makes its input, if nobody else reads that. A concatenation of bytes looks up on the way
+what else would be looked up before it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from quatrefoil.ops.activations import IDENTITY, Activation
 from quatrefoil.problem import Tensor
-from quatrefoil.sequences import Affine, Elementwise, Plan, Step
+from quatrefoil.sequences import Affine, ByteTable, Concat, Elementwise, Plan, Step
 
 
 def fused(plan: Plan) -> Plan:
@@ -60,7 +61,19 @@ def fused(plan: Plan) -> Plan:
                 return x, one, -vectors[0], form.activation
         return None
 
+    joined = {value for step in plan.steps if isinstance(step.form, Concat) for value in step.inputs if reads[value] == 1}
+    lookups = {
+        step.outputs[0]: (step.inputs[0], step.form.table)
+        for step in plan.steps
+        if isinstance(step.form, ByteTable) and len(step.inputs) == 1 and step.outputs[0] in joined
+    }
     for step in plan.steps:
+        if step.outputs[0] in lookups:
+            continue
+        if isinstance(step.form, Concat) and lookups.keys() & set(step.inputs):
+            sources = [lookups.get(value or 0, (value, None)) for value in step.inputs]
+            form = replace(step.form, tables=tuple(table for _, table in sources))
+            step = replace(step, form=form, inputs=tuple(value for value, _ in sources))
         x = step.inputs[0]
         found = affine(step)
         before = found[0] if found else x

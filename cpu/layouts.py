@@ -7,25 +7,30 @@ twin where a step needs it (after Liu et al., "Optimizing CNN model inference on
 
 Steps that work on every element alike keep blocks if they keep zero at zero, or if no channel is missing; joining and
 taking channels keep them where blocks stay whole.
+
+Of bytes all channels are one block, (N, 1, spatial, C): they lie last, and none is missing. Where there is one channel or
+one place that is the plain order, and the twin a view.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quatrefoil.ops import conv
 from quatrefoil.ops.activations import Activation
 from quatrefoil.problem import Tensor
-from quatrefoil.sequences import Affine, Concat, Elementwise, Operation, Plan, Step, View
+from quatrefoil.sequences import Affine, ByteTable, Concat, Elementwise, Operation, Plan, RoundTrip, Step, View
 
 KEEPS_ZERO = ("Identity", "Relu", "LeakyRelu", "Tanh", "HardSwish", "Swish", "Elu", "Softsign")
 """Activations that are 0 at 0."""
 
 POOLS = ("max_pool", "average_pool")
+
+BYTES = ("uint8", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +44,7 @@ class BlockedOperation:
 
 @dataclass(frozen=True)
 class Reorder:
-    """Planes into blocks, or back. shape: of the plain value."""
+    """Planes into blocks, or back; bytes into an order with their channels last, or back. shape: of the plain value."""
 
     shape: tuple[int, ...]
     into_blocks: bool
@@ -57,11 +62,15 @@ class Walk:
 
 def in_blocks(tensor: Tensor, lanes: int) -> Tensor:
     batch, channels, *spatial = tensor.shape
+    if tensor.dtype in BYTES:
+        return Tensor(tensor.dtype, (batch, 1, *spatial, channels))
     return Tensor(tensor.dtype, (batch, -(-channels // lanes), *spatial, lanes))
 
 
 def blocked_array(array: np.ndarray, lanes: int) -> np.ndarray:
     """A constant (N, C, spatial) in blocks."""
+    if array.dtype.name in BYTES:
+        return np.ascontiguousarray(np.moveaxis(array, 1, -1)[:, np.newaxis])
     padded = np.zeros((array.shape[0], -(-array.shape[1] // lanes) * lanes, *array.shape[2:]), array.dtype)
     padded[:, : array.shape[1]] = array
     return np.ascontiguousarray(np.moveaxis(padded.reshape(array.shape[0], -1, lanes, *array.shape[2:]), 2, -1))
@@ -114,7 +123,7 @@ class _Layouts:
         if form.kernel.blocked is None:
             return False, False
         if form.problem.op != "conv":
-            return True, True
+            return True, form.problem.outputs[0].dtype in ("float32", *BYTES)  # sums of products stay in planes
         geometry = conv.geometry(form.problem)
         if not np.isfinite(form.parameters[conv.W]).all():
             return False, False  # which another kernel computes, on planes
@@ -132,10 +141,19 @@ class _Layouts:
     def _keeps(self, step: Step) -> bool:
         """Whether a step could work on blocks."""
         y, lanes = self._plan.types[step.outputs[0]], self._lanes
-        if y.rank < 3 or y.dtype != "float32" or y.size == 0:
+        if y.rank < 3 or y.dtype not in ("float32", *BYTES) or y.size == 0:
             return False
         types = [self._plan.types[value] for value in step.inputs if value is not None]
+        if y.dtype in BYTES:
+            match step.form:
+                case View():
+                    return types[0].shape == y.shape
+                case ByteTable():
+                    return all(x.rank == y.rank or x.size == 1 for x in types) and all(map(self._operand, types, [y] * 2))
+            return isinstance(step.form, Concat) and step.form.axis == 1
         match step.form:
+            case RoundTrip():
+                return True
             case View(offset=offset):
                 [x] = types
                 if not self._same(step.inputs[0] or 0, step):
@@ -201,15 +219,21 @@ class _Layouts:
             return False
         assert step.inputs[0] is not None
         x, y = self._plan.types[step.inputs[0]], self._plan.types[step.outputs[0]]
-        whole = x.shape[0] == 1 or x.shape[1] % self._lanes == 0
+        whole = x.shape[0] == 1 or x.shape[1] % self._lanes == 0 or x.dtype in BYTES
         return x.size == y.size and math.prod(x.shape[2:]) == 1 and whole
 
     def _on_blocks(self, step: Step) -> None:
         result = self._plan.types[step.outputs[0]]
         y = in_blocks(result, self._lanes)
-        if isinstance(step.form, (View, Concat)):
-            inputs = [self._blocks(value, step.node) for value in step.inputs if value is not None]
-            self._add(step.form, inputs, step, True)
+        if isinstance(step.form, (View, Concat, RoundTrip)) or result.dtype in BYTES:
+            form = step.form
+            if isinstance(form, Concat) and result.dtype in BYTES:
+                form = replace(form, axis=y.rank - 1)
+            given = [value for value in step.inputs if value is not None]
+            single = [value for value in given if self._plan.types[value].size == 1 and result.size > 1]
+            inputs = [self._planes(value, step.node) if value in single else self._blocks(value, step.node)
+                      for value in given]  # fmt: skip
+            self._add(form, inputs, step, True)
             return
         batch, blocks, row = y.shape[0], y.shape[1], math.prod(y.shape[2:])
         strides = [(blocks * row, row, 1)]
@@ -261,19 +285,24 @@ class _Layouts:
         outputs = (self._twin(result),) if blocked else step.outputs
         self._steps.append(Step(form, tuple(inputs), outputs, step.node))  # type: ignore[arg-type]
 
+    def _reorder(self, value: int, into_blocks: bool) -> Reorder | View:
+        x = self._plan.types[value]
+        alike = x.dtype in BYTES and 1 in (x.shape[1], math.prod(x.shape[2:]))
+        return View() if alike else Reorder(x.shape, into_blocks)
+
     def _blocks(self, value: int, node: str) -> int:
         if value not in self._twins:
             if value in self._constants:
                 self._twins[value] = self._constant(blocked_array(self._constants[value], self._lanes))
             else:
-                form = Reorder(self._plan.types[value].shape, True)
+                form = self._reorder(value, True)
                 self._steps.append(Step(form, (value,), (self._twin(value),), node))  # type: ignore[arg-type]
         return self._twins[value]
 
     def _planes(self, value: int, node: str) -> int:
         if value not in self._plain:
             self._plain.add(value)
-            form = Reorder(self._plan.types[value].shape, False)
+            form = self._reorder(value, False)
             self._steps.append(Step(form, (self._twins[value],), (value,), node))  # type: ignore[arg-type]
         return value
 

@@ -84,6 +84,17 @@ def _accepts_blocked(problem: Problem) -> Reject | None:
     return None
 
 
+BYTES = ("uint8", "int8")
+
+
+def _accepts_bytes(problem: Problem) -> Reject | None:
+    if problem.dtype not in BYTES:
+        return Reject(f"it compares bytes, not {problem.dtype}")
+    if problem.integer("with_indices"):
+        return Reject("it gives no indices")
+    return None
+
+
 def _accepts_any(problem: Problem) -> Reject | None:
     """Any shape and option; half precision is widened (``quatrefoil.widening``)."""
     return Reject("it computes float32, float64 and bytes, not float16") if problem.dtype == "float16" else None
@@ -162,7 +173,9 @@ def average_weights(g: semantics.PoolGeometry, include_pad: bool) -> tuple[np.nd
 def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_workspace) -> Callable[..., Run]:
     """The prepare of a kernel that runs ``algorithm`` of src/pool.h."""
 
-    def prepare(problem: Problem, parameters: Mapping[int, np.ndarray], planes: int | None = None) -> Run:
+    def prepare(
+        problem: Problem, parameters: Mapping[int, np.ndarray], planes: int | None = None, channels: int = 1
+    ) -> Run:
         from quatrefoil.cpu import _pool
 
         g = semantics.geometry(problem)
@@ -189,6 +202,7 @@ def _prepare(algorithm: str, workspace: Callable[[Window], Workspace] = no_works
             column_weights=padded(column_weights),
             first_columns=padded(np.where(inside > 0, first, -1).astype(np.int32)),
             workspace=(room.floats, room.row_floats, room.batch_rows),
+            channels=channels,
         )
         return run
 
@@ -201,10 +215,13 @@ def _prepare_blocked(
     """The kernel itself where both sides are in blocks; between plain arrays a sequence of it and the changes of layout."""
     from quatrefoil.cpu import sequence
 
+    of_bytes = problem.dtype in BYTES
     if not x_blocked or not y_blocked:
-        return sequence.alone(problem, _BLOCKED[problem.op])
+        return sequence.alone(problem, MAX_OF_BYTES if of_bytes else _BLOCKED[problem.op])
     lanes = instruction_set.lanes()
     batch, channels = problem.input(0).shape[:2]
+    if of_bytes:
+        return _prepare("bytes")(problem, parameters, batch, channels)
     return _prepare("blocked")(problem, parameters, batch * -(-channels // lanes))
 
 
@@ -221,6 +238,11 @@ _BLOCKED = {
     for op in ("max_pool", "average_pool")
 }  # fmt: skip
 
+MAX_OF_BYTES = Kernel(
+    "max_pool_bytes_nhwc_i8_simd", "max_pool", _accepts_bytes, _prepare_blocked,
+    summary="bytes with their channels last: vectors of channels, tap by tap", blocked=_prepare_blocked,
+)  # fmt: skip
+
 KERNELS: list[Kernel] = [
     *(
         kernel
@@ -233,6 +255,7 @@ KERNELS: list[Kernel] = [
         )
     ),
     *_BLOCKED.values(),
+    MAX_OF_BYTES,
     Kernel("max_pool_indices_nchw_f32_simd", "max_pool", _accepts_indices, _prepare("indices", indices_workspace),
            summary="taps in order, the place beside the best"),
     *(

@@ -392,7 +392,7 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
             plane = math.prod(shape[2:])
             return [
                 Instruction(
-                    lambda: _sequence.reorder_step(isa, shape[0], shape[1], plane, into_blocks),
+                    lambda: _sequence.reorder_step(isa, shape[0], shape[1], plane, into_blocks, word == 1),
                     whole(step.inputs),
                     whole(step.outputs),
                     step.node,

@@ -16,6 +16,7 @@ inference (2018).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper, version_converter
 from quatrefoil.models.fixed.calibration import DIVERGED, SAMPLED, agreement, relative
 from quatrefoil.models.fixed.quantized import has_quantizers
 from quatrefoil.models.graph import ModelError, Value
+from quatrefoil.models.host.normalization import folded
 from quatrefoil.models.importing import load_graph, read_model
 from quatrefoil.models.model import Model, load
 from quatrefoil.models.passes import fold_constants
@@ -143,9 +145,43 @@ def quantize_int8(
     proto = recent(read_model(model))
     if has_quantizers(proto):
         raise ModelError("the model is quantized already (QuantizeLinear or Quant nodes); give its float version")
-    writer = _Writer(proto, samples, per_channel, given=scales)
+    # scales that were trained are those of weights as they are
+    writer = _Writer(proto if scales is not None else normalized(proto), samples, per_channel, given=scales)
     writer.write()
     return writer.result()
+
+
+def normalized(proto: ModelProto) -> ModelProto:
+    """The model with each BatchNormalization that alone reads a convolution in the convolution's weights and bias, computed in
+    float64 and rounded once."""
+    made = ModelProto()
+    made.CopyFrom(proto)
+    graph = made.graph
+    constants = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
+    makers = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
+    gone = []
+    for node in graph.node:
+        conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" and len(node.output) == 1 else None
+        if conv is None or uses[node.input[0]] > 1 or any(name not in constants for name in (*conv.input[1:], *node.input[1:])):
+            continue
+        training = any(item.name == "training_mode" and item.i for item in node.attribute)
+        weight, *bias = (constants[name] for name in conv.input[1:])
+        if training or weight.dtype != np.float32:
+            continue
+        epsilon = next((item.f for item in node.attribute if item.name == "epsilon"), 1e-5)
+        factor, offset = folded([constants[name].astype(np.float64) for name in node.input[1:]], epsilon)
+        moved = weight * factor.reshape(-1, *[1] * (weight.ndim - 1)), offset + factor * (bias[0] if bias else 0)
+        names = [f"{conv.output[0]}.normalized.{part}" for part in ("weight", "bias")]
+        graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for a, n in zip(moved, names))
+        del conv.input[1:]
+        conv.input.extend(names)
+        conv.output[0] = node.output[0]
+        gone.append(node)
+    for node in gone:
+        graph.node.remove(node)
+    return made
 
 
 FACTOR: Final = ".factor"
@@ -265,7 +301,7 @@ class _Writer:
         axis = 0 if node.op_type == "Conv" or attributes.get("transB") else 1
         [result] = node.output
         after = self.readers.get(result, [])
-        if len(after) == 1 and after[0].op_type == "Relu" and result not in self.outputs:
+        if len(after) == 1 and after[0].op_type in ("Relu", "Clip") and result not in self.outputs:
             result = after[0].output[0]
         return _Layer(node, weight, axis, result, book)
 

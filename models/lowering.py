@@ -28,6 +28,7 @@ from quatrefoil.sequences import (
     Affine,
     ByteForm,
     ByteScale,
+    ByteTable,
     Concat,
     Dequantize,
     Elementwise,
@@ -40,6 +41,7 @@ from quatrefoil.sequences import (
     Piece,
     Quantize,
     Rearrangement,
+    RoundTrip,
     Sequencer,
     Softmax,
     Step,
@@ -94,7 +96,7 @@ class Draft:
         self.types[result] = tensor
         self._keep_format(form, inputs, result)
         self._append(Step(form, tuple(inputs), (result,), self.node))
-        if isinstance(form, (Elementwise, Affine, Concat)) and self.blocks.intersection(inputs):
+        if isinstance(form, (Elementwise, Affine, Concat, ByteTable, RoundTrip)) and self.blocks.intersection(inputs):
             self.blocks.add(result)
         return result
 
@@ -106,8 +108,9 @@ class Draft:
         outputs: Sequence[int] = (),
     ) -> tuple[int, dispatch.Selection]:
         """Drafts an operator of the house on the kernel that dispatch chooses; gives its first output, too."""
-        # A depthwise convolution gains nothing by blocks that only it would need.
+        # A depthwise convolution gains nothing by blocks that only it would need; of bytes all like their channels last.
         dense = problem.op == "conv" and conv.geometry(problem).in_per_group > 1
+        dense = dense or problem.op in ("conv_integer", "qlinear_conv")
         selection = dispatch.select(problem, self.backend, blocked=dense or inputs[0] in self.blocks)
         if not selection.runnable:
             raise NotInSequence

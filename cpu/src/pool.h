@@ -20,6 +20,7 @@ struct PoolArguments {
   int64_t workspace_floats;
   int64_t row_floats, batch_rows;  // of the workspace's row buffers, see pool.py
   int64_t planes;
+  int64_t channels;  // that lie last in each of `planes`, where a kernel takes them so
   int64_t input[3], output[3], kernel[3], strides[3], dilations[3], pads[3], pads_end[3];
   // average: 1 / (taps that count), over depth and height for each output row, along the width for each output column
   const float *row_weights, *column_weights;
@@ -41,6 +42,7 @@ QF_DECLARE(int, pool_global_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_separable_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_indices_f32, (const PoolArguments*))
 QF_DECLARE(int, pool_blocked_f32, (const PoolArguments*))
+QF_DECLARE(int, pool_bytes, (const PoolArguments*))
 QF_DECLARE(int, pool_general, (const PoolArguments*))
 QF_DECLARE(int, pool_unpool, (const UnpoolArguments*))
 

@@ -20,7 +20,7 @@ from quatrefoil.models.passes.cleaning import (
     remove_identities,
 )
 from quatrefoil.models.passes.convolutions import fold_affine, fold_pads, fold_scale
-from quatrefoil.models.passes.quantized import fuse_quantized, join_round_trips, pass_bytes, tabulate
+from quatrefoil.models.passes.quantized import fuse_quantized, join_bytes, join_round_trips, pass_bytes, tabulate
 
 
 def optimize(graph: Graph) -> Graph:
@@ -30,6 +30,7 @@ def optimize(graph: Graph) -> Graph:
         remove_identities,
         partial(fold_constants, leave=("DequantizeLinear",)),
         pass_bytes,
+        join_bytes,
         fuse_quantized,
         tabulate,
         fold_constants,
@@ -61,6 +62,7 @@ __all__ = [
     "fuse_activations",
     "fuse_quantized",
     "fuse_residuals",
+    "join_bytes",
     "join_round_trips",
     "name_activations",
     "optimize",

@@ -6,6 +6,10 @@ of one pixel, where that is exactly what ONNX Runtime makes of it: zero points a
 output, at most one for each output channel of the weights, and the bias in int32 with the scale of the products. The float path
 rounds the sum of products once more, so that a result may differ by one unit from it.
 
+DequantizeLinear -> Conv or Gemm without QuantizeLinear becomes conv_integer, whose sums DequantizeLinear makes floats of.
+
+``join_bytes`` makes a Concat of floats that are bytes before and behind it one of bytes: nothing changes.
+
 ``pass_bytes`` takes a max pool and what only moves values from between DequantizeLinear and QuantizeLinear of one scale to the
 integers: nothing changes.
 
@@ -29,7 +33,7 @@ from onnx import helper
 from quatrefoil.models import host
 from quatrefoil.models.graph import MISFITS, Graph, Node, frozen_array
 from quatrefoil.models.passes.matching import attributes_of, on_host, sole_reader
-from quatrefoil.ops.conv import BIAS, W, X
+from quatrefoil.ops.conv import BIAS, Q_W, W, X
 from quatrefoil.sequences import ByteScale, ByteTable, RoundTrip
 
 TABLE: Final = "Table"
@@ -155,6 +159,42 @@ def pass_bytes(graph: Graph) -> Graph:
     return graph.with_nodes(replaced.get(node.name, node) for node in graph.nodes if node.name not in gone)
 
 
+def join_bytes(graph: Graph) -> Graph:
+    """DequantizeLinear of several values -> Concat -> QuantizeLinear becomes Concat, and look-ups for those of another scale."""
+    producers, reader = graph.producers(), sole_reader(graph)
+    replaced: dict[str, tuple[Node, ...]] = {}
+    gone: set[str] = set()
+    for node in graph.nodes:
+        quantize = reader(node) if on_host(node, "Concat") else None
+        if quantize is None or not on_host(quantize, "QuantizeLinear"):
+            continue
+        y = _quantization(quantize, graph.constants)
+        if y is None or not y.per_tensor or y.zero_point.dtype not in BYTES:
+            continue
+        inputs, tables = [], []
+        for place, name in enumerate(node.inputs):
+            before = producers.get(name)
+            x = None if before is None or not on_host(before, "DequantizeLinear") else _quantization(before, graph.constants)
+            if before is None or x is None:
+                break
+            inputs.append(before.inputs[0])
+            if x.same(y):
+                continue
+            made = _table([before], [quantize], graph.constants)
+            if made is None:
+                break
+            rescaled = f"{node.name}.{place}.bytes"
+            tables.append(
+                Node(f"{node.name}.{place}", TABLE, (inputs[-1],), (rescaled,), attributes={"table": made[1]})
+            )
+            inputs[-1] = rescaled
+        else:
+            replaced[node.name] = (*tables, replace(node, inputs=tuple(inputs), outputs=quantize.outputs))
+            gone.add(quantize.name)
+    kept = (replaced.get(node.name, (node,)) for node in graph.nodes if node.name not in gone)
+    return graph.with_nodes(chain.from_iterable(kept))
+
+
 def fuse_quantized(graph: Graph) -> Graph:
     """DequantizeLinear -> Conv or Gemm -> QuantizeLinear becomes qlinear_conv, in integers."""
     producers, reader = graph.producers(), sole_reader(graph)
@@ -169,6 +209,9 @@ def fuse_quantized(graph: Graph) -> Graph:
             members, fused = made
             replaced[node.name] = fused
             gone.update(member.name for member in members)
+    for node in graph.nodes:
+        if node.name not in gone and (sums := _integer_conv(node, producers, constants)) is not None:
+            replaced[node.name] = sums
     kept = (replaced.get(node.name, (node,)) for node in graph.nodes if node.name not in gone)
     return graph.with_nodes(chain.from_iterable(kept), constants)
 
@@ -185,9 +228,8 @@ def _quantized_conv(
     if y is None or not y.per_tensor or y.zero_point.dtype not in BYTES or source is None:
         return None
     members = [source]
-    if on_host(source, "Relu"):
-        # zero is the lowest value that the output can hold, so that saturation does what Relu does
-        if int(y.zero_point.reshape(-1)[0]) != np.iinfo(y.zero_point.dtype).min or reader(source) is not quantize:
+    if on_host(source, "Relu", "Clip"):
+        if not _saturates(source, y.bytes, constants) or reader(source) is not quantize:
             return None
         before = producers.get(source.inputs[0])
         if before is None or reader(before) is not source:
@@ -232,6 +274,74 @@ def _quantized_conv(
     return members, _one_pixel(fused, weight.T if across else weight, constants) if dense else (fused,)
 
 
+def _integer_conv(
+    conv: Node, producers: Mapping[str, Node], constants: dict[str, np.ndarray]
+) -> tuple[Node, ...] | None:
+    """What computes a convolution or dense layer of bytes whose results stay floats: its sums in integers, what they stand
+    for, and the bias."""
+    dense = on_host(conv, "Gemm")
+    if len(conv.inputs) > BIAS + 1 or not (_plain_gemm(conv) if dense else _plain_conv(conv)):
+        return None
+    x_node, w_node = producers.get(conv.inputs[X]), producers.get(conv.inputs[W])
+    if x_node is None or w_node is None or not all(on_host(each, "DequantizeLinear") for each in (x_node, w_node)):
+        return None
+    x, w = _quantization(x_node, constants), _quantization(w_node, constants)
+    weight = constants.get(w_node.inputs[0])
+    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
+        return None
+    across = dense and not attributes_of(conv).get("transB", 0)
+    if weight.dtype not in BYTES or x_node.inputs[0] in constants:
+        return None
+    if not _by_output_channel(w_node, w, weight, 1 if across else 0):
+        return None
+    name, opsets = conv.name, conv.opsets
+    biased = len(conv.inputs) > BIAS and conv.inputs[BIAS] != ""
+    channels = weight.shape[1 if across else 0]
+    bias = constants.get(conv.inputs[BIAS]) if biased else None
+    if biased and bias is None:
+        given = producers.get(conv.inputs[BIAS])
+        made = _quantization(given, constants) if given is not None and on_host(given, "DequantizeLinear") else None
+        if given is None or made is None or given.inputs[0] not in constants or made.zero_point.any():
+            return None
+        bias = constants[given.inputs[0]].astype(np.float32) * made.scale
+    if bias is not None and bias.shape != (channels,):
+        return None
+    scale, sums, real = f"{name}.scale", f"{name}.sums", f"{name}.real"
+    constants[scale] = frozen_array(x.scale.reshape(-1)[0] * w.scale)
+    fused = Node(
+        f"{name}.integers", "ConvInteger", (x_node.inputs[0], w_node.inputs[0], x.zero_point_name, w.zero_point_name),
+        (sums,), op="conv_integer", attributes={} if dense else conv.attributes, opsets=opsets,
+    )  # fmt: skip
+    nodes = _one_pixel(fused, weight.T if across else weight, constants, place=1) if dense else (fused,)
+    proto = helper.make_node("DequantizeLinear", [sums, scale], [conv.outputs[0] if bias is None else real], name, axis=1)
+    back = Node(f"{name}.real" if bias is not None else name, "DequantizeLinear", (sums, scale), tuple(proto.output),
+                proto=proto, opsets=opsets)  # fmt: skip
+    if bias is None:
+        return (*nodes, back)
+    offset = f"{name}.offset"
+    constants[offset] = frozen_array(bias.reshape(-1, *(1,) * (0 if dense else weight.ndim - 2)))
+    proto = helper.make_node("Add", [real, offset], [conv.outputs[0]], name)
+    return (*nodes, back, Node(name, "Add", (real, offset), conv.outputs, proto=proto, opsets=opsets))
+
+
+def _saturates(node: Node, y: ByteScale, constants: Mapping[str, np.ndarray]) -> bool:
+    """Whether bytes cannot hold what a Relu or Clip takes off, so that saturation does what it does."""
+    low, high = 0.0, np.inf
+    if node.kind == "Clip":
+        attributes = attributes_of(node)
+        bounds = [attributes.get("min", -np.inf), attributes.get("max", np.inf)]
+        for place, name in enumerate(node.inputs[1:]):
+            if name and (name not in constants or constants[name].size != 1):
+                return False
+            if name:
+                bounds[place] = float(constants[name].reshape(()))
+        low, high = bounds
+    limits = np.iinfo(y.dtype)
+    with np.errstate(over="ignore"):
+        ends = np.rint(np.float32([low, high]) / np.float32(y.scale)) + np.float32(y.zero)
+    return bool(low <= high and ends[0] <= limits.min and ends[1] >= limits.max)
+
+
 def _plain_conv(node: Node) -> bool:
     return node.op == "conv" and "activation" not in node.attributes
 
@@ -244,8 +354,11 @@ def _plain_gemm(node: Node) -> bool:
     )
 
 
-def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray]) -> tuple[Node, ...]:
-    """A dense layer as a convolution of one pixel: its rows (N, K) as (N, K, 1), and back. weight: (M, K)."""
+def _one_pixel(
+    node: Node, weight: np.ndarray, constants: dict[str, np.ndarray], place: int = Q_W
+) -> tuple[Node, ...]:
+    """A dense layer as a convolution of one pixel: its rows (N, K) as (N, K, 1), and back. weight: (M, K), the input at
+    ``place``."""
     outputs, inputs = weight.shape
     name, opsets = node.name, node.opsets
 
@@ -255,10 +368,10 @@ def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray])
         proto = helper.make_node("Reshape", [of, kept], [to], f"{name}.{part}")
         return Node(proto.name, "Reshape", (of, kept), (to,), proto=proto, opsets=opsets)
 
-    x, w, y = f"{name}.pixels", f"{name}.weight", f"{name}.sums"
+    x, w, y = f"{name}.pixels", f"{name}.weight", f"{name}.columns"
     constants[w] = frozen_array(np.ascontiguousarray(weight)[..., np.newaxis])
     given = list(node.inputs)
-    given[0], source, given[3] = x, given[0], w
+    given[0], source, given[place] = x, given[0], w
     return (
         reshape(source, "rows", x, (0, inputs, 1)),
         replace(node, inputs=tuple(given), outputs=(y,)),
