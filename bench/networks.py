@@ -1,6 +1,6 @@
 """Whole networks and chains of layers as ONNX models with made-up weights, and the same model in float64 to judge by.
 
-The onnx package carries well-known networks whose weights are left as constants to be filled; they get random ones of
+Some of them also in 8-bit integers, made of those by ``models.int8``. The onnx package carries well-known networks whose weights are left as constants to be filled; they get random ones of
 the true shapes here. A closing Softmax is left out: on random scores it saturates, and would hide every difference.
 """
 
@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, compose, numpy_helper, shape_inference
 
 from quatrefoil.bench import efficientnet_lite
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.models.int8 import quantize_int8
 
 
 def light(name: str) -> ModelProto:
@@ -82,12 +83,25 @@ def efficientnet_lite0() -> ModelProto:
     return shape_inference.infer_shapes(model)
 
 
-NETWORKS: dict[str, Callable[[], ModelProto]] = {
+def in_bytes(make: Callable[[], ModelProto]) -> ModelProto:
+    """A network in 8-bit integers (QDQ), its scales chosen on one made-up image."""
+    model = make()
+    shape = [dimension.dim_value for dimension in model.graph.input[0].type.tensor_type.shape.dim]
+    return quantize_int8(model, np.random.default_rng(2).standard_normal(shape, np.float32)).proto
+
+
+FLOAT32: dict[str, Callable[[], ModelProto]] = {
     **{
         name: lambda name=name: light(name)  # type: ignore[misc]
         for name in ("resnet50", "squeezenet", "shufflenet", "densenet121", "inception_v1", "inception_v2")
     },
     "efficientnet_lite0": efficientnet_lite0,
+}
+
+INT8 = "_int8"
+NETWORKS: dict[str, Callable[[], ModelProto]] = FLOAT32 | {
+    name + INT8: lambda name=name: in_bytes(FLOAT32[name])  # type: ignore[misc]
+    for name in ("resnet50", "squeezenet", "efficientnet_lite0")
 }
 
 

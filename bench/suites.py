@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from quatrefoil import ops
+from quatrefoil.bench.networks import INT8
 from quatrefoil.bench.tasks import CHAIN, NETWORK, chain, read
 from quatrefoil.errors import OperatorError, QuatrefoilError
 from quatrefoil.ops.text import read_call
@@ -137,9 +138,9 @@ def _joined(suites: Mapping[str, Suite], title: str) -> Suite:
 
 def dtypes(text: str) -> set[str]:
     """The number formats of a task, by its text form: those of its operators' first inputs, and where that is of bytes
-    those of weights of bytes too; networks are of float32."""
+    those of weights of bytes too; networks are of float32, or of bytes."""
     if text.startswith(NETWORK):
-        return {"float32"}
+        return set(BYTES) if text.endswith(INT8) else {"float32"}
     problems = chain(text) if CHAIN.fullmatch(text) else [ops.parse(text)]
     found = {problem.dtype for problem in problems}
     if found & BYTES:

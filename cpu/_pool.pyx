@@ -19,7 +19,7 @@ cdef extern from "pool.h" nogil:
         float* workspace
         int64_t workspace_floats
         int64_t row_floats, batch_rows
-        int64_t planes, channels
+        int64_t planes
         int64_t input[3]
         int64_t output[3]
         int64_t kernel[3]
@@ -31,6 +31,7 @@ cdef extern from "pool.h" nogil:
         const float* column_weights
         const int32_t* first_columns
         int32_t kind, type, count_include_pad, p, storage_order, threads
+        int64_t channels
 
     ctypedef struct UnpoolArguments:
         const void* x

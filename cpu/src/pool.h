@@ -20,12 +20,12 @@ struct PoolArguments {
   int64_t workspace_floats;
   int64_t row_floats, batch_rows;  // of the workspace's row buffers, see pool.py
   int64_t planes;
-  int64_t channels;  // that lie last in each of `planes`, where a kernel takes them so
   int64_t input[3], output[3], kernel[3], strides[3], dilations[3], pads[3], pads_end[3];
   // average: 1 / (taps that count), over depth and height for each output row, along the width for each output column
   const float *row_weights, *column_weights;
   const int32_t* first_columns;  // max with indices: the first tap of each output column that is inside
   int32_t kind, type, count_include_pad, p, storage_order, threads;
+  int64_t channels;  // that lie last in each of `planes`, where a kernel takes them so
 };
 
 struct UnpoolArguments {
