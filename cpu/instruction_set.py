@@ -64,9 +64,14 @@ def lanes() -> int:
 
 def description() -> str:
     """The instruction set in use, and whether it is emulated: then its speed says nothing."""
+    return _described(index())
+
+
+@cache
+def _described(number: int) -> str:
     from quatrefoil.cpu import _instruction_set
 
-    return f"{name()}{', emulated' if _instruction_set.emulated(index()) else ''}"
+    return f"{supported()[number]}{', emulated' if _instruction_set.emulated(number) else ''}"
 
 
 @cache

@@ -155,6 +155,34 @@ def test_packed_sequences_and_states_are_torchs() -> None:
     assert torch.equal(want.unsorted_indices, got.unsorted_indices)
 
 
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_one_weight_alone_has_its_gradient_each_time(name: str) -> None:
+    """A gradient is put in order where it lies: asked for again, it has to come out the same."""
+    torch.manual_seed(0)
+    theirs, ours = getattr(nn, name)(3, 4, bidirectional=True), getattr(qft, name)(3, 4, bidirectional=True)
+    ours.load_state_dict(theirs.state_dict())
+    x, dy = normal(6, 2, 3), normal(6, 2, 8, seed=1)
+    for only in ("weight_hh_l0", "bias_ih_l0_reverse"):
+        wanted = []
+        for layer in (theirs, ours):
+            for parameter_name, parameter in layer.named_parameters():
+                parameter.requires_grad_(parameter_name == only)
+            y, parameter = layer(x)[0], getattr(layer, only)
+            wanted += [torch.autograd.grad(y, parameter, dy, retain_graph=True)[0].clone() for _ in range(2)]
+        for gradient in wanted[1:]:
+            torch.testing.assert_close(gradient, wanted[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM"])
+def test_weights_changed_between_forward_and_backward_are_an_error(name: str) -> None:
+    layer = getattr(qft, name)(3, 4)
+    y = layer(normal(6, 2, 3))[0]
+    with torch.no_grad():
+        layer.weight_hh_l0.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()

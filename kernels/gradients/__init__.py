@@ -76,10 +76,13 @@ def differentiate(
     def run(asked: Problem, taken: Sequence[Array | None]) -> tuple[Array, ...]:
         return dispatch.run_problem(asked, taken, name, why_backend=why)
 
-    native = [None if array is None else dispatch.bring(house, array) for array in arrays]
-    found = steps(problem, present, wanted).run(native, run)
-    made = dispatch.returned(house, tuple(found[position] for position in wanted), first, tuple)
-    by_position = dict(zip(wanted, made))
+    if dispatch.is_home(house, arrays):
+        by_position = steps(problem, present, wanted).run(arrays, run)
+    else:
+        native = [None if array is None else dispatch.bring(house, array) for array in arrays]
+        found = steps(problem, present, wanted).run(native, run)
+        made = dispatch.returned(house, tuple(found[position] for position in wanted), first, tuple)
+        by_position = dict(zip(wanted, made))
     return tuple(by_position.get(position) for position in range(len(problem.inputs)))
 
 

@@ -111,8 +111,9 @@ class RecurrentGeometry(RecurrentSizes):
     input_forget: bool
 
 
+@lru_cache(maxsize=1024)
 def geometry(problem: Problem) -> RecurrentGeometry:
-    """The geometry of a canonical problem of layout 0."""
+    """The geometry of a canonical problem of layout 0. Kept, because training asks for it in each step."""
     assert problem.integer("layout") == 0
     kind = layer(problem.op)
     functions = [Activation.parse(str(text)) for text in problem["activations"]]  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from quatrefoil import dispatch, gradients, ops
 from quatrefoil.ops.rnn import TRAINING
 from quatrefoil.ops.text import ATTRIBUTES
-from quatrefoil.problem import AttributeValue, attribute_text
+from quatrefoil.problem import AttributeValue, Problem, attribute_text, dtype_name
 from quatrefoil.problem import Tensor as Type
 
 
@@ -44,26 +44,49 @@ def attributes_of(op: str, text: str) -> dict[str, Any]:
     return {name: ATTRIBUTES[op][name].read(value) for name, value in pairs}
 
 
-def apply(inputs: Sequence[Tensor | None], op: str, attributes: str, outputs: int) -> list[Tensor]:
+class Form(Protocol):
+    """How tensors that a layer of torch's keeps by themselves make the inputs of an operator. Arrays are torch's or NumPy's."""
+
+    def joined(self, tensors: Sequence[Any]) -> list[Any]:
+        """The inputs in order, None for absent ones."""
+
+    def parted(self, gradients: Sequence[Any]) -> list[Any]:
+        """Gradients of the tensors, from those of the inputs, which it may change; None for those that are not there."""
+
+    def places(self, count: int) -> Sequence[int]:
+        """Of each of ``count`` tensors, the input that it goes into."""
+
+
+def apply(
+    inputs: Sequence[Tensor | None], op: str, attributes: str, outputs: int, form: Form | None = None
+) -> list[Tensor]:
     """All outputs of an operator of the house, differentiable: its inputs in order (None for absent ones), its name, its
-    attributes as ``text_of`` writes them, and how many outputs are asked for. Raises OperatorError as any call."""
+    attributes as ``text_of`` writes them, and how many outputs are asked for. form: what makes its inputs of those given, which
+    where nobody traces is one node of autograd together with the operator. Raises OperatorError as any call."""
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
-        return apply_operator(*_packed(inputs), op, attributes, outputs)
-    return list(_Eager.apply(op, attributes, outputs, *inputs))
+        return apply_operator(*_packed(inputs if form is None else form.joined(inputs)), op, attributes, outputs)
+    return list(_Eager.apply(op, attributes, outputs, form, *inputs))
 
 
 class _Eager(torch.autograd.Function):
     """What the custom operators do where nobody traces: to go through them takes longer than a small layer takes."""
 
     @staticmethod
-    def forward(ctx: Any, op: str, attributes: str, outputs: int, *inputs: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, op: str, attributes: str, outputs: int, form: Form | None, *inputs: Tensor | None
+    ) -> tuple[Tensor, ...]:
         arrays = _arrays(inputs)
-        problem = _call(op, arrays, attributes, outputs).problem()
+        if form is not None:
+            arrays = form.joined(arrays)
+        types = tuple([None if array is None else (array.dtype, array.shape) for array in arrays])
+        problem = _problem(op, types, attributes, outputs)
         results = tuple(map(_tensor, dispatch.run(problem, arrays)))
         if any(ctx.needs_input_grad):
             kept = [place for place in gradients.rule_of(op).reads if place < outputs]
-            ctx.save_for_backward(*inputs, *(results[place] for place in kept))
-            ctx.call = (problem, len(inputs), kept)
+            # what was given is also kept beside what it was joined to, so that torch sees it changed in place
+            given = inputs if form is None else [None if array is None else _tensor(array) for array in arrays]
+            ctx.save_for_backward(*given, *(results[place] for place in kept), *(() if form is None else inputs))
+            ctx.call = (problem, len(given), kept, form, len(inputs))
             ctx.mark_non_differentiable(*results[_of_layer(op, outputs) :])
             ctx.set_materialize_grads(False)
         return results
@@ -71,20 +94,28 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_gradients: Tensor | None) -> tuple[Any, ...]:
-        problem, count, kept = ctx.call
-        inputs = ctx.saved_tensors[:count]
+        problem, count, kept, form, given = ctx.call
+        saved = ctx.saved_tensors
         results: list[Tensor | None] = [None] * len(problem.outputs)
-        for place, result in zip(kept, ctx.saved_tensors[count:]):
+        for place, result in zip(kept, saved[count:]):
             results[place] = result
-        needed = ctx.needs_input_grad[3:]
-        wanted = tuple(place for place in gradients.rule_of(problem.op).inputs if place < count and needed[place])
+        places = range(count) if form is None else form.places(given)
+        needed = {place for place, asked in zip(places, ctx.needs_input_grad[FIXED:]) if asked}
+        wanted = tuple(place for place in gradients.rule_of(problem.op).inputs if place in needed)
         dys = [None if dy is None or not dy.is_floating_point() else dy for dy in output_gradients]
         if not wanted or all(dy is None for dy in dys):
-            return (None,) * (3 + count)
-        arrays = _arrays((*inputs[: len(problem.inputs)], *results, *dys))
-        found = gradients.differentiate(problem, arrays, wanted)
-        made = {place: _own(_tensor(found[place]), [dy for dy in dys if dy is not None]) for place in wanted}
-        return None, None, None, *(made.get(place) for place in range(count))
+            return (None,) * (FIXED + given)
+        arrays = _arrays((*saved[: len(problem.inputs)], *results, *dys))
+        found: Sequence[Any] = gradients.differentiate(problem, arrays, wanted)
+        if form is not None:
+            found = form.parted(found)
+        theirs = [dy for dy in dys if dy is not None]
+        made = [None if gradient is None else _own(_tensor(gradient), theirs) for gradient in found]
+        return (None,) * FIXED + (*made, *(None,) * (given - len(made)))
+
+
+FIXED = 4
+"""Arguments of _Eager before the tensors."""
 
 
 def _of_layer(op: str, outputs: int) -> int:
@@ -95,9 +126,7 @@ def _of_layer(op: str, outputs: int) -> int:
 def _arrays(tensors: Sequence[Tensor | None]) -> list[Any]:
     """Tensors on the CPU as NumPy's arrays of the same memory, which is quicker than DLPack; others as they are."""
     return [
-        tensor.detach().numpy()
-        if tensor is not None and tensor.device.type == "cpu" and tensor.dtype in PLAIN
-        else tensor
+        tensor.detach().numpy() if tensor is not None and tensor.is_cpu and tensor.dtype in PLAIN else tensor
         for tensor in tensors
     ]
 
@@ -127,6 +156,13 @@ def _inputs(tensors: Sequence[Tensor], places: Sequence[int]) -> list[Tensor | N
 
 def _call(op: str, inputs: Sequence[Any], attributes: str, outputs: int) -> dispatch.Call:
     return dispatch.Call(op, tuple(inputs), attributes_of(op, attributes), outputs, tuple)
+
+
+@lru_cache(maxsize=4096)
+def _problem(op: str, types: tuple[tuple[Any, Any] | None, ...], attributes: str, outputs: int) -> Problem:
+    """The problem of a call on arrays of these dtypes and shapes."""
+    tensors = [None if each is None else Type(dtype_name(each[0]), tuple(map(int, each[1]))) for each in types]
+    return ops.canonical(op, tensors, attributes_of(op, attributes), outputs)
 
 
 def _type(tensor: Tensor | None) -> Type | None:

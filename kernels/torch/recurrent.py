@@ -1,14 +1,17 @@
 """torch's recurrent layers on our kernels, as layers.py says.
 
 torch keeps the weights of each layer and direction by themselves, its gates in another order than ONNX: they are brought
-together and into order at each call (differentiably, a copy of the weights). Layers on top of each other, directions, dropout
+together and into order at each call, and their gradients back (a copy each). Layers on top of each other, directions, dropout
 between layers, batch_first, unbatched inputs and packed sequences are torch's; ``proj_size`` is not there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,17 +21,72 @@ from quatrefoil.errors import OperatorError
 from quatrefoil.ops.rnn import TRAINING
 from quatrefoil.torch.operators import apply, text_of
 
-# Where ONNX's gates stand among torch's: torch's lstm is i, f, g, o and its gru r, z, n.
-GATES = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+# Where ONNX's gates stand among torch's, torch's lstm being i, f, g, o and its gru r, z, n; and the places at which each of
+# ONNX's gates takes the next one's place to stand as torch's do.
+GATES = {"rnn": [0], "lstm": [0, 3, 1, 2], "gru": [1, 0, 2]}
+ROUND = {"rnn": (), "lstm": (1, 2, 3), "gru": (0, 1)}
 
 
-def _ordered(weights: Tensor, op: str) -> Tensor:
-    """A weight or bias with its gates along the first axis in ONNX's order."""
-    gates = GATES[op]
-    if len(gates) == 1:
-        return weights
-    parts = weights.chunk(len(gates), 0)
-    return torch.cat([parts[gate] for gate in gates], 0)
+def _joined(parts: Sequence[Any], op: str) -> Any:
+    """Weights or biases, torch's or NumPy's, one behind the other, the gates of each along its first axis in ONNX's order."""
+    order = GATES[op]
+    if isinstance(parts[0], Tensor):
+        gates = [part.chunk(len(order), 0)[gate] for part in parts for gate in order]
+        return gates[0] if len(gates) == 1 else torch.cat(gates)
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if len(order) == 1 else whole.reshape(len(parts), len(order), -1).take(order, 1)
+
+
+def _parted(gradients: Any, count: int, op: str) -> list[Any]:
+    """The other way: ``count`` gradients with torch's order of gates. Where they lie, as nobody else has them yet and copies
+    would push more out of the cache."""
+    gates = gradients.reshape(count, len(GATES[op]), -1)
+    if ROUND[op]:
+        first = gates[:, ROUND[op][0]]
+        kept = first.clone() if isinstance(first, Tensor) else first.copy()
+        for place, following in zip(ROUND[op], ROUND[op][1:]):
+            gates[:, place] = gates[:, following]
+        gates[:, ROUND[op][-1]] = kept
+    return list(gradients.reshape(count, -1, *gradients.shape[2:]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """One layer's w, r and b, gates in ONNX's order, from x, every direction's weight_ih, every direction's weight_hh, every
+    direction's bias_ih and bias_hh, lengths and states."""
+
+    op: str
+    directions: int
+    bias: bool
+
+    @property
+    def _groups(self) -> tuple[slice, slice, slice]:
+        """Where w, r and b are among the tensors."""
+        w = 1 + self.directions
+        r = w + self.directions
+        return slice(1, w), slice(w, r), slice(r, r + 2 * self.directions * self.bias)
+
+    def joined(self, tensors: Sequence[Any]) -> list[Any]:
+        w, r, b = ([*tensors[group]] for group in self._groups)
+        directions = self.directions
+        return [
+            tensors[0],
+            _joined(w, self.op).reshape(directions, -1, w[0].shape[1]),
+            _joined(r, self.op).reshape(directions, -1, r[0].shape[1]),
+            _joined(b, self.op).reshape(directions, -1) if b else None,
+            *tensors[self._groups[2].stop :],
+        ]
+
+    def parted(self, gradients: Sequence[Any]) -> list[Any]:
+        made = [gradients[0]]
+        for joined, group in zip(gradients[1:4], self._groups):
+            count = group.stop - group.start
+            made += [None] * count if joined is None else _parted(joined, count, self.op)
+        return [*made, *gradients[4:]]
+
+    def places(self, count: int) -> list[int]:
+        groups = [place for place, group in enumerate(self._groups, 1) for _ in range(group.start, group.stop)]
+        return [0, *groups, *range(4, 3 + count - len(groups))]
 
 
 class _Recurrent(nn.RNNBase):
@@ -77,28 +135,30 @@ class _Recurrent(nn.RNNBase):
         count = 3 if self.op == "lstm" else 2
         # where gradients may be asked for, the layer also gives what they need of it
         op, outputs = (self.op + TRAINING, count + 1) if torch.is_grad_enabled() else (self.op, count)
+        form = _Weights(self.op, directions, self.bias)
         finals: list[list[Tensor]] = []
         for depth in range(self.num_layers):
             own = slice(depth * directions, (depth + 1) * directions)
-            states = [state[own] for state in initial]
-            inputs = [x, *self._weights(depth), lengths, *states]
-            y, *final = apply(inputs, op, attributes, outputs)[:count]
+            states = initial if self.num_layers == 1 else [state[own] for state in initial]
+            y, *final = apply([x, *self._weights(depth), lengths, *states], op, attributes, outputs, form)[:count]
             finals.append(final)
-            x = y.transpose(1, 2).flatten(2)  # both directions side by side
+            # both directions side by side
+            x = y.squeeze(1) if directions == 1 else y.transpose(1, 2).flatten(2)
             if self.dropout and self.training and depth + 1 < self.num_layers:
                 x = functional.dropout(x, self.dropout, True)
-        stacked = tuple(torch.cat([final[i] for final in finals]) for i in range(len(finals[0])))
+        if self.num_layers == 1:
+            stacked = tuple(finals[0])
+        else:
+            stacked = tuple(torch.cat(each) for each in zip(*finals))
         return x, stacked if self.op == "lstm" else stacked[0]
 
-    def _weights(self, depth: int) -> list[Tensor | None]:
-        """w (D, gates * H, I), r (D, gates * H, H) and b (D, 2 * gates * H) of one layer."""
+    def _weights(self, depth: int) -> list[Tensor]:
+        """One layer's parameters, in the order that the operator's form asks for."""
         suffixes = [f"_l{depth}", f"_l{depth}_reverse"][: 2 if self.bidirectional else 1]
-
-        def stacked(kind: str) -> Tensor:
-            return torch.stack([_ordered(getattr(self, kind + suffix), self.op) for suffix in suffixes])
-
-        bias = torch.cat([stacked("bias_ih"), stacked("bias_hh")], 1) if self.bias else None
-        return [stacked("weight_ih"), stacked("weight_hh"), bias]
+        names = [f"weight_{kind}{suffix}" for kind in ("ih", "hh") for suffix in suffixes]
+        if self.bias:
+            names += [f"bias_{kind}{suffix}" for suffix in suffixes for kind in ("ih", "hh")]
+        return [getattr(self, name) for name in names]
 
 
 class RNN(_Recurrent):
