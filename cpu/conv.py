@@ -149,6 +149,7 @@ def _accepts_gemm(problem: Problem) -> Reject | None:
 
 
 WINOGRAD_POINTS = 6  # along each axis of a tile
+NEAR_BYTES = 1 << 20  # weights beyond these are not in the second-level cache
 CACHED_BYTES = 16 << 20  # weights beyond these are not in a cache when a network comes to them again
 # Operations that hide the way of one byte of weights from memory: a quarter of what a core does meanwhile.
 OPERATIONS_PER_BYTE = 17
@@ -268,6 +269,13 @@ def _accepts_transpose_winograd(problem: Problem) -> Reject | None:
         _filters(*axis, transposed=True)
         for axis in zip(window.kernel[1:], window.strides[1:], window.dilations[1:], window.input[1:])
     )
+    # Images are taken one by one, and each reads all weights for its tiles. Beside that stand a convolution that takes images
+    # together, or a product.
+    sets = math.prod(window.strides)
+    each = high * wide // sets
+    weights = 4 * points_high * points_wide * sources_high * sources_wide * sets * math.prod(channels) * geometry.groups
+    if each < ENOUGH_TILES and weights > NEAR_BYTES and (sets == 1 or instruction_set.lanes() == 16):
+        return Reject(f"{each} tiles of an image wait for {weights >> 20} MiB of transformed weights (measured)")
     return _saves(
         problem,
         points_high * points_wide,
@@ -284,7 +292,7 @@ def _finite(weights: np.ndarray) -> bool:
 
 def _splits(weights: np.ndarray) -> bool:
     """Whether weights are what src/conv_tiles.cpp takes."""
-    most = np.abs(weights).max(initial=0.0)
+    most = max(weights.max(initial=0.0), -weights.min(initial=0.0))  # training asks in each step: without a copy
     return bool(np.isfinite(most) and (most == 0.0 or most >= LEAST_WEIGHT))
 
 

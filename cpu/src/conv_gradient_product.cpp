@@ -26,7 +26,10 @@
 
 namespace {
 
-constexpr int64_t SUMS_BYTES = 192 << 10, ENOUGH_ROOM = 64 << 10;
+constexpr int64_t ENOUGH_ROOM = 64 << 10;
+
+// Of the sums that are kept in the second-level cache.
+inline int64_t sums_bytes() { return second_level_cache() / 8 * 3; }
 
 // The places that a tile passes: lines of dy in slabs (planes of an image or of a volume), and where in both operands they
 // lie, in floats.
@@ -81,7 +84,7 @@ struct Chunks {
   // row_floats: of x and dy for one row; extra: rows that each chunk brings beside its own
   Chunks(const ConvShape& s, int64_t row_floats, int64_t extra) {
     const int64_t height = s.output[1], all = s.batch * s.output[0];
-    const int64_t room = (second_level_cache() - SUMS_BYTES) / 2, fit = (room > ENOUGH_ROOM ? room : ENOUGH_ROOM) / 4 / row_floats;
+    const int64_t room = (second_level_cache() - sums_bytes()) / 2, fit = (room > ENOUGH_ROOM ? room : ENOUGH_ROOM) / 4 / row_floats;
     rows = fit - extra;
     if (rows < 1) rows = 1;
     slabs = 1;
@@ -120,7 +123,7 @@ struct Plan {
     for (int axis = 0; axis < 3; axis++) reach[axis] = (s.kernel[axis] - 1) * s.dilations[axis] + 1;
     vectors = by_inputs ? divide_up(s.in_channels, LANES) * taps : divide_up(s.out_channels, LANES);
     scalars = by_inputs ? s.out_channels : s.in_channels * taps;
-    const int64_t unit = by_inputs ? taps : 1, fit = SUMS_BYTES / (scalars * unit * LANES * 4);
+    const int64_t unit = by_inputs ? taps : 1, fit = sums_bytes() / (scalars * unit * LANES * 4);
     kept = smaller(vectors, (fit < 1 ? 1 : fit) * unit);
     kept = divide_up(divide_up(vectors, unit), divide_up(vectors, kept)) * unit;
     columns = best_columns(kept, scalars);

@@ -88,17 +88,6 @@ struct Halves {
     add_tiles<Halves, I, J>();
   }
 
-  // A weight as value `index` of a row of a tile; its further parts are `part` bytes on each.
-  static void pack(float weight, int64_t index, char* row, int64_t part) {
-    vfloat left = broadcast(weight);
-    for (int i = 0; i < PARTS; i++, row += part) {
-      const vint bits = bfloat16_words(left, (vfloat){}) << 16;
-      const uint16_t half = uint16_t(uint32_t(bits[0]) >> 16);
-      memcpy(row + 2 * index, &half, 2);
-      left -= (vfloat)bits;
-    }
-  }
-
   QF_INLINE void fill(uint32_t* to, int64_t count, int64_t part) const {
     for (int i = 0; i < PARTS; i++) memset(to + i * part, 0, count * sizeof *to);
   }
@@ -113,6 +102,18 @@ struct Halves {
     vfloat v = {};
     for (int i = 0; i < smaller(count, LANES); i++) v[i] = p[i * step];
     return v;
+  }
+
+  // Every step-th of some weights as a row of a tile, filled up with zeros; their further parts are `part` bytes on each.
+  QF_INLINE static void pack(const float* weights, int64_t step, int64_t count, char* row, int64_t part) {
+    vfloat a = columns(weights, 2 * step, divide_up(count, 2));
+    vfloat b = count > 1 ? columns(weights + step, 2 * step, count / 2) : (vfloat){};
+    for (int i = 0; i < PARTS; i++, row += part) {
+      const vint words = bfloat16_words(a, b);
+      a -= (vfloat)(words << 16);
+      b -= (vfloat)(words & int(0xFFFF0000));
+      store((float*)row, (vfloat)words);
+    }
   }
 
   QF_INLINE void lay(const float* x, int64_t channel, int count, int64_t step, int64_t columns_left, uint32_t* to,

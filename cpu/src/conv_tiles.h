@@ -292,23 +292,22 @@ void needs_of(const ConvShape& s, ConvNeeds* needs) {
 template <class Format, class Weight>
 void pack_all(const ConvShape& s, const Weight* weights, char* packed) {
   const Plan<Format> plan(s);
-  memset(packed, 0, plan.header_bytes() + s.groups * plan.group_bytes(s));
+  constexpr int64_t DEEP = TILE_ROWS * Format::IN_WORD;
+  if (s.out_channels % TILE_ROWS || s.in_channels % DEEP) memset(packed, 0, plan.header_bytes() + s.groups * plan.group_bytes(s));
   memcpy(packed, &plan, sizeof plan);
   int64_t* offsets = (int64_t*)(packed + sizeof plan);
   const int64_t taps = volume(s.kernel), tiles_deep = plan.channel_words / TILE_ROWS;
   for (int64_t i = 0; i < plan.steps; i++)
     offsets[i] = plan.offset(s, i / tiles_deep) + i % tiles_deep * TILE_ROWS * plan.words;
   for (int64_t group = 0; group < s.groups; group++)
-    for (int64_t m = 0; m < s.out_channels; m++) {
-      const int64_t block = m / BLOCK, in_block = smaller(BLOCK, s.out_channels - block * BLOCK);
-      const int64_t tiles = in_block <= TILE_ROWS ? 1 : 2, step_bytes = tiles * (Format::STEP_BYTES / 2);
-      char* of_block = packed + plan.header_bytes() + group * plan.group_bytes(s) + block * plan.steps * Format::STEP_BYTES;
-      const Weight* from = weights + (group * s.out_channels + m) * s.in_channels * taps;
-      for (int64_t i = 0; i < plan.steps; i++) {
-        const int64_t tap = i / tiles_deep, first = i % tiles_deep * TILE_ROWS * Format::IN_WORD;
-        const int64_t in_step = m % BLOCK / TILE_ROWS * (TILE_ROWS * TILE_BYTES) + m % TILE_ROWS * TILE_BYTES;
-        for (int64_t c = first; c < smaller(first + TILE_ROWS * Format::IN_WORD, s.in_channels); c++)
-          Format::pack(from[c * taps + tap], c - first, of_block + i * step_bytes + in_step,
+    for (int64_t block = 0; block < plan.blocks(s); block++) {
+      const int64_t in_block = smaller(BLOCK, s.out_channels - block * BLOCK), tiles = in_block <= TILE_ROWS ? 1 : 2;
+      const Weight* from = weights + (group * s.out_channels + block * BLOCK) * s.in_channels * taps;
+      char* to = packed + plan.header_bytes() + group * plan.group_bytes(s) + block * plan.steps * Format::STEP_BYTES;
+      for (int64_t i = 0; i < plan.steps; i++, to += tiles * (Format::STEP_BYTES / 2)) {
+        const int64_t tap = i / tiles_deep, first = i % tiles_deep * DEEP, count = smaller(DEEP, s.in_channels - first);
+        for (int64_t m = 0; m < in_block; m++)
+          Format::pack(from + (m * s.in_channels + first) * taps + tap, taps, count, to + m * TILE_BYTES,
                        tiles * TILE_ROWS * TILE_BYTES);
       }
     }
