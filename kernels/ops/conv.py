@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops.activations import IDENTITY, Activation
@@ -73,8 +74,9 @@ class ConvGeometry:
         return self.out_channels // self.groups
 
 
+@lru_cache(maxsize=4096)
 def geometry(problem: Problem) -> ConvGeometry:
-    """The geometry of any of the four operators' canonical problems."""
+    """The geometry of any of the four operators' canonical problems. Kept, because training asks for it in each step."""
     x = problem.input(X)
     w = problem.input(Q_W if problem.op == "qlinear_conv" else W)
     y = problem.outputs[0]
