@@ -46,7 +46,9 @@ Scope = Annotated[
 BudgetText = Annotated[
     str | None,
     typer.Option(
-        "--budget", help="accuracy>=0.97, loss<=0.01, size<=100KB, or several with commas: the rest is searched."
+        "--budget",
+        help="accuracy>=0.97, loss<=0.01, size<=100KB, time_ms<=0.5, cycles<=20000, energy_uj<=5, or several with commas: "
+        "the rest is searched.",
     ),
 ]
 Epochs = Annotated[int, typer.Option("--epochs", min=0, help="Of the training after each stage; 0 trains nothing.")]

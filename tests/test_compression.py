@@ -20,6 +20,7 @@ from quatrefoil.models.compression.awareness import in_bytes
 from quatrefoil.models.compression.budget import Budget, search
 from quatrefoil.models.compression.channels import _cut, groups_of
 from quatrefoil.models.compression.factoring import factor
+from quatrefoil.models.compression.measuring import Subject
 from quatrefoil.models.compression.network import BOOK, CODES, Network, weights_of
 from quatrefoil.models.compression.pruning import Magnitude, Pattern, divide, sensitivities, together
 from quatrefoil.models.compression.recipe import Recipe
@@ -477,6 +478,28 @@ def test_a_budget_finds_the_smallest_that_meets_it(trained: tuple[Network, Task]
     assert [str(each) for each in never.missed] == ["size<=10"] and never.recipe.bits == 8
 
 
+@pytest.mark.parametrize("what", ["cycles", "energy_uj", "time_ms"])
+def test_a_budget_is_of_what_a_row_takes_on_a_design_or_the_cpu(
+    trained: tuple[Network, Task], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LADDER", ({}, {"share": 16}, {"prune_channels": 0.5}))
+    network, task = trained
+    loose = Budget.parse(f"{what}<=1e9", task.metric)
+    (costs,) = loose.costs_of([Subject(network.proto, network.proto)], task, "edge")
+    assert costs[what] > 0
+    said: list[str] = []
+    found, tried = search(loose, Recipe(), network, task, Pace(0), said.append, "edge")
+    assert not found.missed and len(tried) == budget.TRIED and "3 keep to" in said[0]
+    never, (only,) = search(Budget.parse(f"{what}<=1e-9", task.metric), Recipe(), network, task, Pace(0), None, "edge")
+    assert [each.what for each in never.missed] == [what] and never is only
+    if what != "time_ms":  # what the same model takes is another time each time
+        half = Budget.parse(f"{what}<={0.7 * costs[what]}, accuracy>=0.01", task.metric)
+        found, _ = search(half, Recipe(), network, task, Pace(0), None, "edge")
+        assert not found.missed and found.costs[what] <= 0.7 * costs[what] and found.recipe.given
+        with pytest.raises(qf.QuatrefoilError, match=f"the budget is of {what}, which a design takes"):
+            search(half, Recipe(), network, task, Pace(0))
+
+
 def test_weights_that_exporters_transpose_are_weights(digits: Any) -> None:
     nodes = [
         node("Constant", "", "shape", value_ints=[-1, 64]),
@@ -524,7 +547,11 @@ def test_targets_and_no_targets_are_tasks_too(digits: Any) -> None:
         ({"budget": "accuracy>0.9"}, "not understood"),
         ({"budget": "error<=0.1"}, "judged by accuracy"),
         ({"budget": "accuracy<=0.9"}, "wrong way round"),
-        ({"budget": "beauty>=1"}, "it can be of accuracy, loss and size"),
+        ({"budget": "beauty>=1"}, "it can be of accuracy, loss, size, time_ms, cycles, energy_uj"),
+        ({"budget": "cycles=100"}, "write accuracy>=0.97, .* cycles<=20000"),
+        ({"budget": "energy_uj>=1"}, "wrong way round"),
+        ({"budget": "time_ms<=0"}, "leaves nothing; give a number above 0"),
+        ({"budget": "cycles<=100", "epochs": 0}, "name a design"),
         ({"share": 16, "output": "z"}, "no output 'z'"),
     ],
     ids=lambda value: str(value)[:30],

@@ -130,8 +130,9 @@ def compress(
     "2:4", two of four weights in a row of what is summed are not zero. rank: factored layers, by a share of the squared singular
     values or a number. share: entries of a codebook for each weight, 2 to 256. bits: 8. distill: the original's outputs teach.
     student: a smaller model, which learns from the original. scope: how a share is divided: "sensitivity", "uniform", "global".
-    budget: "accuracy>=0.97", "loss<=0.01" (what the figure loses), "error<=0.05", "size<=100KB", or several with commas; what of
-    the above is left out is searched for the smallest file that meets it.
+    budget: "accuracy>=0.97", "loss<=0.01" (what the figure loses), "error<=0.05", "size<=100KB", "time_ms<=0.5" (a row
+    on the CPU, one thread), "cycles<=20000" and "energy_uj<=5" (a row on the design), or several with commas; what of the above is
+    left out is searched for the smallest file that meets it.
     epochs, batch, rate, optimizer ("adam" or "sgd"), seed: of each training; with 0 epochs nothing is trained. output: what is
     judged where the model has several outputs. design: of the ASIC simulator, None for none. report: gets lines on the way.
 
@@ -152,7 +153,7 @@ def compress(
             made = carry_out(recipe, network, task, pace, report)
         else:
             asked = Budget.parse(budget, task.metric)
-            best, _ = search(asked, recipe, network, task, pace, report)
+            best, _ = search(asked, recipe, network, task, pace, report, design)
             recipe, made, missed = best.recipe, best.stages, best.missed
         stages = [Made(FLOAT, network, network.proto), *made]
         return Compression(tuple(judged(stages, task, design)), task.metric, design, recipe, tuple(missed))

@@ -18,7 +18,7 @@ from quatrefoil import asic_sim
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models.compression.network import WEIGHTS, weights_of
 from quatrefoil.models.compression.task import Rows
-from quatrefoil.models.model import load
+from quatrefoil.models.model import Model, load
 from quatrefoil.models.simulation import cost, workload
 
 ROUNDS: Final = 60
@@ -54,31 +54,48 @@ class Subject(NamedTuple):
     as_format: str | None = None
 
 
-def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[Cost]:
-    """The costs of models, beside the first of them. row: inputs of one row. design: None for no simulation."""
-    models = [load(subject.proto) for subject in subjects]
-    inputs = {name: np.ascontiguousarray(array) for name, array in row.items()}
+class OnChip(NamedTuple):
+    """What a design takes for a model; None, and in ``cannot`` why, where it cannot be simulated. cannot: also layers left out."""
+
+    cycles: int | None = None
+    energy_pj: float | None = None
+    cannot: str = ""
+
+
+def timed(models: Sequence[Model], row: Rows) -> np.ndarray:
+    """Seconds (round, model) of runs on one row, the models in turn."""
     seconds = np.empty((ROUNDS, len(models)))
     for turn in range(-WARM, ROUNDS):
         for place, model in enumerate(models):
             start = time.perf_counter()
-            model.run(inputs, backend="cpu")
+            model.run(row, backend="cpu")
             if turn >= 0:
                 seconds[turn, place] = time.perf_counter() - start
+    return seconds
+
+
+def simulated(subject: Subject, row: Rows, design: str) -> OnChip:
+    """What a model costs on a design."""
+    try:
+        with asic_sim.use_design(design) as chip:
+            asked = workload(load(subject.simulated), row, chip.compresses)
+            report = cost(asked, chip, "host", subject.as_format)
+    except QuatrefoilError as error:
+        return OnChip(cannot=str(error))
+    left_out = "; ".join(f"{layer.name}: {layer.why}" for layer in report.layers if layer.why)
+    return OnChip(report.cycles, report.energy_pj, left_out)
+
+
+def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[Cost]:
+    """The costs of models, beside the first of them. row: inputs of one row. design: None for no simulation."""
+    models = [load(subject.proto) for subject in subjects]
+    inputs = {name: np.ascontiguousarray(array) for name, array in row.items()}
+    seconds = timed(models, inputs)
     ratios = np.median(seconds / seconds[:, :1], 0)
     found = []
     for place, (subject, model) in enumerate(zip(subjects, models)):
         proto = subject.proto
-        cycles, energy, cannot = None, None, ""
-        if design is not None:
-            try:
-                with asic_sim.use_design(design) as chip:
-                    asked = workload(load(subject.simulated), inputs, chip.compresses)
-                    report = cost(asked, chip, "host", subject.as_format)
-                cycles, energy = report.cycles, report.energy_pj
-                cannot = "; ".join(f"{layer.name}: {layer.why}" for layer in report.layers if layer.why)
-            except QuatrefoilError as error:
-                cannot = str(error)
+        chip = OnChip() if design is None else simulated(subject, inputs, design)
         weights = weights_of(proto)
         count = sum(array.size for array in weights.values())
         kernels = tuple(
@@ -89,7 +106,7 @@ def measure(subjects: Sequence[Subject], row: Rows, design: str | None) -> list[
         found.append(
             Cost(
                 size_of(proto), _bits(proto), sum(int(np.count_nonzero(array)) for array in weights.values()) / max(count, 1),
-                float(ratios[place]), float(np.median(seconds[:, place]) * 1e6), cycles, energy, kernels, cannot,
+                float(ratios[place]), float(np.median(seconds[:, place]) * 1e6), chip.cycles, chip.energy_pj, kernels, chip.cannot,
             )
         )  # fmt: skip
     return found
@@ -100,4 +117,4 @@ def _bits(proto: ModelProto) -> int:
     return 8 * sum(len(item.raw_data) or item.ByteSize() for item in proto.graph.initializer)
 
 
-__all__ = ["Cost", "Subject", "measure", "size_of"]
+__all__ = ["Cost", "OnChip", "Subject", "measure", "simulated", "size_of", "timed"]
