@@ -307,41 +307,47 @@ INTEGER_BLOCKED = [
 ]
 
 
-def _integers(op: str, x_shape: str, w_shape: str, attributes: dict, extreme: bool) -> tuple[Problem, list, np.ndarray]:
-    """A problem, its inputs and the oracle's result; extreme: every value, zero points too, at an end of its range."""
+def _integers(
+    op: str, x_shape: str, w_shape: str, attributes: dict, values_are: str
+) -> tuple[Problem, list, np.ndarray]:
+    """A problem, its inputs and the oracle's result. values_are: ``any``; ``extreme``, zero points too at an end of their
+    range; or extreme ``bytes``, whose weights have 0 as zero point, so that products of bytes do."""
     rng = np.random.default_rng(5)
 
     def values(dtype: str, *shape: int) -> np.ndarray:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-        return (rng.choice([low, high], shape) if extreme else rng.integers(low, high + 1, shape)).astype(dtype)
+        return (rng.choice([low, high], shape) if values_are != "any" else rng.integers(low, high + 1, shape)).astype(
+            dtype
+        )
 
     x, w = (values(dtype, *map(int, shape.split("x"))) for dtype, shape in (("uint8", x_shape), ("int8", w_shape)))
     channels = len(w)
+    w_zero = values("int8", channels) if values_are != "bytes" else np.zeros(channels, np.int8)
     if op == "conv_integer":
         x = x.view(np.int8)
-        arrays = [x, w, values("int8"), values("int8", channels)]
+        arrays = [x, w, values("int8"), w_zero]
     else:
         # multipliers that saturate, and powers of two, of which odd sums make halves
         scale = rng.choice(np.float32([2.0**-9, 2.0**-1, 0.0037, 0.0001]), channels)
-        arrays = [x, np.float32(1), values("uint8"), w, scale, values("int8", channels), np.float32(1), values("int8")]
+        arrays = [x, np.float32(1), values("uint8"), w, scale, w_zero, np.float32(1), values("int8")]
         arrays.append(rng.integers(-20000, 20000, channels).astype(np.int32))
     problem = ops.canonical(op, [Tensor.of(array) for array in arrays], attributes)
     return problem, arrays, reference.evaluate(problem, arrays)[0]
 
 
-@pytest.mark.parametrize("extreme", [False, True], ids=["any", "extreme"])
+@pytest.mark.parametrize("values_are", ["any", "extreme", "bytes"])
 @pytest.mark.parametrize("op", ["conv_integer", "qlinear_conv"])
 @pytest.mark.parametrize(
     ("x", "w", "attributes"), INTEGER_BLOCKED, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_integer_blocks_are_exact(
-    x: str, w: str, attributes: dict, op: str, extreme: bool, monkeypatch: pytest.MonkeyPatch
+    x: str, w: str, attributes: dict, op: str, values_are: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem, arrays, expected = _integers(op, x, w, attributes, extreme)
-    taken = [kernel for kernel in conv.KERNELS if kernel.op == op and kernel.accepts(problem) is None]
-    assert len(taken) > 1
+    problem, arrays, expected = _integers(op, x, w, attributes, values_are)
     for isa in range(len(instruction_set.supported())):
         monkeypatch.setattr(instruction_set, "index", lambda isa=isa: isa)
+        taken = [kernel for kernel in conv.KERNELS if kernel.op == op and kernel.accepts(problem) is None]
+        assert len(taken) > 1
         for kernel in taken:
             for threads in (1, 3):
                 settings.set_num_threads(threads)
