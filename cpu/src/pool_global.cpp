@@ -3,78 +3,134 @@
 // LANES planes go together: each is reduced to one vector (four accumulate, so that neither the latency of an addition
 // nor rounding piles up in one of them), and log2(LANES) rounds of halving bring the planes' numbers into one vector.
 // Planes of up to MOST_WHOLE vectors, whose ends would cost as much as their sums, each have an instance of their own.
+// Where a vector is a whole cache line, planes are read line by line, under masks at both ends: otherwise every vector of
+// a plane of 7x7 would lie across two lines.
 // Accepts float32 max, average, and lp with p 1 or 2; the window has no padding.
 #include "pool_vector.h"
 
 namespace {
 
-// The planes' vectors first to first + COUNT, halved until they fill one vector.
-template <class Op, int COUNT = LANES>
-QF_INLINE vfloat folded(const vfloat* v) {
-  if constexpr (COUNT == 1) return v[0];
-  else return pairs<Op>(folded<Op, COUNT / 2>(v), folded<Op, COUNT / 2>(v + COUNT / 2));
+// LANES vectors, each reduced to one number: lane i is that of v[i]. Two vectors become one by turns: halves, then quarters,
+// and so on; the lanes that stay where they are need no shuffle.
+template <class Op, int BLOCK = LANES / 2>
+QF_INLINE vfloat folded(vfloat* v) {
+  if constexpr (BLOCK == 0) {
+    return v[0];
+  } else {
+    vint stay, cross;
+    QF_UNROLL for (int i = 0; i < LANES; i++) {
+      stay[i] = i & BLOCK ? LANES + i : i;
+      cross[i] = i & BLOCK ? LANES + i - BLOCK : i + BLOCK;
+    }
+    QF_UNROLL for (int i = 0; i < BLOCK; i++) {
+      const vfloat a = v[i], b = v[i + BLOCK];
+      v[i] = Op::combine(__builtin_shuffle(a, b, stay), __builtin_shuffle(a, b, cross));
+    }
+    return folded<Op, BLOCK / 2>(v);
+  }
 }
 
-// A plane of size floats reduced to one vector. WHOLE: how many whole vectors it has, where that is known, else -1.
-template <int WHOLE, class Op>
-QF_INLINE vfloat reduce(const float* x, int64_t size, const Span& tail, Op& op) {
+// What a plane has of the vector that it begins in, of the one in which it ends or nearly does, and of the one behind that.
+struct Ends {
+  Span first, last, behind;
+  bool reaches_behind;
+};
+
+// Of a plane that begins at `at`; before: floats of its first line that come before it.
+QF_INLINE Ends ends_of(int64_t at, int64_t before, int64_t size) {
+  const int64_t last = size / LANES * LANES - before;
+  Ends ends{span_at(-before, size), span_at(last, size), span_at(last + LANES, size), last + LANES < size};
+  ends.first.column += at, ends.last.column += at, ends.behind.column += at;
+  return ends;
+}
+
+// A plane of size floats, which begins `at` floats behind x, reduced to one vector. WHOLE: how many whole vectors it has,
+// where that is known, else -1. LINES: whether it is read line by line.
+template <int WHOLE, bool LINES, class Op>
+QF_INLINE vfloat reduce(const float* x, int64_t at, int64_t size, const Ends& ends, Op& op) {
   vfloat sums[4];
-  QF_UNROLL for (int i = 0; i < 4; i++) sums[i] = broadcast(Op::identity());
-  const auto add = [&](int i, vfloat v) __attribute__((always_inline)) {
-    sums[i] = Op::combine(Op::value(v), sums[i]);
+  bool begun[4];  // known to the compiler where the count of vectors is
+  QF_UNROLL for (int i = 0; i < 4; i++) sums[i] = broadcast(Op::identity()), begun[i] = WHOLE < 0;
+  const auto combine = [&](int i, vfloat v) __attribute__((always_inline)) {
+    sums[i] = begun[i] ? Op::combine(v, sums[i]) : v;
+    begun[i] = true;
   };
-  const int64_t whole = WHOLE < 0 ? size / LANES : WHOLE;
-  int64_t at = 0;
-  const auto four = [&]() __attribute__((always_inline)) {
-    vfloat v[4];
-    QF_UNROLL for (int i = 0; i < 4; i++) add(i, v[i] = load(x + at + i * LANES));
-    op.see(v[0], v[1]);
-    op.see(v[2], v[3]);
-    at += 4 * LANES;
-  };
-  if constexpr (WHOLE < 0)
-    while (at + 4 * LANES <= size) four();
-  else
-    QF_UNROLL for (int i = 0; i < WHOLE / 4; i++) four();
-  QF_UNROLL for (int i = 0; i < 3; i++) {
-    if (i >= whole % 4) break;
-    const vfloat v = load(x + at);
+  const auto add = [&](int i, vfloat v) __attribute__((always_inline)) { combine(i, Op::value(v)); };
+  const auto add_end = [&](int i, const Span& span) __attribute__((always_inline)) {
+    if (begun[i]) {
+      sums[i] = op.with_span(sums[i], x, span);
+      return;
+    }
+    const vfloat v = load_span(x, span, Op::identity());
     add(i, v);
     op.see(v, v);
-    at += LANES;
-  }
-  if (at < size) {
-    const vfloat v = load_span(x, tail, Op::identity());
-    add(3, v);
+  };
+  constexpr int DONE = LINES ? 1 : 0;  // of the vectors that would be whole ones
+  const float* from = x + (DONE ? ends.first.column + LANES : at);
+  const int64_t whole = (WHOLE < 0 ? size / LANES : WHOLE) - DONE;
+  const auto four = [&]() __attribute__((always_inline)) {
+    vfloat v[4];
+    QF_UNROLL for (int i = 0; i < 4; i++) add(i, v[i] = load(from + i * LANES));
+    op.see(v[0], v[1]);
+    op.see(v[2], v[3]);
+    from += 4 * LANES;
+  };
+  if constexpr (WHOLE < 0)
+    for (int64_t i = 0; i < whole / 4; i++) four();
+  else
+    QF_UNROLL for (int i = 0; i < (WHOLE - DONE) / 4; i++) four();
+  QF_UNROLL for (int i = 0; i < 3; i++) {
+    if (i >= whole % 4) break;
+    const vfloat v = load(from);
+    add(i, v);
     op.see(v, v);
+    from += LANES;
   }
-  return Op::combine(Op::combine(sums[0], sums[1]), Op::combine(sums[2], sums[3]));
+  if (DONE) add_end(0, ends.first);
+  if (DONE || size % LANES) add_end(1, ends.last);
+  if (DONE && ends.reaches_behind) add_end(0, ends.behind);
+  QF_UNROLL for (int i = 0; i < 4; i += 2)
+    if (begun[i + 1]) combine(i, sums[i + 1]);
+  return begun[2] ? Op::combine(sums[0], sums[2]) : sums[0];
 }
 
 constexpr int MOST_WHOLE = 8;  // planes of more vectors are reduced by a loop
+
+template <class Op, int WHOLE, bool LINES>
+void reduce_planes(const PoolArguments& a, int64_t size) {
+  const float weight = Op::scaled ? a.row_weights[0] * a.column_weights[0] : 1.0f;
+  const float* x = static_cast<const float*>(a.x);
+  float* y = static_cast<float*>(a.y);
+  Ends ends[LANES];  // of the planes of a group, which begin alike in all groups
+  for (int i = 0; i < LANES; i++) {
+    const int64_t before = int64_t(uintptr_t(x + i * size) / sizeof(float) % LANES);
+    ends[i] = ends_of(i * size, LINES ? before : 0, size);
+  }
+  PoolArguments groups = a;
+  groups.planes = (a.planes + LANES - 1) / LANES;
+  over_planes(groups, [&](int64_t group, int64_t begin, int64_t end, int) {
+    if (begin == end) return;
+    const int64_t first = group * LANES;
+    const float* from = x + first * size;
+    const int count = clamp_lane(a.planes - first);
+    Op op;
+    vfloat v[LANES];
+    QF_UNROLL for (int i = 0; i < LANES; i++)
+      v[i] = i < count ? reduce<WHOLE, LINES>(from, i * size, size, ends[i], op) : (vfloat){};
+    store_first(y + first, Op::finish(folded<Op>(v)) * weight, count);
+    if (op.again())
+      for (int i = 0; i < count; i++) row_by_definition<float>(a, first + i, 0);
+  });
+}
 
 template <class Op, int WHOLE = 0>
 void every_plane(const PoolArguments& a) {
   const int64_t size = a.input[0] * a.input[1] * a.input[2];
   if constexpr (WHOLE >= 0)
     if (size / LANES != WHOLE) return every_plane<Op, WHOLE < MOST_WHOLE ? WHOLE + 1 : -1>(a);
-  const float weight = Op::scaled ? a.row_weights[0] * a.column_weights[0] : 1.0f;
-  const Span tail = span_at(size / LANES * LANES, size);
-  float* y = static_cast<float*>(a.y);
-  PoolArguments groups = a;
-  groups.planes = (a.planes + LANES - 1) / LANES;
-  over_planes(groups, [&](int64_t group, int64_t begin, int64_t end, int) {
-    if (begin == end) return;
-    const int64_t first = group * LANES;
-    const int count = clamp_lane(a.planes - first);
-    Op op;
-    vfloat v[LANES];
-    QF_UNROLL for (int i = 0; i < LANES; i++)
-      v[i] = i < count ? reduce<WHOLE>(static_cast<const float*>(a.x) + (first + i) * size, size, tail, op) : (vfloat){};
-    store_first(y + first, Op::finish(folded<Op>(v)) * weight, count);
-    if (op.again())
-      for (int i = 0; i < count; i++) row_by_definition<float>(a, first + i, 0);
-  });
+  constexpr bool LINES = LANES * sizeof(float) == 64 && WHOLE != 0;
+  if (LINES && (size % LANES || uintptr_t(a.x) % 64)) return reduce_planes<Op, WHOLE, LINES>(a, size);
+  reduce_planes<Op, WHOLE, false>(a, size);
 }
 
 }  // namespace

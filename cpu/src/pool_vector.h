@@ -51,65 +51,6 @@ struct NanWatch {
 #endif
 };
 
-// A reduction: identity, what it makes of a value that was read, how two combine, and whether the rows have to be
-// computed again.
-struct MaxReduction {
-  NanWatch nans;
-  static constexpr bool scaled = false;
-  static QF_INLINE float identity() { return -__builtin_inff(); }
-  static QF_INLINE vfloat value(vfloat x) { return x; }
-  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return larger(a, b); }
-  static QF_INLINE float combine(float a, float b) { return a > b ? a : b; }
-  static QF_INLINE vfloat finish(vfloat x) { return x; }
-  QF_INLINE void see(vfloat a, vfloat b) { nans.see(a, b); }
-  QF_INLINE bool again() const { return nans.any(); }
-  // Whether there is a NaN among x[0 .. count).
-  static bool has_nan(const float* x, int64_t count) {
-    NanWatch watch;
-    int64_t i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) watch.see(load(x + i), load(x + i + LANES));
-    for (; i < count; i += LANES) {
-      const vfloat v = load_first(x + i, count - i < LANES ? (int)(count - i) : LANES);
-      watch.see(v, v);
-    }
-    return watch.any();
-  }
-};
-
-struct SumReduction {
-  static constexpr bool scaled = true;
-  static QF_INLINE float identity() { return 0.0f; }
-  static QF_INLINE vfloat value(vfloat x) { return x; }
-  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return a + b; }
-  static QF_INLINE float combine(float a, float b) { return a + b; }
-  static QF_INLINE vfloat finish(vfloat x) { return x; }
-  QF_INLINE void see(vfloat, vfloat) {}
-  QF_INLINE bool again() const { return false; }
-  static bool has_nan(const float*, int64_t) { return false; }  // a NaN takes care of itself in a sum
-};
-
-struct MagnitudeReduction : SumReduction {
-  static constexpr bool scaled = false;
-  static QF_INLINE vfloat value(vfloat x) { return (vfloat)((vint)x & 0x7FFFFFFF); }
-};
-
-struct SquareReduction : SumReduction {
-  static constexpr bool scaled = false;
-  static QF_INLINE vfloat value(vfloat x) { return x * x; }
-  static QF_INLINE vfloat finish(vfloat x) {
-#if defined(QF_AVX512)
-    return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
-#elif defined(QF_ISA_V3)
-    return (vfloat)_mm256_sqrt_ps((__m256)x);
-#elif defined(QF_SSE2)
-    return (vfloat)_mm_sqrt_ps((__m128)x);
-#else
-    for (int lane = 0; lane < LANES; lane++) x[lane] = sqrtf(x[lane]);
-    return x;
-#endif
-  }
-};
-
 // Columns [column, column + LANES) of rows of `width` elements: lanes outside a row become a filler.
 struct Span {
   int64_t column;
@@ -155,6 +96,86 @@ QF_INLINE vfloat load_span(const float* row, const Span& span, float filler) {
   return v;
 #endif
 }
+
+// A reduction: identity, what it makes of a value that was read, how two combine, also with values of a span, and whether
+// the rows have to be computed again.
+struct MaxReduction {
+  NanWatch nans;
+  static constexpr bool scaled = false;
+  static QF_INLINE float identity() { return -__builtin_inff(); }
+  static QF_INLINE vfloat value(vfloat x) { return x; }
+  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return larger(a, b); }
+  static QF_INLINE float combine(float a, float b) { return a > b ? a : b; }
+  static QF_INLINE vfloat finish(vfloat x) { return x; }
+  QF_INLINE void see(vfloat a, vfloat b) { nans.see(a, b); }
+  QF_INLINE vfloat with_span(vfloat so_far, const float* row, const Span& span) {
+    const vfloat v = load_span(row, span, identity());
+    see(v, v);
+    return combine(v, so_far);
+  }
+  QF_INLINE bool again() const { return nans.any(); }
+  // Whether there is a NaN among x[0 .. count).
+  static bool has_nan(const float* x, int64_t count) {
+    NanWatch watch;
+    int64_t i = 0;
+    for (; i + 2 * LANES <= count; i += 2 * LANES) watch.see(load(x + i), load(x + i + LANES));
+    for (; i < count; i += LANES) {
+      const vfloat v = load_first(x + i, count - i < LANES ? (int)(count - i) : LANES);
+      watch.see(v, v);
+    }
+    return watch.any();
+  }
+};
+
+struct SumReduction {
+  static constexpr bool scaled = true;
+  static QF_INLINE float identity() { return 0.0f; }
+  static QF_INLINE vfloat value(vfloat x) { return x; }
+  static QF_INLINE vfloat combine(vfloat a, vfloat b) { return a + b; }
+  static QF_INLINE float combine(float a, float b) { return a + b; }
+  static QF_INLINE vfloat finish(vfloat x) { return x; }
+  QF_INLINE void see(vfloat, vfloat) {}
+  QF_INLINE vfloat with_span(vfloat so_far, const float* row, const Span& span) {
+#if defined(QF_AVX512)
+    // To load under a mask and to add would be two operations instead of one.
+    typedef float vector_in_memory __attribute__((vector_size(64), aligned(4), may_alias));
+    asm("vaddps %1, %0, %0%{%2%}" : "+v"(so_far) : "m"(*(const vector_in_memory*)(row + span.column)), "Yk"(span.inside));
+    return so_far;
+#else
+    return so_far + load_span(row, span, 0.0f);
+#endif
+  }
+  QF_INLINE bool again() const { return false; }
+  static bool has_nan(const float*, int64_t) { return false; }  // a NaN takes care of itself in a sum
+};
+
+struct MagnitudeReduction : SumReduction {
+  static constexpr bool scaled = false;
+  static QF_INLINE vfloat value(vfloat x) { return (vfloat)((vint)x & 0x7FFFFFFF); }
+  QF_INLINE vfloat with_span(vfloat so_far, const float* row, const Span& span) {
+    return so_far + value(load_span(row, span, 0.0f));
+  }
+};
+
+struct SquareReduction : SumReduction {
+  static constexpr bool scaled = false;
+  static QF_INLINE vfloat value(vfloat x) { return x * x; }
+  QF_INLINE vfloat with_span(vfloat so_far, const float* row, const Span& span) {
+    return so_far + value(load_span(row, span, 0.0f));
+  }
+  static QF_INLINE vfloat finish(vfloat x) {
+#if defined(QF_AVX512)
+    return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)x);
+#elif defined(QF_ISA_V3)
+    return (vfloat)_mm256_sqrt_ps((__m256)x);
+#elif defined(QF_SSE2)
+    return (vfloat)_mm_sqrt_ps((__m128)x);
+#else
+    for (int lane = 0; lane < LANES; lane++) x[lane] = sqrtf(x[lane]);
+    return x;
+#endif
+  }
+};
 
 // Rows split by the phases of a stride: to[phase * phase_length + i] = from[i * stride + phase].
 template <int STRIDE>
