@@ -277,7 +277,7 @@ def _scaled(
     if not np.isfinite(new_weight).all() or not np.isfinite(new_bias).all():
         return None
     names = f"{following.outputs[0]}:weight", f"{following.outputs[0]}:bias"
-    for name in conv.inputs[W:]:
+    for name in filter(None, conv.inputs[W:]):
         if name not in given:
             del constants[name]  # made here for this convolution alone
     constants[names[0]], constants[names[1]] = frozen_array(new_weight), frozen_array(new_bias)
