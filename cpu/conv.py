@@ -469,8 +469,6 @@ BYTES = (-128, 127)
 def _on_channels(algorithm: str, geometry: semantics.ConvGeometry) -> str:
     """The algorithm in place of one that reads and writes planes alone."""
     bytes_multiply = instruction_set.name() in ("v4_vnni", "v4_amx")
-    if algorithm == "conv_tiles_integer":
-        return "conv_bytes_integer"
     if algorithm != "conv_depthwise_integer":
         return algorithm
     if geometry.out_per_group > 1:
@@ -487,9 +485,10 @@ def _for_bytes(
         return algorithm, bias
     if weights.size and (weights.min() < BYTES[0] or weights.max() > BYTES[1]):
         return ON_BYTES[algorithm], bias
-    unsigned = x_zero + (128 if problem.dtype == "int8" else 0)
+    # vectors multiply unsigned bytes of x, to which signed ones are brought
+    zero = x_zero + (128 if problem.dtype == "int8" and algorithm != "conv_tiles_integer" else 0)
     sums = weights.reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
-    total = (0 if bias is None else bias.astype(np.int64)) - unsigned * sums
+    total = (0 if bias is None else bias.astype(np.int64)) - zero * sums
     return algorithm, total.astype(np.int32)  # wraps, as sums do
 
 

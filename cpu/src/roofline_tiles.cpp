@@ -12,10 +12,10 @@ extern "C" double QF_EXPORT(roofline_tiles_i8)(int64_t rounds, int32_t* sink) {
   tile_load<6>(words, TILE_BYTES), tile_load<7>(words, TILE_BYTES);
   const double start = seconds();
   for (int64_t round = 0; round < rounds; round++) {
-    tile_add_bytes<0, 4, 6>();
-    tile_add_bytes<1, 4, 7>();
-    tile_add_bytes<2, 5, 6>();
-    tile_add_bytes<3, 5, 7>();
+    tile_add_bytes<0, 4, 6, false>();
+    tile_add_bytes<1, 4, 7, false>();
+    tile_add_bytes<2, 5, 6, false>();
+    tile_add_bytes<3, 5, 7, false>();
   }
   tile_store<0>(words, TILE_BYTES);  // waits for the products
   const double taken = seconds() - start;

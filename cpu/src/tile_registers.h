@@ -40,10 +40,13 @@ template <int T>
 QF_INLINE void tile_store(void* to, int64_t step) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(step), "i"(T) : "memory");
 }
-// Signed bytes of A times unsigned ones of B.
-template <int C, int A, int B>
+// Bytes of A, signed or not, times signed ones of B.
+template <int C, int A, int B, bool SIGNED>
 QF_INLINE void tile_add_bytes() {
-  asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  if (SIGNED)
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  else
+    asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
 }
 template <int C, int A, int B>
 QF_INLINE void tile_add_halves() {
@@ -77,10 +80,10 @@ inline void emulated_product(int c, int a, int b, const Product& product) {
         *sum = product(*sum, emulated_tile(a) + m * TILE_BYTES + 4 * k, emulated_tile(b) + k * TILE_BYTES + 4 * n);
     }
 }
-template <int C, int A, int B>
+template <int C, int A, int B, bool SIGNED>
 inline void tile_add_bytes() {
   emulated_product<uint32_t>(C, A, B, [](uint32_t sum, const uint8_t* a, const uint8_t* b) {
-    for (int i = 0; i < 4; i++) sum += uint32_t(int(int8_t(a[i])) * int(b[i]));
+    for (int i = 0; i < 4; i++) sum += uint32_t((SIGNED ? int(int8_t(a[i])) : int(a[i])) * int(int8_t(b[i])));
     return sum;
   });
 }
