@@ -201,6 +201,11 @@ def _winograd_cover(window: Window) -> tuple[int, int, int]:
     return points_high * points_wide, sources_high * sources_wide * window.kernel[0], window.output[0] * high * wide
 
 
+def _winograd_whole(window: Window) -> bool:
+    """Whether a plane's taps are one set of filters and not a sum of several."""
+    return _winograd_cover(window)[1] == window.kernel[0]
+
+
 def winograd_gain(window: Window) -> float:
     """How many times fewer multiplications minimal filters need than taps."""
     points, sources, tiles = _winograd_cover(window)
@@ -231,8 +236,25 @@ def accepts_winograd(problem: Problem) -> Reject | None:
 
 
 TILE = 16  # channels, and places, of a tile of src/conv_tiles.cpp; the depth of a step is twice that
-FULL_TILES = 0.85  # emptier ones are no faster than vectors (measured)
-FEW_FOR_TILES, FEW_PAIRS = 64, 8192  # channels, and pairs of them, below which moving x and y takes as long
+FULL_TILES = 0.7  # emptier ones are no faster than vectors (measured)
+FEW_FOR_TILES = {False: 64, True: 32}  # channels below which moving x and y takes as long; with several taps
+FEW_PRODUCTS = 8192  # for each place, likewise
+
+
+def _full_tiles(problem: Problem) -> float:
+    """Which share of what tiles multiply is not padding."""
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    planes, places = geometry.batch * window.output[0], window.output[1] * window.output[2]
+    if window.taps == 1:
+        laid = -(-planes * places // TILE) * TILE
+    else:  # rows follow one another with their padding
+        gap = -(-(window.kernel[2] - 1) * window.dilations[2] // window.strides[2])
+        laid = planes * -(-(window.output[1] * (window.output[2] + gap) - gap) // TILE) * TILE
+    full = planes * places / max(1, laid)
+    for channels, unit in ((geometry.in_per_group, 2 * TILE), (geometry.out_per_group, TILE)):
+        full *= channels / max(unit, -(-channels // unit) * unit)
+    return full
 
 
 def _accepts_tiles(problem: Problem) -> Reject | None:
@@ -241,17 +263,13 @@ def _accepts_tiles(problem: Problem) -> Reject | None:
     if (lack := _without_tiles()) is not None:
         return lack
     geometry = semantics.geometry(problem)
-    inputs, outputs = geometry.in_per_group, geometry.out_per_group
-    if geometry.window.taps > 1:
-        return Reject("taps beside each other are read across cache lines, so that vectors are as fast")
-    if min(inputs, outputs) < FEW_FOR_TILES or inputs * outputs < FEW_PAIRS:
+    inputs, outputs, taps = geometry.in_per_group, geometry.out_per_group, geometry.window.taps
+    if min(inputs, outputs) < FEW_FOR_TILES[taps > 1] or inputs * outputs * taps < FEW_PRODUCTS:
         return Reject(f"{inputs} and {outputs} channels are so few that moving x and y takes as long as the products")
-    places = geometry.batch * geometry.window.output_size
-    full = 1.0
-    for size, unit in ((inputs, 2 * TILE), (outputs, TILE), (places, TILE)):
-        full *= size / max(unit, -(-size // unit) * unit)
-    if full < FULL_TILES:
+    if (full := _full_tiles(problem)) < FULL_TILES:
         return Reject(f"{full:.0%} of tiles would be filled, so that vectors are as fast")
+    if taps > 1 and accepts_winograd(problem) is None and _winograd_whole(geometry.window):
+        return Reject("minimal filters, which multiply less, are faster on vectors")
     return None
 
 

@@ -14,7 +14,7 @@
 //     for each pair of tiles: two by two products for each step of the depth, into the scratch
 //     the sums are finished (bias has been there from the start), the places between rows squeezed out, and stored.
 // A product takes 16 cycles and a tile 8 to 16 to be loaded, from the second-level cache too, where slab and weights stay:
-// so products limit it. (Weights of a piece of the depth in the first-level cache would have sums loaded and stored for
+// so products limit it. All taps of some channels follow one another, so that places come from there for the first tap alone. (Weights of a piece of the depth in the first-level cache would have sums loaded and stored for
 // each piece, which costs more.) With few channels it is laying x out and writing y.
 //
 // Weights are packed as (group, block of 32 channels, step of the depth, part, tile).
@@ -41,7 +41,7 @@ struct Plan {
   int64_t planes, rows;                   // of y, for which there is room
   int64_t phase_rows, plane, words, part; // rows of a phase; places of a plane of y; of a word of channels; words of a part
   int64_t channel_words;                  // words of channels, whole tiles
-  int64_t steps;                          // of the depth
+  int64_t steps;                          // of the depth: for some channels all taps, then the next channels
   bool flat;                              // rows follow one another without gaps
 
   explicit Plan(const ConvShape& s) {
@@ -54,7 +54,9 @@ struct Plan {
     pitch = divide_up((s.output[2] - 1) * phases[1] + (s.kernel[2] - 1) * s.dilations[2] + 1, phases[1]);
     channel_words = divide_up(s.in_channels, TILE_ROWS * Format::IN_WORD) * TILE_ROWS;
     steps = volume(s.kernel) * channel_words / TILE_ROWS;
-    const int64_t most = SLAB_BYTES / int64_t(sizeof(uint32_t)) / (Format::PARTS * channel_words);
+    // Each slab has all weights pass by.
+    const int64_t bytes = group_bytes(s) > SLAB_BYTES ? 2 * SLAB_BYTES : SLAB_BYTES;
+    const int64_t most = bytes / int64_t(sizeof(uint32_t)) / (Format::PARTS * channel_words);
     planes = smaller(most / plane_of(s, s.output[1]), s.batch * s.output[0]);
     rows = s.output[1];
     if (!planes) {
@@ -296,16 +298,16 @@ void pack_all(const ConvShape& s, const Weight* weights, char* packed) {
   if (s.out_channels % TILE_ROWS || s.in_channels % DEEP) memset(packed, 0, plan.header_bytes() + s.groups * plan.group_bytes(s));
   memcpy(packed, &plan, sizeof plan);
   int64_t* offsets = (int64_t*)(packed + sizeof plan);
-  const int64_t taps = volume(s.kernel), tiles_deep = plan.channel_words / TILE_ROWS;
+  const int64_t taps = volume(s.kernel);
   for (int64_t i = 0; i < plan.steps; i++)
-    offsets[i] = plan.offset(s, i / tiles_deep) + i % tiles_deep * TILE_ROWS * plan.words;
+    offsets[i] = plan.offset(s, i % taps) + i / taps * TILE_ROWS * plan.words;
   for (int64_t group = 0; group < s.groups; group++)
     for (int64_t block = 0; block < plan.blocks(s); block++) {
       const int64_t in_block = smaller(BLOCK, s.out_channels - block * BLOCK), tiles = in_block <= TILE_ROWS ? 1 : 2;
       const Weight* from = weights + (group * s.out_channels + block * BLOCK) * s.in_channels * taps;
       char* to = packed + plan.header_bytes() + group * plan.group_bytes(s) + block * plan.steps * Format::STEP_BYTES;
       for (int64_t i = 0; i < plan.steps; i++, to += tiles * (Format::STEP_BYTES / 2)) {
-        const int64_t tap = i / tiles_deep, first = i % tiles_deep * DEEP, count = smaller(DEEP, s.in_channels - first);
+        const int64_t tap = i % taps, first = i / taps * DEEP, count = smaller(DEEP, s.in_channels - first);
         for (int64_t m = 0; m < in_block; m++)
           Format::pack(from + (m * s.in_channels + first) * taps + tap, taps, count, to + m * TILE_BYTES,
                        tiles * TILE_ROWS * TILE_BYTES);
