@@ -61,7 +61,9 @@ def fused(plan: Plan) -> Plan:
                 return x, one, -vectors[0], form.activation
         return None
 
-    joined = {value for step in plan.steps if isinstance(step.form, Concat) for value in step.inputs if reads[value] == 1}
+    joined = {
+        value for step in plan.steps if isinstance(step.form, Concat) for value in step.inputs if reads[value] == 1
+    }
     lookups = {
         step.outputs[0]: (step.inputs[0], step.form.table)
         for step in plan.steps

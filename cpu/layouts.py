@@ -149,7 +149,9 @@ class _Layouts:
                 case View():
                     return types[0].shape == y.shape
                 case ByteTable():
-                    return all(x.rank == y.rank or x.size == 1 for x in types) and all(map(self._operand, types, [y] * 2))
+                    return all(x.rank == y.rank or x.size == 1 for x in types) and all(
+                        map(self._operand, types, [y] * 2)
+                    )
             return isinstance(step.form, Concat) and step.form.axis == 1
         match step.form:
             case RoundTrip():

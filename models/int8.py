@@ -164,7 +164,11 @@ def normalized(proto: ModelProto) -> ModelProto:
     gone = []
     for node in graph.node:
         conv = makers.get(node.input[0]) if node.op_type == "BatchNormalization" and len(node.output) == 1 else None
-        if conv is None or uses[node.input[0]] > 1 or any(name not in constants for name in (*conv.input[1:], *node.input[1:])):
+        if (
+            conv is None
+            or uses[node.input[0]] > 1
+            or any(name not in constants for name in (*conv.input[1:], *node.input[1:]))
+        ):
             continue
         training = any(item.name == "training_mode" and item.i for item in node.attribute)
         weight, *bias = (constants[name] for name in conv.input[1:])

@@ -52,14 +52,23 @@ struct Scale {
   }
 };
 
-// How many steps of a scale a value is: v / scale, rounded as a division is. Two corrections by the remainder give that
-// (Markstein, 1990), but for scales and values at the ends of the exponents; cpu/byte_steps.py compares with every result.
+// Steps of a scale in a value: v / scale as a division rounds it, where that is not beyond MOST steps, and beyond that many
+// what is. Two corrections by the remainder give it (Markstein, Computation of elementary functions on the IBM RISC System/6000
+// processor, 1990); what underflows is far below half a step. NaN stays.
 struct Steps {
-  vfloat scale, inverse;
-  explicit Steps(float scale) : scale(broadcast(scale)), inverse(broadcast(1.0f / scale)) {}
+  static constexpr float MOST = 65536.0f, EXTREME = 0x1p96f;
+  vfloat scale, inverse, most;
+  bool divides;
+  explicit Steps(float scale)
+      : scale(broadcast(scale)), inverse(broadcast(1.0f / scale)), most(broadcast(MOST * scale)),
+        divides(scale > EXTREME || scale < 1.0f / EXTREME) {}
   QF_INLINE vfloat count(vfloat v) const {
 #if defined(QF_ISA_V3) || defined(QF_ISA_V4)
+    if (divides) return v / scale;
+    v = at_most(at_least(v, -most), most);
     vfloat q = v * inverse;
+    settle(q);
+    q = q + (v - q * scale) * inverse;
     settle(q);
     return q + (v - q * scale) * inverse;
 #else
@@ -109,19 +118,20 @@ struct Sources {
 template <int FUNCTION>
 void from_floats(const BytesContext& s, const Sources& in, void* y, int64_t begin, int64_t end) {
   const Pack pack(s);
-  const vfloat scale = broadcast(s.scales[2]), nothing = broadcast(float(-s.zeros[2]));
+  const Steps steps(s.scales[2]);
+  const vfloat nothing = broadcast(float(-s.zeros[2]));
   float room[GROUP];
   for (int64_t i = begin; i < end; i += GROUP) {
     const int64_t count = smaller(GROUP, end - i);
     const float* x = group((const float*)in.a, in.a_stride, i, count, room);
     vfloat v[4];
-    QF_UNROLL for (int k = 0; k < 4; k++) v[k] = load(x + k * LANES) / scale;
+    QF_UNROLL for (int k = 0; k < 4; k++) v[k] = steps.count(load(x + k * LANES));
     if constexpr (FUNCTION == BYTES_QUANTIZE) {
       QF_UNROLL for (int k = 0; k < 4; k++) v[k] = v[k] == v[k] ? v[k] : nothing;
       put((uint8_t*)y + i, pack.bytes(v), count);
     } else {
       QF_UNROLL for (int k = 0; k < 4; k++)
-        v[k] = at_most(at_least(rounded(v[k]), broadcast(s.low)), broadcast(s.high)) * scale;
+        v[k] = at_most(at_least(rounded(v[k]), broadcast(s.low)), broadcast(s.high)) * steps.scale;
       put((float*)y + i, v, count);
     }
   }
@@ -180,7 +190,7 @@ void of_two(const BytesContext& s, const Sources& in, void* y, int64_t begin, in
   }
 }
 
-void copy(const BytesContext&, const Sources& in, void* y, int64_t begin, int64_t end) {
+QF_INLINE void copy(const BytesContext&, const Sources& in, void* y, int64_t begin, int64_t end) {
   const uint8_t* x = (const uint8_t*)in.a;
   uint8_t* to = (uint8_t*)y;
   if (in.a_stride == 1) memcpy(to + begin, x + begin, size_t(end - begin));
@@ -189,7 +199,7 @@ void copy(const BytesContext&, const Sources& in, void* y, int64_t begin, int64_
     for (int64_t i = begin; i < end; i++) to[i] = x[i * in.a_stride];
 }
 
-void look_up(const BytesContext& s, const Sources& in, void* y, int64_t begin, int64_t end) {
+QF_INLINE void look_up(const BytesContext& s, const Sources& in, void* y, int64_t begin, int64_t end) {
   const uint8_t* x = (const uint8_t*)in.a;
   uint8_t* to = (uint8_t*)y;
 #if defined(QF_AVX512) && defined(__AVX512VBMI__)
@@ -219,11 +229,28 @@ constexpr Row ROWS[] = {copy, look_up, look_up_two, from_floats<BYTES_QUANTIZE>,
                         to_floats<BYTES_DEQUANTIZE>, to_floats<BYTES_SUMS>, of_two<BYTES_ADD>, of_two<BYTES_SUBTRACT>,
                         of_two<BYTES_MULTIPLY>, of_two<BYTES_COMBINE>};
 
+// Copies rows of bytes that lie one after the other, or looks them up: as walk_rows does it, which takes as long for each row
+// as a row of some channels takes.
+void move_rows(const BytesContext& s, const void* const* inputs, void* const* outputs, int threads) {
+  const int64_t rows = s.extents[0], length = s.extents[1], x_step = s.strides[1][0], y_step = s.strides[0][0];
+  const int64_t team = rows * length < WORTH_THREADS ? 1 : smaller(threads, rows);
+#pragma omp parallel for num_threads(int(team)) if (team > 1)
+  for (int64_t part = 0; part < team; part++)
+    for (int64_t i = rows * part / team; i < rows * (part + 1) / team; i++) {
+      const Sources in = {(const uint8_t*)inputs[0] + i * x_step, nullptr, 1, 0};
+      uint8_t* y = (uint8_t*)outputs[0] + i * y_step;
+      if (s.function == BYTES_TABLE) look_up(s, in, y, 0, length);
+      else copy(s, in, y, 0, length);
+    }
+}
+
 }  // namespace
 
 extern "C" void QF_EXPORT(sequence_bytes)(const void* context, const void* const* inputs, void* const* outputs, char*,
                                           int threads) {
   const BytesContext& s = *static_cast<const BytesContext*>(context);
+  if (s.function <= BYTES_TABLE && s.rank == 2 && s.strides[1][1] == 1 && s.extents[1] < PART)
+    return move_rows(s, inputs, outputs, threads);
   const Row row = ROWS[s.function];
   const bool wide = s.function == BYTES_QUANTIZE || s.function == BYTES_ROUND_TRIP || s.function == BYTES_SUMS;
   const int64_t x_size = wide ? 4 : 1;

@@ -50,7 +50,7 @@ _ELEMENTWISE = (
 )  # fmt: skip
 
 
-_PAIRS = {"Add": "add", "Sub": "subtract", "Mul": "multiply"}
+_PAIRS = {"Add": "add", "Sub": "subtract", "Mul": "multiply", "Sum": "add"}
 
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
@@ -174,7 +174,11 @@ def join_bytes(graph: Graph) -> Graph:
         inputs, tables = [], []
         for place, name in enumerate(node.inputs):
             before = producers.get(name)
-            x = None if before is None or not on_host(before, "DequantizeLinear") else _quantization(before, graph.constants)
+            x = (
+                None
+                if before is None or not on_host(before, "DequantizeLinear")
+                else _quantization(before, graph.constants)
+            )
             if before is None or x is None:
                 break
             inputs.append(before.inputs[0])
@@ -294,7 +298,7 @@ def _integer_conv(
         return None
     if not _by_output_channel(w_node, w, weight, 1 if across else 0):
         return None
-    name, opsets = conv.name, conv.opsets
+    name, opsets = conv.name, w_node.opsets
     biased = len(conv.inputs) > BIAS and conv.inputs[BIAS] != ""
     channels = weight.shape[1 if across else 0]
     bias = constants.get(conv.inputs[BIAS]) if biased else None
@@ -313,7 +317,9 @@ def _integer_conv(
         (sums,), op="conv_integer", attributes={} if dense else conv.attributes, opsets=opsets,
     )  # fmt: skip
     nodes = _one_pixel(fused, weight.T if across else weight, constants, place=1) if dense else (fused,)
-    proto = helper.make_node("DequantizeLinear", [sums, scale], [conv.outputs[0] if bias is None else real], name, axis=1)
+    proto = helper.make_node(
+        "DequantizeLinear", [sums, scale], [conv.outputs[0] if bias is None else real], name, axis=1
+    )
     back = Node(f"{name}.real" if bias is not None else name, "DequantizeLinear", (sums, scale), tuple(proto.output),
                 proto=proto, opsets=opsets)  # fmt: skip
     if bias is None:
@@ -354,9 +360,7 @@ def _plain_gemm(node: Node) -> bool:
     )
 
 
-def _one_pixel(
-    node: Node, weight: np.ndarray, constants: dict[str, np.ndarray], place: int = Q_W
-) -> tuple[Node, ...]:
+def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray], place: int = Q_W) -> tuple[Node, ...]:
     """A dense layer as a convolution of one pixel: its rows (N, K) as (N, K, 1), and back. weight: (M, K), the input at
     ``place``."""
     outputs, inputs = weight.shape
@@ -428,7 +432,7 @@ def tabulate(graph: Graph) -> Graph:
         if before is None:
             continue
         sources: list[Node | None] = [before]
-        if on_host(before, *_PAIRS) and before.opsets[""] >= 7 and reader(before) is chain[-1]:
+        if on_host(before, *_PAIRS) and _of_two(before) and reader(before) is chain[-1]:
             chain.append(before)
             sources = [producers.get(name) for name in before.inputs]
         made = _table(sources, chain[::-1], graph.constants)
@@ -453,6 +457,11 @@ def tabulate(graph: Graph) -> Graph:
             )
     made_by_name = {node.name: node for node in tables.values()}
     return graph.with_nodes(made_by_name.get(node.name, node) for node in graph.nodes if node.name not in gone)
+
+
+def _of_two(node: Node) -> bool:
+    """Whether one of _PAIRS takes two values and broadcasts them."""
+    return len(node.inputs) == 2 and node.opsets[""] >= (8 if node.kind == "Sum" else 7)
 
 
 def _table(
