@@ -1,7 +1,8 @@
 """Whole networks and chains of layers as ONNX models with made-up weights, and the same model in float64 to judge by.
 
-Some of them also in 8-bit integers, made of those by ``models.int8``. The onnx package carries well-known networks whose weights are left as constants to be filled; they get random ones of
-the true shapes here. A closing Softmax is left out: on random scores it saturates, and would hide every difference.
+The onnx package carries well-known networks whose weights are left as constants to be filled; they get random ones of
+the true shapes here. A closing Softmax is left out: on random scores it saturates, and would hide every difference. Some of
+them are here in 8-bit integers, too, as ``models.int8`` makes them.
 """
 
 from __future__ import annotations

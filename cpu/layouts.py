@@ -194,7 +194,8 @@ class _Layouts:
             x_blocked, y_blocked = self._sides(step)
             x, *others = step.inputs
             assert x is not None
-            if step.form.problem.op in POOLS and x_blocked:
+            if x_blocked and (step.form.problem.op in POOLS or self._plan.types[x].dtype in BYTES):
+                # kernels on bytes bring planes into this order themselves, and no faster
                 first = self._blocks(x, step.node)
             else:
                 x_blocked = x_blocked and x in self._twins

@@ -3,7 +3,7 @@
 //
 // LANES pixels of LANES channels are loaded, transposed in registers and stored. Limited by memory; threads share
 // blocks. Bytes lie with their channels last, (N, 1, P, C), on the other side: squares of SIDE are transposed by SIDE's
-// logarithm of interleavings.
+// logarithm of interleavings, and two to four planes, as of an image, are interleaved at once.
 #include <omp.h>
 
 #include "sequence.h"
@@ -77,6 +77,47 @@ void transpose_matrix(const uint8_t* x, int64_t height, int64_t width, int64_t b
     }
 }
 
+// SIDE places of CHANNELS planes interleaved: each vector of the result takes from one plane after the other.
+template <int CHANNELS>
+QF_INLINE void interleave(const vside (&planes)[CHANNELS], vside (&y)[CHANNELS]) {
+  QF_UNROLL for (int k = 0; k < CHANNELS; k++) {
+    y[k] = planes[0];
+    QF_UNROLL for (int c = 0; c < CHANNELS; c++) {
+      vside from;
+      QF_UNROLL for (int j = 0; j < SIDE; j++) {
+        const int at = k * SIDE + j;
+        from[j] = uint8_t(at % CHANNELS == c ? SIDE + at / CHANNELS : j);
+      }
+      y[k] = __builtin_shuffle(y[k], planes[c], from);
+    }
+  }
+}
+
+// As transpose_matrix, for CHANNELS rows: too few for squares.
+template <int CHANNELS>
+void interleave_rows(const uint8_t* x, int64_t width, int64_t begin, int64_t end, uint8_t* y) {
+  for (int64_t column = begin; column < end; column += SIDE) {
+    const size_t wide = size_t(smaller(SIDE, end - column));
+    vside planes[CHANNELS] = {}, rows[CHANNELS];
+    QF_UNROLL for (int c = 0; c < CHANNELS; c++) {
+      if (wide == SIDE) memcpy(&planes[c], x + c * width + column, SIDE);
+      else memcpy(&planes[c], x + c * width + column, wide);
+    }
+    interleave<CHANNELS>(planes, rows);
+    if (wide == SIDE) memcpy(y + column * CHANNELS, rows, sizeof rows);
+    else memcpy(y + column * CHANNELS, rows, wide * CHANNELS);
+  }
+}
+
+void transpose_columns(const uint8_t* x, int64_t height, int64_t width, int64_t begin, int64_t end, uint8_t* y) {
+  switch (height) {
+    case 2: return interleave_rows<2>(x, width, begin, end, y);
+    case 3: return interleave_rows<3>(x, width, begin, end, y);
+    case 4: return interleave_rows<4>(x, width, begin, end, y);
+    default: return transpose_matrix(x, height, width, begin, end, y);
+  }
+}
+
 }  // namespace
 
 extern "C" void QF_EXPORT(sequence_reorder_bytes)(const void* context, const void* const* inputs, void* const* outputs, char*,
@@ -89,8 +130,8 @@ extern "C" void QF_EXPORT(sequence_reorder_bytes)(const void* context, const voi
 #pragma omp parallel for num_threads(team) if (team > 1)
   for (int64_t task = 0; task < tasks; task++) {
     const int64_t image = task / strips * height * width, begin = task % strips * STRIP;
-    transpose_matrix((const uint8_t*)inputs[0] + image, height, width, begin, smaller(width, begin + STRIP),
-                     (uint8_t*)outputs[0] + image);
+    transpose_columns((const uint8_t*)inputs[0] + image, height, width, begin, smaller(width, begin + STRIP),
+                      (uint8_t*)outputs[0] + image);
   }
 }
 
