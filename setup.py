@@ -62,12 +62,12 @@ def sets_of(source: str) -> dict[str, list[str]]:
     name = Path(source).stem
     if name.endswith("_tiles"):  # on the tile registers of AMX, which no other set has
         return {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
+    if name in ("shared_conv", "rnn_shared", "sequence_bytes"):  # permutations of bytes, which v4_amx's processors have
+        return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
     if name in (
         "conv_integer_gemm", "conv_integer_depthwise", "conv_integer_channels", "fixed_products", "roofline_integer",
     ):  # fmt: skip
         return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_vnni"}
-    if name == "sequence_bytes":  # looks bytes up with what processors with AMX have for that
-        return INSTRUCTION_SETS | {isa: flags for isa, flags in FURTHER_SETS.items() if isa == "v4_amx"}
     return INSTRUCTION_SETS
 
 

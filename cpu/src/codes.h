@@ -3,7 +3,9 @@
 //
 // Codes of 4 bits, for up to 16 entries: bytes of a register select bytes of the table, one of the four bytes of a float
 // at a time, which are then brought together: 12 shuffles for four vectors, which take longer than the multiplications.
-// With AVX-512 a permutation does it at once. Codes of 8 bits: each float is loaded from the table, 1 KB in the first cache.
+// With AVX-512 a permutation does it at once. Codes of 8 bits: each float is loaded from the table, 1 KB in the first cache;
+// with AVX-512's permutations of bytes (VBMI), half of the vectors take the four bytes of a float from tables of 256 bytes in
+// registers, for which the ports of loads are free.
 //
 // A panel of codes is what rnn_product.h's panels are, [k][column][lane], in units of UNIT vectors, padded to whole units
 // for every column: STEP values of k at a time. Within a unit, a code's place is the one that decoding leaves in order.
@@ -115,12 +117,51 @@ struct Decoder<4> {
 template <>
 struct Decoder<8> {
   const float* table;
+#if defined(QF_AVX512) && defined(__AVX512VBMI__)
+#define QF_CODES_BY_BOTH
+  __m512i plane[4][4];  // bytes of the entries 0 to 63, 64 to 127, …: the first ones, the second ones, …
+  QF_INLINE explicit Decoder(const float* book) : table(book) {
+    alignas(64) uint8_t every_fourth[64];  // of 128 bytes, twice
+    QF_UNROLL for (int i = 0; i < 64; i++) every_fourth[i] = uint8_t(4 * i % 128);
+    const __m512i first = _mm512_load_si512(every_fourth);
+    QF_UNROLL for (int page = 0; page < 4; page++) {
+      const float* from = book + 64 * page;
+      QF_UNROLL for (int byte = 0; byte < 4; byte++) {
+        const __m512i at = _mm512_or_si512(first, _mm512_set1_epi8(char(byte)));
+        const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(from), at, _mm512_loadu_si512(from + 16));
+        const __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(from + 32), at, _mm512_loadu_si512(from + 48));
+        plane[byte][page] = _mm512_mask_mov_epi64(low, 0xF0, high);
+      }
+    }
+  }
+  QF_INLINE void select(__m512i codes, vfloat (&out)[4]) const {
+    const __mmask64 upper = _mm512_movepi8_mask(codes);
+    __m512i b[4];
+    QF_UNROLL for (int byte = 0; byte < 4; byte++)
+      b[byte] = _mm512_mask_mov_epi8(_mm512_permutex2var_epi8(plane[byte][0], codes, plane[byte][1]), upper,
+                                     _mm512_permutex2var_epi8(plane[byte][2], codes, plane[byte][3]));
+    const __m512i low01 = _mm512_unpacklo_epi8(b[0], b[1]), low23 = _mm512_unpacklo_epi8(b[2], b[3]);
+    const __m512i high01 = _mm512_unpackhi_epi8(b[0], b[1]), high23 = _mm512_unpackhi_epi8(b[2], b[3]);
+    out[0] = (vfloat)_mm512_unpacklo_epi16(low01, low23), out[1] = (vfloat)_mm512_unpackhi_epi16(low01, low23);
+    out[2] = (vfloat)_mm512_unpacklo_epi16(high01, high23), out[3] = (vfloat)_mm512_unpackhi_epi16(high01, high23);
+  }
+#else
   QF_INLINE explicit Decoder(const float* book) : table(book) {}
+#endif
   template <int HALF>
   QF_INLINE void decode(const uint8_t* unit, vfloat (&out)[4]) const {
+#if defined(QF_CODES_BY_BOTH)
+    if constexpr (HALF == 0) return select(_mm512_loadu_si512(unit), out);
+#endif
     QF_UNROLL for (int i = 0; i < 4; i++) out[i] = looked_up(table, unit + (4 * HALF + i) * LANES);
   }
-  static void put(uint8_t* unit, int at, int lane, uint8_t code) { unit[at * LANES + lane] = code; }
+  static void put(uint8_t* unit, int at, int lane, uint8_t code) {
+#if defined(QF_CODES_BY_BOTH)
+    if (at < 4) unit[lane / 4 * 16 + at * 4 + lane % 4] = code;
+    else
+#endif
+      unit[at * LANES + lane] = code;
+  }
 };
 
 // code(k, column, lane) for a panel; what lacks to whole units is entry 0.

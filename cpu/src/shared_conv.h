@@ -28,9 +28,9 @@ typedef void (*SharedConvNeedsFunction)(const SharedConv*, SharedConvNeeds*);
 typedef void (*SharedConvPack)(const SharedConv*, const uint8_t* codes, uint8_t* packed);
 typedef void (*SharedConvFunction)(const SharedConv*, const SharedConvCall*);
 
-QF_DECLARE(void, shared_conv_needs, (const SharedConv*, SharedConvNeeds*))
-QF_DECLARE(void, shared_conv_pack, (const SharedConv*, const uint8_t* codes, uint8_t* packed))
-QF_DECLARE(void, shared_conv_f32, (const SharedConv*, const SharedConvCall*))
+QF_DECLARE_AMX(void, shared_conv_needs, (const SharedConv*, SharedConvNeeds*))
+QF_DECLARE_AMX(void, shared_conv_pack, (const SharedConv*, const uint8_t* codes, uint8_t* packed))
+QF_DECLARE_AMX(void, shared_conv_f32, (const SharedConv*, const SharedConvCall*))
 
 // A prepared convolution as a step of a sequence: what it points to belongs to _shared.Convolution.
 struct SharedConvStep {

@@ -17,6 +17,7 @@
 
 #include "conv_epilogue.h"
 #include "conv_taps.h"
+#include "lookup.h"
 #include "simd.h"
 #include "sparse.h"
 
@@ -356,27 +357,15 @@ extern "C" void QF_EXPORT(sparse_conv_places_f32)(const SparseConv* conv, const 
 
 namespace {
 
-// The floats of x at LANES places.
-QF_INLINE vfloat load_places(const float* x, const uint16_t* places) {
-#if defined(QF_AVX512)
-  const __m512i at = _mm512_maskz_cvtepu16_epi32(0xFFFF, _mm256_loadu_si256((const __m256i*)places));
-  return (vfloat)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xFFFF, at, x, 4);
-#else
-  vfloat found;
-  QF_UNROLL for (int lane = 0; lane < LANES; lane++) found[lane] = x[places[lane]];
-  return found;
-#endif
-}
-
 // The sum of values[k] * x[columns[k]]. Four vectors, so that an addition need not wait; columns may be read beyond count.
 QF_INLINE float row_sum(const float* values, const uint16_t* columns, int64_t count, const float* x) {
   vfloat sums[4] = {};
   int64_t k = 0;
   for (; k + 4 * LANES <= count; k += 4 * LANES)
     QF_UNROLL for (int i = 0; i < 4; i++)
-      sums[i] += load(values + k + i * LANES) * load_places(x, columns + k + i * LANES);
-  for (; k + LANES <= count; k += LANES) sums[0] += load(values + k) * load_places(x, columns + k);
-  if (k < count) sums[1] += load_first(values + k, int(count - k)) * load_places(x, columns + k);
+      sums[i] += load(values + k + i * LANES) * looked_up(x, columns + k + i * LANES);
+  for (; k + LANES <= count; k += LANES) sums[0] += load(values + k) * looked_up(x, columns + k);
+  if (k < count) sums[1] += load_first(values + k, int(count - k)) * looked_up(x, columns + k);
   const vfloat all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
   float sum = 0;
   QF_UNROLL for (int lane = 0; lane < LANES; lane++) sum += all[lane];
