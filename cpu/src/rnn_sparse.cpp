@@ -13,8 +13,8 @@
 
 namespace {
 
-constexpr int64_t MANY = LANES / 2;   // rows that are worth transposing
-constexpr int64_t GROUP = 2 * LANES;  // of them
+constexpr int64_t MANY = LANES == 16 ? 3 : LANES / 2;  // rows that are worth transposing
+constexpr int64_t GROUP = 2 * LANES;                   // of them
 
 struct Sparse {
   static constexpr bool SPREADS = true;

@@ -18,9 +18,9 @@
 namespace {
 
 constexpr int64_t MOST_COLUMNS_OF_PANEL = 4;
-constexpr int64_t MOST_ROWS_TOGETHER = 96;  // that share what is decoded
-constexpr int64_t ROOM_BYTES = 256 << 10;   // of rows that are brought together
-constexpr int64_t GAP = 16;                 // floats between rows: rows a power of two apart share few sets of a cache
+constexpr int64_t MOST_ROWS_TOGETHER = LANES == 16 ? 224 : 96;  // that share what is decoded
+constexpr int64_t ROOM_BYTES = 256 << 10;                       // of rows that are brought together
+constexpr int64_t GAP = 16;                                     // floats between rows: rows a power of two apart share few sets of a cache
 
 struct Plan {
   int64_t depth, plane, rows, row_blocks;
