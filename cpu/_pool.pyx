@@ -129,6 +129,33 @@ cdef PoolFunction find(str algorithm, int isa) except NULL:
     raise KeyError(algorithm)
 
 
+ctypedef fused Arguments:
+    PoolArguments
+    PoolGradientArguments
+
+
+cdef bint describe(Arguments* a, geometry, str kind, dtype, int count_include_pad, int p, row_weights,
+                   column_weights, int64_t channels) except -1:
+    """The sizes and options of a pool, for itself or its gradient; whether it is worth threads. channels: that lie together."""
+    window = geometry.window
+    a.planes = geometry.planes
+    for axis in range(3):
+        a.input[axis] = window.input[axis]
+        a.output[axis] = window.output[axis]
+        a.kernel[axis] = window.kernel[axis]
+        a.strides[axis] = window.strides[axis]
+        a.dilations[axis] = window.dilations[axis]
+        a.pads[axis] = window.pads[axis]
+        a.pads_end[axis] = geometry.pads_end[axis]
+    a.row_weights = <const float*>address(row_weights)
+    a.column_weights = <const float*>address(column_weights)
+    a.kind = KINDS[kind]
+    a.type = TYPES[dtype.name]
+    a.count_include_pad = count_include_pad
+    a.p = p
+    return geometry.planes * channels * window.output_size * min(window.taps, 64) > WORTH_THREADS
+
+
 cdef class Pool:
     """A prepared max_pool, average_pool or lp_pool.
 
@@ -148,34 +175,19 @@ cdef class Pool:
     def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, bint with_indices=False,
                  int storage_order=0, int count_include_pad=0, int p=1, row_weights, column_weights,
                  first_columns, workspace, int64_t channels=1):
-        window = geometry.window
         self.function = find(algorithm, isa)
         self.shape, self.dtype = shape, dtype
         self.with_indices = with_indices
         self.nothing = 0 in shape
         self.row_weights, self.column_weights, self.first_columns = row_weights, column_weights, first_columns
         cdef PoolArguments* a = &self.arguments
-        a.planes, a.channels = geometry.planes, channels
-        for axis in range(3):
-            a.input[axis] = window.input[axis]
-            a.output[axis] = window.output[axis]
-            a.kernel[axis] = window.kernel[axis]
-            a.strides[axis] = window.strides[axis]
-            a.dilations[axis] = window.dilations[axis]
-            a.pads[axis] = window.pads[axis]
-            a.pads_end[axis] = geometry.pads_end[axis]
-        a.row_weights = <const float*>address(row_weights)
-        a.column_weights = <const float*>address(column_weights)
+        self.worth_threads = describe(a, geometry, kind, dtype, count_include_pad, p, row_weights, column_weights, channels)
+        a.channels = channels
         a.first_columns = <const int32_t*>address(first_columns)
         a.indices = NULL
         a.workspace = NULL
         a.workspace_floats, a.row_floats, a.batch_rows = workspace
-        a.kind = KINDS[kind]
-        a.type = TYPES[dtype.name]
-        a.count_include_pad = count_include_pad
-        a.p = p
         a.storage_order = storage_order
-        self.worth_threads = geometry.planes * channels * window.output_size * min(window.taps, 64) > WORTH_THREADS
 
     def __call__(self, inputs):
         cdef PoolArguments a = self.arguments
@@ -271,31 +283,15 @@ cdef class PoolGradient:
 
     def __init__(self, str algorithm, int isa, geometry, str kind, shape, dtype, *, int count_include_pad=0, int p=1,
                  row_weights, column_weights, holders, workspace):
-        window = geometry.window
         self.function = find_gradient(algorithm, isa)
         self.shape, self.dtype = shape, dtype
         self.nothing = 0 in shape
         self.kept = (row_weights, column_weights, holders)
         cdef PoolGradientArguments* a = &self.arguments
-        a.planes = geometry.planes
-        for axis in range(3):
-            a.input[axis] = window.input[axis]
-            a.output[axis] = window.output[axis]
-            a.kernel[axis] = window.kernel[axis]
-            a.strides[axis] = window.strides[axis]
-            a.dilations[axis] = window.dilations[axis]
-            a.pads[axis] = window.pads[axis]
-            a.pads_end[axis] = geometry.pads_end[axis]
-        a.row_weights = <const float*>address(row_weights)
-        a.column_weights = <const float*>address(column_weights)
+        self.worth_threads = describe(a, geometry, kind, dtype, count_include_pad, p, row_weights, column_weights, 1)
         for axis in range(2):
             a.holders[axis] = <const int32_t*>address(holders[axis])
         a.workspace_floats, a.row_floats, a.slots, a.line_floats, a.lead = workspace
-        a.kind = KINDS[kind]
-        a.type = TYPES[dtype.name]
-        a.count_include_pad = count_include_pad
-        a.p = p
-        self.worth_threads = geometry.planes * window.output_size * min(window.taps, 64) > WORTH_THREADS
 
     def __call__(self, inputs):
         cdef PoolGradientArguments a = self.arguments
