@@ -189,7 +189,7 @@ __attribute__((noinline)) void sum_row(const Part<Format>& part, const Requantiz
       }
     }
     QF_UNROLL for (int t = 0; t < TILE; t++) {
-      const vuint bytes = wanted ? requantization.bytes(sums[t], multipliers) : (vuint){};
+      const vuint bytes = wanted ? requantization.bytes<ByteOrder::FOURS>(sums[t], multipliers) : (vuint){};
       QF_UNROLL for (int place = 0; place < PLACES; place++) {
         const int64_t at = w + (STRIDE == 1 ? (t / 2 * PLACES + place) * 2 + t % 2 : t * PLACES + place);
         if (at >= width) continue;

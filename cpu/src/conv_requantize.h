@@ -30,11 +30,12 @@ struct Requantization {
     return (vuint)pack_bytes<ORDER>(scaled(a), scaled(b), scaled(c), scaled(d), zero) ^ flip;
   }
 
-  // The same with a multiplier for each sum, in the order of FOURS.
+  // The same with a multiplier for each sum.
+  template <ByteOrder ORDER>
   QF_INLINE vuint bytes(const vuint (&sums)[4], const vfloat (&multipliers)[4]) const {
     vfloat scaled[4];
     QF_UNROLL for (int i = 0; i < 4; i++) scaled[i] = __builtin_convertvector((vint)sums[i], vfloat) * multipliers[i];
-    return (vuint)pack_bytes<ByteOrder::FOURS>(scaled[0], scaled[1], scaled[2], scaled[3], zero) ^ flip;
+    return (vuint)pack_bytes<ORDER>(scaled[0], scaled[1], scaled[2], scaled[3], zero) ^ flip;
   }
 
   // Writes N / 2 rows of one channel, `step` bytes apart: two vectors each, which hold the even and the odd columns
