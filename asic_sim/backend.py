@@ -21,7 +21,7 @@ from quatrefoil.asic_sim.simulation import (
     timed,
 )
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.ops.rnn import without_layout
+from quatrefoil.ops import layouts
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Array, Availability, Kernel
 from quatrefoil.widening import with_float16
@@ -101,7 +101,7 @@ def simulate(
 
 def simulate_as(problem: Problem, chip: Hardware, setting: Setting) -> SimulationReport:
     """The same, on the terms of a setting. Raises FormatError alone where the array does not multiply its format."""
-    settled = without_layout(problem) if problem.op in rnn.LOWERINGS else problem
+    settled = layouts.plain(problem)
     for kernel in AsicBackend().kernels():
         if kernel.op == settled.op:
             reject = kernel.accepts(settled)

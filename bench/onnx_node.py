@@ -31,6 +31,8 @@ OPERATORS = {
     "lstm": "LSTM",
     "gru": "GRU",
 }
+RUNTIMES_OWN = "com.microsoft"
+"""The domain of ONNX Runtime's own operators, whose QLinearConv may have its channels last; ONNX's have them first."""
 WITHOUT_A_NODE = ("Affine", "ScaledTanh", "Swish")
 
 
@@ -47,8 +49,10 @@ class _Graph:
         self.initializers.append(numpy_helper.from_array(array, name))
         return name
 
-    def node(self, kind: str, inputs: list[str], outputs: list[str], attributes: Mapping[str, Any]) -> None:
-        self.nodes.append(helper.make_node(kind, inputs, outputs))
+    def node(
+        self, kind: str, inputs: list[str], outputs: list[str], attributes: Mapping[str, Any], domain: str = ""
+    ) -> None:
+        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain))
         for name, value in attributes.items():
             if value != [] and value != ():  # an empty list has no type that ONNX could write down
                 self.nodes[-1].attribute.append(helper.make_attribute(name, value))
@@ -71,6 +75,10 @@ def _model_of(problem: Problem, constants: Mapping[int, np.ndarray], names: Sequ
     refused = None
     if problem.op in ("conv", "conv_transpose"):
         refused = _convolution(graph, problem)
+    elif conv.channels_last(problem):
+        if problem.op != "qlinear_conv":
+            return Reject("ONNX's ConvInteger has its channels first, and there is no other")
+        graph.node(OPERATORS[problem.op], graph.inputs, graph.outputs, dict(problem.attributes), RUNTIMES_OWN)
     elif problem.op == "max_unpool":
         refused = _unpool(graph, problem)
     elif problem.op in ops.FAMILIES["rnn"]:
@@ -91,7 +99,10 @@ def _model_of(problem: Problem, constants: Mapping[int, np.ndarray], names: Sequ
         [_value(name, t.dtype, t.shape) for name, t in zip(graph.outputs, problem.outputs)],
         graph.initializers,
     )
-    return helper.make_model(model, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    sets = [helper.make_opsetid("", OPSET)]
+    if conv.channels_last(problem):
+        sets.append(helper.make_opsetid(RUNTIMES_OWN, 1))
+    return helper.make_model(model, opset_imports=sets, ir_version=IR_VERSION)
 
 
 def _value(name: str, dtype: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:

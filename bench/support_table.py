@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quatrefoil import backends, ops
+from quatrefoil.ops import layouts
 from quatrefoil.problem import Problem
 
 BEGIN, END = "<!-- support table: begin -->", "<!-- support table: end -->"
@@ -32,8 +33,7 @@ def support(op: str, backend: str) -> dict[str, tuple[int, int]]:
 
 def _problems(op: str) -> Iterator[Problem]:
     for case in ops.SPECS[op].cases():
-        problem = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)
-        yield ops.rnn.without_layout(problem) if op in ops.FAMILIES["rnn"] else problem
+        yield layouts.plain(ops.canonical(case.op, case.inputs, case.attributes, case.outputs))
 
 
 def cell(counts: dict[str, tuple[int, int]]) -> str:

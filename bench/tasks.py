@@ -25,6 +25,7 @@ from quatrefoil.bench import networks
 from quatrefoil.bench.onnx_node import model_of
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import load
+from quatrefoil.ops import conv, layouts
 from quatrefoil.problem import Problem, Work, numpy_dtype
 from quatrefoil.registry import Reject
 
@@ -47,6 +48,18 @@ class Task:
     def problem(self) -> Problem | None:
         """The single problem that this is; None for a chain or a network."""
         return None if self.text.startswith((NETWORK, "(")) or CHAIN.fullmatch(self.text) else ops.parse(self.text)
+
+    @cached_property
+    def on_planes(self) -> Task:
+        """The same task on the same numbers with its channels first."""
+        if self.problem is None or not conv.channels_last(self.problem):
+            return self
+        other = Task(conv.channels_first(self.problem).text, self.seed)
+        other.__dict__["arrays"] = [
+            None if array is None else np.ascontiguousarray(array).reshape(array.shape)
+            for array in layouts.views(self.problem, self.arrays)
+        ]
+        return other
 
     @property
     def op(self) -> str:

@@ -18,7 +18,7 @@ from quatrefoil import ops, reference
 from quatrefoil.bench.networks import in_float64
 from quatrefoil.bench.tasks import Feeds, Task
 from quatrefoil.models import load
-from quatrefoil.ops import conv
+from quatrefoil.ops import conv, layouts
 from quatrefoil.problem import Problem, Tensor, Tolerance
 from quatrefoil.registry import Reject
 
@@ -74,6 +74,9 @@ class Oracle:
     """What the right outputs of a problem on these inputs are: all of them, or rows of a large convolution."""
 
     def __init__(self, problem: Problem, inputs: Arrays) -> None:
+        self._last = conv.channels_last(problem)
+        if self._last:
+            problem, inputs = conv.channels_first(problem), layouts.views(problem, inputs)
         self.problem = problem
         self.tolerance = ops.SPECS[problem.op].tolerance(problem)
         self._rows = _rows(problem)
@@ -100,6 +103,8 @@ class Oracle:
         return Verdict(self.name, error, failures, accurate and (error < ACCURATE or wanted.dtype.kind in "iu"))
 
     def _pairs(self, outputs: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+        if self._last:
+            outputs = [None if y is None else conv.planes_of(y) for y in outputs]
         if self._rows is None:
             return [(got, wanted) for got, wanted in zip(outputs, self._wanted) if got is not None]
         y = outputs[0]

@@ -18,7 +18,7 @@ import numpy as np
 
 from quatrefoil import arrays, autotune, backends, ops, settings
 from quatrefoil.errors import BackendUnavailable, NoKernelError, OperatorError, QuatrefoilError
-from quatrefoil.ops import rnn
+from quatrefoil.ops import conv, layouts, rnn
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Array, Availability, Backend, DirectRun, Kernel, Reject, Run, RunsDirectly
 
@@ -136,8 +136,8 @@ def _select(
     blocked: bool,
 ) -> Selection:
     """What ``select`` gives, kept for as long as nothing that it depends on changes (``tuning`` is only a key)."""
-    judged = rnn.without_layout(problem) if problem.op in ops.FAMILIES["rnn"] else problem
-    timed = autotune.remembered(house, judged) if availability.ready else {}
+    judged = layouts.plain(problem)
+    timed = autotune.remembered(house, _measured(problem)) if availability.ready else {}
     candidates = [
         Candidate(kernel, kernel.accepts(judged), timed.get(autotune.kernel_key(kernel)))
         for kernel in house.kernels()
@@ -153,9 +153,17 @@ def _select(
         if accepting[0].kernel.blocked is None:
             reason = "keeps channels in blocks from layer to layer"
         accepting.sort(key=lambda c: c.kernel.blocked is None)
+    if conv.channels_last(problem) and any(c.kernel.blocked for c in accepting):
+        accepting.sort(key=lambda c: c.kernel.blocked is None)
+        reason += ", on channels last as they lie"
     if forced is not None:
         accepting, rejecting, reason = _force(forced, accepting, rejecting)
     return Selection(problem, house.name, availability, (*accepting, *rejecting), reason, why_backend)
+
+
+def _measured(problem: Problem) -> Problem:
+    """The problem whose measured times count for this one: channels last have times of their own."""
+    return problem if conv.channels_last(problem) else layouts.plain(problem)
 
 
 def _force(
@@ -185,8 +193,7 @@ class Plan:
         self.problem = selection.problem
         self.backend = selection.backend
         self.kernel = kernel
-        batch_first = self.problem.op in ops.FAMILIES["rnn"] and self.problem.integer("layout") == 1
-        self.run: Run = _batch_first(run) if batch_first else run
+        self.run = run
         """Positional inputs of the problem in the backend's home, C-contiguous; gives all outputs.
 
         What ``prepare`` got as a parameter is ignored here and may be None.
@@ -196,13 +203,20 @@ class Plan:
         return f"Plan({self.problem.text!r}, kernel={self.kernel.id!r})"
 
 
-def _batch_first(run: Run) -> Run:
-    """A run of layout 1 from one of layout 0."""
-    return lambda inputs: rnn.batch_first(run(_swapped_contiguous(inputs)))
+def _prepared(kernel: Kernel, problem: Problem, parameters: Mapping[int, Array]) -> Run:
+    """A kernel prepared for a problem in any layout: on its own one, or between views."""
+    if not layouts.turned(problem):
+        return kernel.prepare(problem, parameters)
+    plain = layouts.plain(problem)
+    if conv.channels_last(problem) and kernel.blocked is not None:
+        return kernel.blocked(plain, parameters, True, True)
+    given = _views(problem, [parameters.get(i) for i in range(len(problem.inputs))])
+    run = kernel.prepare(plain, {i: array for i, array in enumerate(given) if array is not None})
+    return lambda inputs: layouts.results(problem, run(_views(problem, inputs)))
 
 
-def _swapped_contiguous(inputs: Sequence[Any]) -> list[Any]:
-    return [None if a is None else _contiguous(a) for a in rnn.batch_second(inputs)]
+def _views(problem: Problem, inputs: Sequence[Any]) -> list[Any]:
+    return [None if array is None else _contiguous(array) for array in layouts.views(problem, inputs)]
 
 
 def _contiguous(array: Any) -> Any:
@@ -227,23 +241,16 @@ def plan_problem(
     selection = select(problem, backend, why_backend)
     kernel = selection.chosen
     house = backends.get(backend)
-    is_rnn = problem.op in ops.FAMILIES["rnn"]
-    prepared = rnn.without_layout(problem) if is_rnn else problem
     constants = {i: _contiguous(array) for i, array in parameters.items()}
     if tune:
         accepting = [c.kernel for c in selection.candidates if c.reject is None]
         if len(accepting) > 1 and any(c.seconds is None for c in selection.candidates if c.reject is None):
             inputs = list(samples) if samples is not None else _made_up(house, problem, parameters)
-            if is_rnn and problem.integer("layout"):
-                inputs = _swapped_contiguous(inputs)
-            runs = [(each, each.prepare(prepared, constants)) for each in accepting]
-            autotune.measure(house, prepared, runs, inputs)
+            runs = [(each, _prepared(each, problem, constants)) for each in accepting]
+            autotune.measure(house, _measured(problem), runs, inputs)
             selection = select(problem, backend, why_backend)
             kernel = selection.chosen
-    if is_rnn and problem.integer("layout"):
-        swapped = rnn.batch_second([constants.get(i) for i in range(len(problem.inputs))])
-        constants = {i: _contiguous(array) for i, array in enumerate(swapped) if array is not None}
-    return Plan(selection, kernel, kernel.prepare(prepared, constants))
+    return Plan(selection, kernel, _prepared(kernel, problem, constants))
 
 
 def _made_up(house: Backend, problem: Problem, parameters: Mapping[int, Array]) -> list[Array | None]:
@@ -458,17 +465,16 @@ def _bound(
     validate = ops.SPECS[problem.op].validate
     if not any(problem.has(position) for position in ops.SPECS[problem.op].parameters):
         plain = plan_problem(problem, {}, backend, why_backend=why_backend).run
-    elif problem.op in ops.FAMILIES["rnn"] and problem.integer("layout"):
+    elif layouts.turned(problem):
 
         def plain(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
             return plan_problem(problem, _constants(problem, inputs), backend, why_backend=why_backend).run(inputs)
 
     else:
         prepare = select(problem, backend, why_backend).chosen.prepare
-        own = rnn.without_layout(problem) if problem.op in ops.FAMILIES["rnn"] else problem
 
         def plain(inputs: Sequence[Array | None]) -> tuple[Array, ...]:
-            return prepare(own, _constants(problem, inputs))(inputs)
+            return prepare(problem, _constants(problem, inputs))(inputs)
 
     if validate is None:
         return plain

@@ -211,14 +211,17 @@ def conv_integer(
     padding: Size | str = 0,
     dilation: Size = 1,
     groups: int = 1,
+    channels_last: bool = False,
 ) -> Call:
     """Integer convolution over 1 to 3 spatial axes, exact: sum of (x - x_zero_point) (weight - w_zero_point).
 
     x and weight uint8 or int8; zero points of their dtypes, scalars (w_zero_point also one for each output channel).
-    Returns int32 (N, M, spatial), wrapping. Raises OperatorError for arguments that do not fit.
+    Returns int32 (N, M, spatial), wrapping. channels_last: x and the result are (N, spatial, channels). Raises
+    OperatorError for arguments that do not fit.
     """
     rank = len(Tensor.of(x).shape) - 2
     attributes = _window_attributes("conv_integer", rank, stride, padding, dilation, groups)
+    attributes["channels_last"] = int(channels_last)
     return Call("conv_integer", (x, weight, x_zero_point, w_zero_point), attributes)
 
 
@@ -248,14 +251,17 @@ def qlinear_conv(
     padding: Size | str = 0,
     dilation: Size = 1,
     groups: int = 1,
+    channels_last: bool = False,
 ) -> Call:
     """Quantised convolution over 1 to 3 spatial axes, equal to the last bit on every backend (see ops/conv.py).
 
     x and weight uint8 or int8 with float32 scales and zero points of their own dtypes (the weight's also one for
-    each output channel), bias int32 (M) or None. Returns (N, M, spatial) of y_zero_point's dtype.
+    each output channel), bias int32 (M) or None. Returns (N, M, spatial) of y_zero_point's dtype. channels_last: x and
+    the result are (N, spatial, channels).
     """
     rank = len(Tensor.of(x).shape) - 2
     attributes = _window_attributes("qlinear_conv", rank, stride, padding, dilation, groups)
+    attributes["channels_last"] = int(channels_last)
     inputs = (x, x_scale, x_zero_point, weight, w_scale, w_zero_point, y_scale, y_zero_point, bias)
     return Call("qlinear_conv", inputs, attributes)
 

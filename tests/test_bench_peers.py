@@ -34,6 +34,7 @@ PROBLEMS = (
     "conv_transpose float32[1x4x5x6],float32[4x3x4x4],float32[3] strides=2x2 pads=1x1x1x1",
     "conv_integer uint8[1x3x6x6],uint8[2x3x3x3],uint8[],uint8[]",
     f"qlinear_conv uint8[1x3x6x6],float32[],uint8[],{INT8_WEIGHTS}",
+    f"qlinear_conv uint8[1x6x7x3],float32[],uint8[],{INT8_WEIGHTS} pads=1x1x1x1 channels_last=1",
     "max_pool float32[1x3x9x9] kernel_shape=3x3 strides=2x2 ceil_mode=1 with_indices=1",
     "max_pool float32[1x3x9x9] kernel_shape=3x3 strides=2x2 pads=1x1x1x1",
     "max_pool float32[1x3x10x10] kernel_shape=3x3 strides=2x2 ceil_mode=1",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from quatrefoil import backends, ops, reference
-from quatrefoil.ops import rnn
+from quatrefoil.ops import layouts
 from quatrefoil.ops.spec import Case
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Backend, Kernel, collect_costs
@@ -43,9 +43,8 @@ def house(name: str) -> Backend:
 
 
 def problem_of(case: Case) -> Problem:
-    """The case as kernels see it: recurrent layers without the batch-first layout."""
-    problem = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)
-    return rnn.without_layout(problem) if case.op in ops.FAMILIES["rnn"] else problem
+    """The case as kernels see it, in their own layout."""
+    return layouts.plain(ops.canonical(case.op, case.inputs, case.attributes, case.outputs))
 
 
 @cache
@@ -53,8 +52,9 @@ def arrays_and_oracle(op: str, name: str) -> tuple[Problem, list[np.ndarray | No
     case = next(case for case in CASES[op] if case.name == name)
     problem = problem_of(case)
     arrays = case.arrays()
-    if case.attributes.get("layout") and op in ops.FAMILIES["rnn"]:
-        arrays = rnn.batch_second(arrays)
+    turned = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)
+    if layouts.turned(turned):
+        arrays = layouts.views(turned, arrays)
     arrays = [None if array is None else np.ascontiguousarray(array).reshape(array.shape) for array in arrays]
     for array in arrays:
         if array is not None:

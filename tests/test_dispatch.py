@@ -240,3 +240,28 @@ def test_made_up_lengths_are_whole(op: str) -> None:
     problem = ops.canonical(op, cases[0].inputs, cases[0].attributes, cases[0].outputs)
     lengths = dispatch._made_up(backends.get("cpu"), problem, {})[4]
     assert lengths is not None and (lengths == problem.input(0).shape[0]).all()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "fpga", "asic"])
+def test_channels_last_runs_everywhere(backend: str) -> None:
+    """On the CPU as they lie, elsewhere through views; explain says which."""
+    rng = np.random.default_rng(2)
+    x, w = rng.integers(0, 256, (2, 5, 6, 20)).astype(np.uint8), rng.integers(-9, 9, (7, 20, 3, 3)).astype(np.int8)
+    if not dispatch.select(
+        ops.canonical("conv_integer", [Tensor.of(x), Tensor.of(w)], {"channels_last": 1}), backend
+    ).runnable:
+        pytest.skip(f"{backend} cannot run here")
+    planes = qf.conv_integer(x.transpose(0, 3, 1, 2), w, padding=1, backend="cpu")
+    last = qf.conv_integer(x, w, padding=1, channels_last=True, backend=backend)
+    np.testing.assert_array_equal(last.transpose(0, 3, 1, 2), planes)
+    plan = qf.plan(qf.conv_integer, x, w, padding=1, channels_last=True, backend=backend)
+    np.testing.assert_array_equal(plan(x), last)
+    assert ("as they lie" in str(plan.selection)) == (backend == "cpu")
+
+
+def test_channels_last_is_zero_or_one() -> None:
+    x, w = np.ones((1, 4, 4, 3), np.uint8), np.ones((2, 3, 3, 3), np.int8)
+    with pytest.raises(OperatorError, match=r"channels_last is 2; it has to be 0, .* or 1"):
+        qf.conv_integer(x, w, channels_last=2)
+    with pytest.raises(OperatorError, match=r"the rank of x is 2 .* \(N, H, W, C\)"):
+        qf.conv_integer(x[0, 0], w, channels_last=True)

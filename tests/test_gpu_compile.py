@@ -12,7 +12,7 @@ import pytest
 
 from quatrefoil import ops
 from quatrefoil.gpu import compiler, conv, conv_gradient, conv_integer, fixed, rnn, rnn_gradient, sparse
-from quatrefoil.ops import rnn as rnn_semantics
+from quatrefoil.ops import layouts
 from quatrefoil.problem import Tensor
 
 ARCHITECTURES = ("sm_80", "sm_90")
@@ -51,9 +51,7 @@ def builds() -> dict[Build, set[str]]:
     for kernel in (kernel for family in families for kernel in family.kernels(device)):
         spec = ops.SPECS[kernel.op]
         for case in spec.cases():
-            problem = ops.canonical(case.op, case.inputs, case.attributes, case.outputs)
-            if case.op in ops.FAMILIES["rnn"]:
-                problem = rnn_semantics.without_layout(problem)
+            problem = layouts.plain(ops.canonical(case.op, case.inputs, case.attributes, case.outputs))
             if kernel.accepts(problem) is None:
                 present = {i: t for i, t in enumerate(problem.inputs) if t is not None and i in spec.parameters}
                 parameters = {i: np.ones(t.shape, t.numpy_dtype) for i, t in present.items()}

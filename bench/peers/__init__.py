@@ -10,16 +10,17 @@ Another package adds a peer by an entry point in the group ``quatrefoil.peers`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, wraps
 from importlib import import_module, metadata, util
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from quatrefoil.bench.records import Chosen, Simulated
 from quatrefoil.bench.tasks import Task
 from quatrefoil.errors import QuatrefoilError
+from quatrefoil.ops import conv
 from quatrefoil.registry import Availability, Reject
 
 INSTALL = "pip install 'quatrefoil[peers]'"
@@ -59,6 +60,32 @@ class Prepared:
     refill: Refill | None = None
     device_seconds: Callable[[Callable[[], object]], float] | None = None
     chosen: Chosen | None = None
+
+
+Prepare = Callable[[Any, Task, int], Prepared | Reject]
+
+
+def on_planes(prepare: Prepare) -> Prepare:
+    """The ``prepare`` of a peer that is given a convolution with channels last as one on planes, and brings arrays to where it
+    likes them. They are turned outside of what is timed."""
+
+    @wraps(prepare)
+    def prepared(peer: Any, task: Task, threads: int) -> Prepared | Reject:
+        made = prepare(peer, task.on_planes, threads)
+        if task.on_planes is task or isinstance(made, Reject):
+            return made
+        outputs, refill = made.outputs, made.refill
+
+        def turned(results: object) -> list[np.ndarray | None]:
+            return [None if y is None else contiguous(conv.pixels_of(y)) for y in outputs(results)]
+
+        def refilled(inputs: Sequence[np.ndarray]) -> None:
+            assert refill is not None
+            refill([conv.planes_of(x) for x in inputs])
+
+        return replace(made, outputs=turned, refill=None if refill is None else refilled)
+
+    return prepared
 
 
 class Peer(Protocol):

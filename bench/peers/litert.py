@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line
+from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line, on_planes
 from quatrefoil.bench.peers.layers import Layer, Layers, in_line, layers_of
 from quatrefoil.bench.tasks import Task
 from quatrefoil.ops import conv
@@ -35,6 +35,7 @@ class LiteRt:
     def probe(self) -> Availability:
         return self._package.probe()
 
+    @on_planes
     def prepare(self, task: Task, threads: int) -> Prepared | Reject:
         from ai_edge_litert import interpreter
 

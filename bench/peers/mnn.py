@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous
+from quatrefoil.bench.peers import Package, Prepared, contiguous, on_planes
 from quatrefoil.bench.tasks import Task
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Availability, Reject
@@ -30,6 +30,7 @@ class Mnn:
     def probe(self) -> Availability:
         return self._package.probe()
 
+    @on_planes
     def prepare(self, task: Task, threads: int) -> Prepared | Reject:
         import _tools
         import MNN

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous, into
+from quatrefoil.bench.peers import Package, Prepared, contiguous, into, on_planes
 from quatrefoil.bench.peers.layers import Layer, Layers, in_line, layers_of, symmetric
 from quatrefoil.bench.tasks import Task
 from quatrefoil.ops import conv, rnn
@@ -62,6 +62,7 @@ class Ncnn:
     def probe(self) -> Availability:
         return self._package.probe()
 
+    @on_planes
     def prepare(self, task: Task, threads: int) -> Prepared | Reject:
         import ncnn
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import ModelProto, helper, numpy_helper
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line, into
+from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line, into, on_planes
 from quatrefoil.bench.tasks import Task
 from quatrefoil.registry import Availability, Reject
 
@@ -52,6 +52,7 @@ class OpenVino:
     def probe(self) -> Availability:
         return self._package.probe()
 
+    @on_planes
     def prepare(self, task: Task, threads: int) -> Prepared | Reject:
         import openvino
 

@@ -1,4 +1,7 @@
-"""ONNX Runtime's CPU execution provider on the task's ONNX model, inputs and outputs bound ahead."""
+"""ONNX Runtime's CPU execution provider on the task's ONNX model, inputs and outputs bound ahead.
+
+A quantised convolution with channels last is ONNX Runtime's own operator of the name, which takes them so.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line
+from quatrefoil.bench.peers import Package, Prepared, contiguous, first_line, on_planes
 from quatrefoil.bench.peers.layers import Layer, Layers, layers_of, symmetric
 from quatrefoil.bench.tasks import Task
 from quatrefoil.models.passes.matching import attributes_of
@@ -45,6 +45,7 @@ class PyTorch:
     def probe(self) -> Availability:
         return Package("torch").probe()
 
+    @on_planes
     def prepare(self, task: Task, threads: int) -> Prepared | Reject:
         import torch
 

@@ -5,6 +5,8 @@ Canonical attributes
   conv_transpose                     the same, and output_shape (spatial): output_padding and auto_pad are settled
                                      into pads and output_shape
   conv, conv_transpose also          activation, when one is fused
+  conv_integer, qlinear_conv also    channels_last, 1 where x and y are (N, spatial, C) instead of (N, C, spatial); w is
+                                     (M, C / group, kernel) either way
 
 Inputs
   conv, conv_transpose   x (N, C, spatial), w, bias (M)?, residual (shape of y)?:  y = activation(conv + bias + residual)
@@ -21,9 +23,10 @@ every step rounded to float32 once, so that all silicon agrees to the last bit (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from quatrefoil.errors import OperatorError
 from quatrefoil.ops.activations import IDENTITY, Activation
@@ -74,9 +77,41 @@ class ConvGeometry:
         return self.out_channels // self.groups
 
 
+def channels_last(problem: Problem) -> bool:
+    """Whether x and y of a quantised convolution are (N, spatial, C)."""
+    return ("channels_last", 1) in problem.attributes
+
+
+def planes_of(array: Any) -> Any:
+    """(N, spatial, C) as a view (N, C, spatial)."""
+    return array.transpose(0, array.ndim - 1, *range(1, array.ndim - 1))
+
+
+def pixels_of(array: Any) -> Any:
+    """(N, C, spatial) as a view (N, spatial, C)."""
+    return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def channels_first(problem: Problem) -> Problem:
+    """The same problem on planes."""
+    if not channels_last(problem):
+        return problem
+    x, *others = problem.inputs
+    assert x is not None
+    attributes = tuple(item for item in problem.attributes if item[0] != "channels_last")
+    [y] = problem.outputs
+    return Problem(problem.op, (_as_planes(x), *others), (_as_planes(y),), attributes)
+
+
+def _as_planes(tensor: Tensor) -> Tensor:
+    batch, *spatial, channels = tensor.shape
+    return Tensor(tensor.dtype, (batch, channels, *spatial))
+
+
 @lru_cache(maxsize=4096)
 def geometry(problem: Problem) -> ConvGeometry:
     """The geometry of any of the four operators' canonical problems. Kept, because training asks for it in each step."""
+    problem = channels_first(problem)
     x = problem.input(X)
     w = problem.input(Q_W if problem.op == "qlinear_conv" else W)
     y = problem.outputs[0]
@@ -269,7 +304,40 @@ def _check_zero_point(op: str, name: str, tensor: Tensor | None, dtype: str, cha
     _check_shape(op, name, tensor, *shapes)
 
 
+def _canonical_on_planes(
+    op: str,
+    canonical: Callable[[Sequence[Tensor | None], Attributes], Problem],
+    inputs: Sequence[Tensor | None],
+    attributes: Attributes,
+) -> Problem:
+    """The problem of a call that may have its channels last."""
+    own = dict(attributes)
+    last = int_attribute(op, own, "channels_last", 0)
+    own.pop("channels_last", None)
+    if last not in (0, 1):
+        raise OperatorError(op, "channels_last", last, "it has to be 0, for (N, C, spatial), or 1, for (N, spatial, C)")
+    if not last or not inputs or inputs[X] is None:
+        return canonical(inputs, own)
+    x = inputs[X]
+    assert x is not None
+    if not 3 <= x.rank <= 5:
+        wanted = "with channels_last give (N, W, C), (N, H, W, C) or (N, D, H, W, C)"
+        raise OperatorError(op, "the rank of x", f"{x.rank} ({x})", wanted)
+    planes = canonical((_as_planes(x), *inputs[1:]), own)
+    batch, channels, *spatial = planes.outputs[0].shape
+    y = Tensor(planes.outputs[0].dtype, (batch, *spatial, channels))
+    return Problem(op, (x, *planes.inputs[1:]), (y,), (*planes.attributes, ("channels_last", 1)))
+
+
 def canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+    return _canonical_on_planes("conv_integer", _canonical_conv_integer, inputs, attributes)
+
+
+def canonical_qlinear_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+    return _canonical_on_planes("qlinear_conv", _canonical_qlinear_conv, inputs, attributes)
+
+
+def _canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attributes) -> Problem:
     op = "conv_integer"
     _check_count(op, INTEGER_NAMES, inputs)
     x, w = required(op, INTEGER_NAMES, inputs, X), required(op, INTEGER_NAMES, inputs, W)
@@ -286,7 +354,7 @@ def canonical_conv_integer(inputs: Sequence[Tensor | None], attributes: Attribut
     return Problem(op, tuple(given), (y,), settled)
 
 
-def canonical_qlinear_conv(inputs: Sequence[Tensor | None], attributes: Attributes, outputs: int = 1) -> Problem:
+def _canonical_qlinear_conv(inputs: Sequence[Tensor | None], attributes: Attributes) -> Problem:
     op = "qlinear_conv"
     _check_count(op, QLINEAR_NAMES, inputs)
     needed = [required(op, QLINEAR_NAMES, inputs, position) for position in range(Q_BIAS)]
@@ -454,6 +522,10 @@ def cases_conv_integer() -> list[Case]:
         _case(op, "s8s8_per_channel", "int8[1x3x6x7]", "int8[5x3x3x3]", "int8[]", "int8[5]", strides=[2, 2]),
         _case(op, "s8u8", "int8[1x3x6x7]", "uint8[5x3x2x2]", None, "uint8[5]", pads=[0, 1, 1, 0]),
         _case(op, "no_zero_points", "uint8[1x3x5x5]", "uint8[2x3x3x3]"),
+        _case(op, "channels_last", "uint8[2x7x8x20]", "int8[18x20x3x3]", "uint8[]", pads=[1, 1, 1, 1], channels_last=1),
+        _case(
+            op, "channels_last_grouped_1d", "int8[2x15x6]", "int8[4x3x4]", "int8[]", "int8[4]", group=2, channels_last=1
+        ),
         _case(op, "1x1", "uint8[1x33x7x5]", "int8[35x33x1x1]", "uint8[]"),
         _case(op, "depthwise", "uint8[1x19x8x9]", "int8[19x1x3x3]", "uint8[]", group=19, pads=[1, 1, 1, 1]),
         _case(
@@ -526,8 +598,17 @@ def cases_qlinear_conv() -> list[Case]:
         quantized("grouped", "int8", "int8", "int8", False, True, "1x8x6x6", "6x4x3x3", group=2),
         quantized("1d", "uint8", "int8", "uint8", False, True, "2x6x21", "5x6x5", pads=[2, 2], strides=[2]),
         quantized("3d", "int8", "int8", "int8", False, False, "1x2x4x4x5", "3x2x2x2x2"),
+        quantized(
+            "channels_last", "uint8", "int8", "uint8", True, True, "1x9x7x24", "40x24x3x3", strides=[2, 1], pads=[1, 0, 1, 1],
+            channels_last=1,
+        ),
+        quantized("channels_last_1x1", "int8", "int8", "int8", True, True, "2x3x5x64", "20x64x1x1", channels_last=1),
+        quantized(
+            "channels_last_depthwise", "uint8", "int8", "uint8", True, True, "1x9x9x20", "20x1x3x3", group=20,
+            pads=[1, 1, 1, 1], channels_last=1,
+        ),
         quantized("empty_batch", "uint8", "uint8", "uint8", False, True, "0x3x5x5", "4x3x3x3"),
-    ]
+    ]  # fmt: skip
 
 
 SPECS = (

@@ -92,10 +92,10 @@ _FIXED_RECURRENT = {
 ATTRIBUTES: dict[str, dict[str, Kind]] = {
     "conv": {**_CONV, "activation": WORD},
     "conv_transpose": {**_CONV, "output_padding": INTEGERS, "output_shape": INTEGERS, "activation": WORD},
-    "conv_integer": _CONV,
+    "conv_integer": {**_CONV, "channels_last": INTEGER},
     "conv_weight_gradient": _CONV,
     "conv_bias_gradient": {},
-    "qlinear_conv": _CONV,
+    "qlinear_conv": {**_CONV, "channels_last": INTEGER},
     "max_pool": {**_POOL, "storage_order": INTEGER, "with_indices": INTEGER},
     "average_pool": {**_POOL, "count_include_pad": INTEGER},
     "lp_pool": {**_POOL, "p": INTEGER},

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from quatrefoil.ops import FAMILIES
-from quatrefoil.ops import rnn as rnn_ops
+from quatrefoil.ops import FAMILIES, layouts
 from quatrefoil.problem import Problem
 from quatrefoil.reference import compressed as _compressed
 from quatrefoil.reference import conv as _conv
@@ -40,8 +39,8 @@ _EVALUATE: dict[str, Callable[[Problem, Arrays], tuple[np.ndarray, ...]]] = {
 def evaluate(problem: Problem, inputs: Arrays) -> tuple[np.ndarray, ...]:
     """All outputs of a canonical problem: float64 for floating-point outputs, the exact dtype for integers."""
     family = next(family for family, operators in FAMILIES.items() if problem.op in operators)
-    if family == "rnn" and problem.integer("layout"):
-        return rnn_ops.batch_first(_rnn.evaluate(rnn_ops.without_layout(problem), rnn_ops.batch_second(inputs)))
+    if layouts.turned(problem):
+        return layouts.results(problem, _EVALUATE[family](layouts.plain(problem), layouts.views(problem, inputs)))
     return _EVALUATE[family](problem, inputs)
 
 
