@@ -506,6 +506,40 @@ def _matmul(place: Place) -> None:
     _linear(place, weights.T, None, (*x.shape[:-1], weights.shape[1]), place.outputs[0])
 
 
+def _of_rows(place: Place, op: str, weights: np.ndarray, parameters: Mapping[int, np.ndarray], at: int) -> None:
+    """A product with constant weights (K, M) in integers: a convolution of one pixel whose images are the rows."""
+    draft, x = place.draft, place.type(0)
+    if x.rank < 2 or weights.ndim != 2 or x.shape[-1] != weights.shape[0] or 0 in weights.shape:
+        raise NotInSequence
+    given = {n: array.reshape(()) if array.size == 1 else array for n, array in parameters.items()}
+    given[at] = np.ascontiguousarray(weights.T)[..., np.newaxis]
+    image = draft.add(View(), place.inputs[:1], (math.prod(x.shape[:-1]), x.shape[-1], 1))
+    types = [draft.types[image], *(Tensor.of(given[n]) for n in range(1, len(given) + 1))]
+    result, _ = draft.operation(ops.canonical(op, types, {}), given, (image, *(None for _ in given)))
+    draft.add(View(), (result,), (*x.shape[:-1], weights.shape[1]), place.outputs[0])
+
+
+@_lowers("MatMulInteger")
+def _matmul_integer(place: Place) -> None:
+    weights = place.known(1)
+    x_zero = place.known(2) if place.has(2) else np.zeros((), place.type(0).numpy_dtype)
+    w_zero = place.known(3) if place.has(3) else np.zeros((), weights.dtype)
+    if x_zero.size != 1:
+        raise NotInSequence
+    _of_rows(place, "conv_integer", weights, {conv.X_ZERO_POINT: x_zero, conv.W_ZERO_POINT: w_zero}, conv.W)
+
+
+@_lowers("QLinearMatMul")
+def _qlinear_matmul(place: Place) -> None:
+    parameters = {position: place.known(position) for position in range(1, 8)}
+    weights = parameters.pop(conv.Q_W)
+    if any(
+        parameters[position].size != 1 for position in (conv.Q_X_SCALE, conv.Q_X_ZERO, conv.Q_Y_SCALE, conv.Q_Y_ZERO)
+    ):
+        raise NotInSequence
+    _of_rows(place, "qlinear_conv", weights, parameters, conv.Q_W)
+
+
 @_lowers("Gemm")
 def _gemm(place: Place) -> None:
     node, draft, x, weights = place.node, place.draft, place.type(0), place.known(1)

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import quatrefoil as qf
 from quatrefoil import cpu
-from quatrefoil.cpu import byte_steps
+from quatrefoil.cpu import _sequence, byte_steps, instruction_set
 from quatrefoil.models.scheduling import SequenceOperation
 from quatrefoil.sequences import ByteScale, ByteTable
 
@@ -152,3 +152,58 @@ def test_tables_of_two_bytes_are_computed(isa: str, function: str, dtypes: tuple
     assert byte_steps.call(ByteTable(table.reshape(-1), function, (a, b, y)), dtypes)[0] in (function, "combine")
     other = ByteTable(np.roll(table.reshape(-1), 1), function, (a, b, y))
     assert byte_steps.call(other, dtypes)[0] == "pair_table"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_of_rows(isa: str, kind: Any) -> None:
+    """MatMul of any number of rows, quantized again or left in floats, and a dense layer that stays in floats."""
+    net = Bytes(kind, 2, 17, 24)
+    scale, w = (
+        net.rng.uniform(0.002, 0.01, 40).astype(np.float32),
+        net.rng.integers(-128, 128, (24, 40)).astype(np.int8),
+    )
+    columns = net.add("DequantizeLinear", [net.constant(each) for each in (w, scale, np.zeros(40, np.int8))], axis=1)
+    hidden = net.quantized(net.add("MatMul", [net.real(net.first), columns]), 0.05)
+    w = net.rng.integers(0, 255, (40, 3)).astype(np.uint8)
+    one = net.add("DequantizeLinear", [net.constant(each) for each in (w, np.float32(0.01), np.uint8(120))])
+    rows = net.add("MatMul", [net.real(hidden), one])
+    flat = net.quantized(net.add("Reshape", [net.real(hidden), net.constant(np.array([34, 40]))]), 0, like=hidden)
+    bias = net.constant(net.rng.normal(size=5).astype(np.float32))
+    dense = net.add("Gemm", [net.real(flat), net.weights(5, 40), bias], transB=1)
+    model, x = net.model(rows, dense), net.input()
+    kinds = [node.kind for node in qf.load(model).graph.nodes]
+    assert "QLinearMatMul" in kinds and "MatMulInteger" in kinds and "ConvInteger" in kinds
+    assert not {"MatMul", "Gemm"} & set(kinds)
+    check(model, x)
+    # sums of integers are exact, and every float of the unfused model has been rounded
+    wanted = qf.load(model, optimized=False).run(x)
+    for name, array in qf.load(model).run(x).items():
+        assert np.abs(array - wanted[name]).max() < 0.02 * np.abs(wanted[name]).max()
+
+
+@pytest.mark.parametrize(
+    ("bound", "kinds"), [(6.0, ["QuantizeLinear", "QLinearConv", "DequantizeLinear"]), (2.0, None)]
+)
+def test_saturation_does_what_a_clip_does(bound: float, kinds: list[str] | None) -> None:
+    """Where bytes cannot hold more than its bounds; else the Clip stays."""
+    net = Bytes(np.uint8, 1, 3, 6, 6)
+    clip = net.add("Clip", [net.add("Conv", [net.real(net.first), net.weights(4, 3, 1, 1)]),
+                            net.constant(np.float32(0)), net.constant(np.float32(bound))])  # fmt: skip
+    model, x = net.model(net.real(net.quantized(clip, 0.02, 0))), net.input()
+    found = [node.kind for node in qf.load(model).graph.nodes]
+    assert found == kinds if kinds else "QLinearConv" not in found
+    [(name, y)] = qf.load(model).run(x).items()
+    assert np.abs(y - qf.load(model, optimized=False).run(x)[name]).max() < 0.0201
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 16, 33])
+@pytest.mark.parametrize("places", [1, 15, 16, 50])
+def test_channels_are_brought_last_and_back(isa: str, channels: int, places: int) -> None:
+    x = np.random.default_rng(channels).integers(0, 256, (2, channels, places)).astype(np.uint8)
+    for into_blocks in (True, False):
+        step = _sequence.reorder_step(instruction_set.index(), 2, channels, places, into_blocks, True)
+        wanted = np.ascontiguousarray(x.transpose(0, 2, 1)) if into_blocks else x
+        given = x if into_blocks else np.ascontiguousarray(x.transpose(0, 2, 1))
+        base = _sequence.ARRAYS
+        run = _sequence.Sequence([(step, [(base, 0)], [(base + 1, 0)])], 0, 1, [(wanted.shape, wanted.dtype)], None)
+        np.testing.assert_array_equal(run([given])[0], wanted)

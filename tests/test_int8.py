@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import quatrefoil as qf
 from quatrefoil.models import ModelError
 from quatrefoil.models.gallery import digits_split, path
-from quatrefoil.models.int8 import quantize_int8
+from quatrefoil.models.int8 import normalized, quantize_int8
 from quatrefoil.models.passes import pass_bytes
 
 pytest.importorskip("sklearn.datasets", reason="digits come with scikit-learn")
@@ -109,6 +109,26 @@ def test_what_cannot_be_quantized_is_refused() -> None:
         quantize_int8(quantize_int8(dense(), x).proto, x)
     with pytest.raises(ModelError, match="no finite numbers for 'y'"):
         quantize_int8(dense(), np.full((4, 6), np.nan, np.float32))
+
+
+def test_batch_normalisations_go_into_the_weights() -> None:
+    rng = np.random.default_rng(0)
+    statistics = {name: rng.uniform(0.5, 2, 8).astype(np.float32) for name in ("scale", "shift", "mean", "variance")}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("BatchNormalization", ["c", *statistics], ["n"], epsilon=1e-3),
+        helper.make_node("Clip", ["n", "low", "high"], ["y"]),
+    ]
+    bounds = {"low": np.float32(0), "high": np.float32(6)}
+    proto = small(
+        nodes, {"w": weights(8, 3, 1, 1), **statistics, **{k: np.array(v) for k, v in bounds.items()}}, [1, 3, 9, 9]
+    )
+    x = rng.normal(size=(1, 3, 9, 9)).astype(np.float32)
+    wanted = qf.load(proto).run(x)["y"]
+    np.testing.assert_allclose(qf.load(normalized(proto)).run(x)["y"], wanted, atol=1e-5)
+    made = quantize_int8(proto, x)
+    assert [node.op_type for node in made.proto.graph.node].count("BatchNormalization") == 0
+    assert np.abs(made.model.run(x)["y"] - wanted).max() < 0.1
 
 
 @pytest.mark.parametrize(("zero", "passes"), [(3, True), (4, False)])

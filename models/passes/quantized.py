@@ -6,7 +6,8 @@ of one pixel, where that is exactly what ONNX Runtime makes of it: zero points a
 output, at most one for each output channel of the weights, and the bias in int32 with the scale of the products. The float path
 rounds the sum of products once more, so that a result may differ by one unit from it.
 
-DequantizeLinear -> Conv or Gemm without QuantizeLinear becomes conv_integer, whose sums DequantizeLinear makes floats of.
+DequantizeLinear -> Conv or Gemm without QuantizeLinear becomes conv_integer, whose sums DequantizeLinear makes floats of;
+MatMul becomes QLinearMatMul, or MatMulInteger and DequantizeLinear.
 
 ``join_bytes`` makes a Concat of floats that are bytes before and behind it one of bytes: nothing changes.
 
@@ -214,7 +215,12 @@ def fuse_quantized(graph: Graph) -> Graph:
             replaced[node.name] = fused
             gone.update(member.name for member in members)
     for node in graph.nodes:
-        if node.name not in gone and (sums := _integer_conv(node, producers, constants)) is not None:
+        if on_host(node, "MatMul") and (product := _integer_product(node, producers, reader, constants)) is not None:
+            quantize, nodes = product
+            replaced[(quantize or node).name] = nodes
+            if quantize is not None:
+                gone.add(node.name)
+        elif node.name not in gone and (sums := _integer_conv(node, producers, constants)) is not None:
             replaced[node.name] = sums
     kept = (replaced.get(node.name, (node,)) for node in graph.nodes if node.name not in gone)
     return graph.with_nodes(chain.from_iterable(kept), constants)
@@ -311,23 +317,53 @@ def _integer_conv(
     if bias is not None and bias.shape != (channels,):
         return None
     scale, sums, real = f"{name}.scale", f"{name}.sums", f"{name}.real"
-    constants[scale] = frozen_array(x.scale.reshape(-1)[0] * w.scale)
+    constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
     fused = Node(
         f"{name}.integers", "ConvInteger", (x_node.inputs[0], w_node.inputs[0], x.zero_point_name, w.zero_point_name),
         (sums,), op="conv_integer", attributes={} if dense else conv.attributes, opsets=opsets,
     )  # fmt: skip
     nodes = _one_pixel(fused, weight.T if across else weight, constants, place=1) if dense else (fused,)
-    proto = helper.make_node(
-        "DequantizeLinear", [sums, scale], [conv.outputs[0] if bias is None else real], name, axis=1
-    )
-    back = Node(f"{name}.real" if bias is not None else name, "DequantizeLinear", (sums, scale), tuple(proto.output),
-                proto=proto, opsets=opsets)  # fmt: skip
     if bias is None:
-        return (*nodes, back)
+        return (*nodes, _host("DequantizeLinear", [sums, scale], conv.outputs[0], name, opsets, axis=1))
     offset = f"{name}.offset"
     constants[offset] = frozen_array(bias.reshape(-1, *(1,) * (0 if dense else weight.ndim - 2)))
-    proto = helper.make_node("Add", [real, offset], [conv.outputs[0]], name)
-    return (*nodes, back, Node(name, "Add", (real, offset), conv.outputs, proto=proto, opsets=opsets))
+    return (
+        *nodes,
+        _host("DequantizeLinear", [sums, scale], real, f"{name}.real", opsets, axis=1),
+        _host("Add", [real, offset], conv.outputs[0], name, opsets),
+    )
+
+
+def _integer_product(
+    product: Node,
+    producers: Mapping[str, Node],
+    reader: Callable[[Node], Node | None],
+    constants: dict[str, np.ndarray],
+) -> tuple[Node | None, tuple[Node, ...]] | None:
+    """What computes a MatMul of bytes by constant ones in integers, and the QuantizeLinear that it stands for, too."""
+    x_node, w_node = (producers.get(name) for name in product.inputs)
+    if x_node is None or w_node is None or not all(on_host(each, "DequantizeLinear") for each in (x_node, w_node)):
+        return None
+    x, w = _quantization(x_node, constants), _quantization(w_node, constants)
+    weight = constants.get(w_node.inputs[0])
+    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
+        return None
+    if weight.dtype not in BYTES or weight.ndim != 2 or x_node.inputs[0] in constants:
+        return None
+    if not _by_output_channel(w_node, w, weight, 1):
+        return None
+    quantize, opsets, name = reader(product), w_node.opsets, product.name
+    y = _quantization(quantize, constants) if quantize is not None and on_host(quantize, "QuantizeLinear") else None
+    integers = (x_node.inputs[0], x.scale_name, x.zero_point_name, w_node.inputs[0], w.scale_name, w.zero_point_name)
+    if quantize is not None and y is not None and y.per_tensor and y.zero_point.dtype in BYTES:
+        inputs = (*integers, y.scale_name, y.zero_point_name)
+        return quantize, (_host("QLinearMatMul", inputs, quantize.outputs[0], quantize.name, opsets),)
+    scale, sums = f"{name}.scale", f"{name}.sums"
+    constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
+    return None, (
+        _host("MatMulInteger", (integers[0], integers[3], integers[2], integers[5]), sums, f"{name}.integers", opsets),
+        _host("DequantizeLinear", (sums, scale), product.outputs[0], name, opsets, axis=-1),
+    )
 
 
 def _saturates(node: Node, y: ByteScale, constants: Mapping[str, np.ndarray]) -> bool:
@@ -360,6 +396,14 @@ def _plain_gemm(node: Node) -> bool:
     )
 
 
+def _host(
+    kind: str, inputs: Sequence[str], output: str, name: str, opsets: Mapping[str, int], **attributes: Any
+) -> Node:
+    """A node that runs on the host."""
+    proto = helper.make_node(kind, inputs, [output], name, **attributes)
+    return Node(name, kind, tuple(inputs), (output,), proto=proto, opsets=opsets)
+
+
 def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray], place: int = Q_W) -> tuple[Node, ...]:
     """A dense layer as a convolution of one pixel: its rows (N, K) as (N, K, 1), and back. weight: (M, K), the input at
     ``place``."""
@@ -369,8 +413,7 @@ def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray],
     def reshape(of: str, part: str, to: str, shape: tuple[int, ...]) -> Node:
         kept = f"{name}.{part}_shape"
         constants[kept] = frozen_array(np.array(shape, np.int64))
-        proto = helper.make_node("Reshape", [of, kept], [to], f"{name}.{part}")
-        return Node(proto.name, "Reshape", (of, kept), (to,), proto=proto, opsets=opsets)
+        return _host("Reshape", [of, kept], to, f"{name}.{part}", opsets)
 
     x, w, y = f"{name}.pixels", f"{name}.weight", f"{name}.columns"
     constants[w] = frozen_array(np.ascontiguousarray(weight)[..., np.newaxis])
