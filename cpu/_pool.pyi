@@ -22,6 +22,7 @@ class Pool:
         column_weights: np.ndarray,
         first_columns: np.ndarray,
         workspace: tuple[int, int, int],
+        channels: int = ...,
     ) -> None: ...
     def __call__(self, inputs: Sequence[np.ndarray | None]) -> tuple[np.ndarray, ...]: ...
 

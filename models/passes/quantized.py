@@ -380,7 +380,7 @@ def _saturates(node: Node, y: ByteScale, constants: Mapping[str, np.ndarray]) ->
         low, high = bounds
     limits = np.iinfo(y.dtype)
     with np.errstate(over="ignore"):
-        ends = np.rint(np.float32([low, high]) / np.float32(y.scale)) + np.float32(y.zero)
+        ends = np.rint(np.array([low, high], np.float32) / np.float32(y.scale)) + np.float32(y.zero)
     return bool(low <= high and ends[0] <= limits.min and ends[1] >= limits.max)
 
 
