@@ -16,7 +16,7 @@ import numpy as np
 
 from quatrefoil import backends, dispatch, settings
 from quatrefoil.bench import peers
-from quatrefoil.bench.peers import Peer, Prepared, into
+from quatrefoil.bench.peers import Peer, Prepared, contiguous, into
 from quatrefoil.bench.records import Chosen, Simulated, flags_of
 from quatrefoil.bench.tasks import Task
 from quatrefoil.errors import BackendUnavailable, NoKernelError
@@ -55,7 +55,7 @@ class Ours:
         house = backends.get(self.name)
         selection = dispatch.select(problem, self.name)
         selection.chosen  # noqa: B018 - raises before anything is brought to a missing device
-        native = [None if array is None else house.put(writeable(array)) for array in task.arrays]
+        native = [None if array is None else house.put(contiguous(array)) for array in task.arrays]
         plan = dispatch.CallPlan(call_of(problem, native), self.name, tune=False)
         varying = [
             array for position, array in enumerate(native) if array is not None and position not in task.constants
@@ -86,7 +86,7 @@ class Ours:
         there = house.probe()
         if not there.ready:
             raise BackendUnavailable(there.detail)
-        model, feeds = load(task.model), {name: writeable(array) for name, array in task.feeds.items()}
+        model, feeds = load(task.model), {name: contiguous(array) for name, array in task.feeds.items()}
         with collect_costs() as costs:
             model.run(feeds, backend=self.name)
         names = [value.name for value in model.outputs]
@@ -100,11 +100,6 @@ class Ours:
             into(feeds.values()),
             house.device_seconds if isinstance(house, TimesDevice) else None,
         )
-
-
-def writeable(array: np.ndarray) -> np.ndarray:
-    """A copy for this contender alone, into which fresh values can be written."""
-    return np.array(array)
 
 
 def chosen_of(selection: dispatch.Selection, device: str) -> Chosen:

@@ -159,9 +159,20 @@ class Package:
         return Availability(True, f"{self.distribution} {metadata.version(self.distribution)}")
 
 
+CACHE_LINE = 64
+
+
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array, C-contiguous and writeable, a scalar staying one: some runtimes refuse views and read-only memory."""
-    return np.array(array, order="C")
+    """A copy of the array, C-contiguous and writeable, a scalar staying one: some runtimes refuse views and read-only memory.
+
+    It begins with a cache line, as the tensors do that runtimes allocate themselves, so that no contender's inputs lie better
+    than another's.
+    """
+    room = np.empty(array.nbytes + CACHE_LINE, np.uint8)
+    begin = -room.ctypes.data % CACHE_LINE
+    placed = room[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    placed[...] = array
+    return placed
 
 
 def into(arrays: Iterable[np.ndarray]) -> Refill:
