@@ -5,9 +5,11 @@
 // for the output rows that it belongs to, whose sums stay in registers with all weights. A vector of outputs takes
 // 9 multiply-adds for 3 loads with stride 1. With stride 2 an output has two neighbouring lanes, one for the first tap
 // of a row and half of the second, one for the other half and the third, which are added at the end: 12 multiply-adds
-// and 3 shuffles for 8 loads, and x need not be parted into even and odd columns. Vectors that hang over an end of a
-// row are loaded under a mask; lines above and below the plane are read from a row of zeros. Planes that no cache
-// holds are fetched a band ahead, y too.
+// and 3 shuffles for 8 loads, and x need not be parted into even and odd columns. Rows narrower than a vector of a whole
+// cache line are loaded once and shifted: 9 multiply-adds and 2 shuffles for a load, with stride 2 6 shuffles for 4.
+// Vectors that hang over an end of a row are loaded under a mask, which is an operation more, where outputs need zeros
+// there; lines above and below the plane are read from a row of zeros. Planes that no cache holds are fetched a band ahead,
+// y too.
 //
 // Other square kernels of 3, 5 and 7 are computed in tiles of ROWS rows by one vector of columns, a band of rows at a
 // time that is copied with its padding into the first-level cache (conv_padded.h). A tile goes through the columns of
@@ -97,31 +99,89 @@ QF_INLINE bool is_direct(const ConvShape& s) {
          s.pads[1] <= 3 - s.strides[1];
 }
 
-// What a row of a 3x3 kernel reads of a line for a vector of outputs, whose first tap is at `column`: with stride 1 a
-// vector for each tap, with stride 2 two pairs of vectors, the second a column further. EDGE: columns outside the line
-// are zero.
-template <int STRIDE, bool EDGE>
+// What is loaded under a mask, which is an operation more: nothing, few vectors, or all.
+enum Masked { NONE, FEW, ALL };
+template <Masked MASKED>
+struct Masks {};
+
+QF_INLINE lanemask lanes_inside(int64_t column, int64_t width, int64_t lanes = LANES) {
+  return lanes_between(clamped(-column, lanes), clamped(width - column, lanes));
+}
+
+// What a row of a 3x3 kernel reads of a line for a vector of outputs, whose first tap is at `column`; columns outside the line
+// are zero. With stride 1 a vector for each tap, with stride 2 two pairs of vectors, the second a column further, that
+// `alternating` weights are for.
+template <int STRIDE, bool SHIFTED>
 struct RowTaps {
-  static constexpr int LOADS = 4 - STRIDE;
+  static constexpr int LOADS = 4 - STRIDE, SUMS = STRIDE;
   int64_t column;
-  lanemask inside[EDGE ? LOADS : 1][STRIDE];
+  lanemask inside[LOADS][STRIDE];
 
   QF_INLINE RowTaps(int64_t column, int64_t width) : column(column) {
-    if constexpr (EDGE)
-      QF_UNROLL for (int t = 0; t < LOADS; t++)
-        QF_UNROLL for (int v = 0; v < STRIDE; v++) {
-          const int64_t at = column + t + v * LANES;
-          inside[t][v] = lanes_between(clamped(-at, LANES), clamped(width - at, LANES));
-        }
+    QF_UNROLL for (int t = 0; t < LOADS; t++)
+      QF_UNROLL for (int v = 0; v < STRIDE; v++) inside[t][v] = lanes_inside(column + t + v * LANES, width);
+  }
+  // Whether so many outputs need zeros in few vectors alone: the first, and with stride 1 the last. The others load what x
+  // has beside the line, if it is `roomy`.
+  QF_INLINE static bool in_few(int64_t column, int lanes, int64_t width, bool roomy) {
+    return roomy && column >= -1 && column + (lanes - 1) * STRIDE + STRIDE < width;
   }
   // first: where a line has `column`.
-  QF_INLINE void load_line(const float* first, vfloat (&x)[LOADS][STRIDE]) const {
+  template <Masked MASKED>
+  QF_INLINE void load_line(Masks<MASKED>, const float* first, vfloat (&x)[LOADS][SUMS]) const {
     QF_UNROLL for (int t = 0; t < LOADS; t++)
-      QF_UNROLL for (int v = 0; v < STRIDE; v++)
-        if constexpr (EDGE)
-          x[t][v] = load_masked(first + t + v * LANES, inside[t][v]);
-        else
-          x[t][v] = load(first + t + v * LANES);
+      QF_UNROLL for (int v = 0; v < STRIDE; v++) {
+        const bool outer = (t == 0 && v == 0) || (STRIDE == 1 && t == 2);
+        x[t][v] = MASKED == ALL || (MASKED == FEW && outer) ? load_masked(first + t + v * LANES, inside[t][v])
+                                                            : load(first + t + v * LANES);
+      }
+  }
+};
+
+// The lanes from SHIFT on of a, then the first ones of b.
+template <int SHIFT>
+QF_INLINE vfloat shifted(vfloat a, vfloat b) {
+  vint places;
+  QF_UNROLL for (int i = 0; i < LANES; i++) places[i] = i + SHIFT;
+  return __builtin_shuffle(a, b, places);
+}
+
+// The same for rows of fewer outputs than a vector has lanes, where a vector is a cache line: those that do not begin with one,
+// which here are nearly all, take twice as long to load. So every value is loaded once, and taps come out of registers, a
+// vector for each with either stride.
+template <int STRIDE>
+struct RowTaps<STRIDE, true> {
+  static constexpr int LOADS = 3, SUMS = 1, BEHIND = 3 - STRIDE;  // values behind the vectors
+  int64_t column;
+  lanemask inside[STRIDE], behind;
+
+  QF_INLINE RowTaps(int64_t column, int64_t width) : column(column) {
+    QF_UNROLL for (int v = 0; v < STRIDE; v++) inside[v] = lanes_inside(column + v * LANES, width);
+    behind = lanes_inside(column + STRIDE * LANES, width, BEHIND);
+  }
+  // Whether outputs need none of the values behind; with stride 2 the first is at column -1 and needs the only zero.
+  QF_INLINE static bool in_few(int64_t column, int lanes, int64_t width, bool roomy) {
+    return STRIDE == 1 ? lanes <= LANES - BEHIND : roomy && column == -1 && lanes * STRIDE <= width;
+  }
+  template <Masked MASKED>
+  QF_INLINE void load_line(Masks<MASKED>, const float* first, vfloat (&x)[LOADS][SUMS]) const {
+    const vfloat zero = {};
+    if constexpr (STRIDE == 1) {
+      x[0][0] = load_masked(first, inside[0]);
+      const vfloat last = MASKED == ALL ? load_masked(first + LANES, behind) : zero;
+      x[1][0] = shifted<1>(x[0][0], last);
+      x[2][0] = shifted<2>(x[0][0], last);
+    } else if constexpr (MASKED == ALL) {
+      const vfloat a = load_masked(first, inside[0]), b = load_masked(first + LANES, inside[1]);
+      x[0][0] = even_lanes(a, b);
+      x[1][0] = odd_lanes(a, b);
+      x[2][0] = shifted<1>(x[0][0], load_masked(first + 2 * LANES, behind));
+    } else {
+      const vfloat a = load(first + 1), b = load(first + 1 + LANES);
+      x[1][0] = even_lanes(a, b);
+      x[2][0] = odd_lanes(a, b);
+      x[0][0] = shifted<LANES - 1>(zero, x[2][0]);
+    }
   }
 };
 
@@ -139,10 +199,11 @@ QF_INLINE vfloat pair_sums(vfloat a, vfloat b) {
 
 // The planes first to last of 3x3 kernels from x itself. followed: whether more of them are written later. zeros: a
 // row of them.
-template <int STRIDE, Finish FINISH>
+template <int STRIDE, bool SHIFTED, Finish FINISH>
 __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t first, int64_t last, bool followed,
                                                  const float* zeros) {
-  constexpr int LOADS = RowTaps<STRIDE, false>::LOADS;
+  typedef RowTaps<STRIDE, SHIFTED> Taps;
+  constexpr int LOADS = Taps::LOADS, SUMS = Taps::SUMS;
   const ConvShape& s = planes.s;
   const Epilogue& epilogue = planes.epilogue;
   const vfloat low = epilogue.low, high = epilogue.high;
@@ -152,15 +213,17 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
   const bool far = s.batch * planes.channels * (planes.x_size + planes.y_size) > FAR_FLOATS;
   const int64_t rows_inside = (x_height + s.pads[1] - 3 + STRIDE) / STRIDE;  // that read no line below the plane
   const int64_t columns_inside = x_width - (LANES - 1) * STRIDE - 3;  // first taps from which vectors are all inside
-  RowTaps<STRIDE, true> edges[2] = {{-s.pads[2], x_width}, {(width - LANES) * STRIDE - s.pads[2], x_width}};
+  Taps edges[2] = {{-s.pads[2], x_width}, {(width - LANES) * STRIDE - s.pads[2], x_width}};
   int64_t m = first % planes.channels;
   for (int64_t i = first; i < last; i++) {
     const Plane plane = planes.plane(i, m, i + 1 < last || followed);
     if (++m == planes.channels) m = 0;
+    // Whether vectors that hang over a line's end read x, if not the line.
+    const bool roomy = (s.batch * planes.channels - 1 - i) * planes.x_size >= 2 * STRIDE * LANES;
     vfloat weights[3][LOADS];
     QF_UNROLL for (int k = 0; k < 3; k++) {
       const float* w = plane.weights + 3 * k;
-      if constexpr (STRIDE == 1) {
+      if constexpr (SUMS == 1) {
         QF_UNROLL for (int t = 0; t < 3; t++) weights[k][t] = broadcast(w[t]);
       } else {
         weights[k][0] = alternating(w[0], 0.5f * w[1]);
@@ -168,29 +231,29 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
       }
       QF_UNROLL for (int t = 0; t < LOADS; t++) settle(weights[k][t]);
     }
-    const vfloat bias = STRIDE == 1 ? broadcast(plane.bias) : alternating(plane.bias, 0.0f);
+    const vfloat bias = SUMS == 1 ? broadcast(plane.bias) : alternating(plane.bias, 0.0f);
     for (int64_t top = 0; top < height; top += band) {
       const int64_t bottom = smaller(top + band, height);
-      const auto go_down = [&](int64_t column, const auto& taps) __attribute__((always_inline)) {
+      const auto go_down = [&](int64_t column, const Taps& taps, auto masks) __attribute__((always_inline)) {
         int64_t row = top, at = row * STRIDE - s.pads[1];
         const float *from = plane.x + at * x_width + taps.column, *nothing = zeros + taps.column;
         float* y = plane.y + row * width + column;
-        vfloat x[LOADS][STRIDE];
+        vfloat x[LOADS][SUMS];
         const auto next_line = [&](bool inside) __attribute__((always_inline)) {
-          taps.load_line(inside || (at >= 0 && at < x_height) ? from : nothing, x);
+          taps.load_line(masks, inside || (at >= 0 && at < x_height) ? from : nothing, x);
           at++;
           from += x_width;
         };
-        const auto add = [&](int k, vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
+        const auto add = [&](int k, vfloat (&sum)[SUMS]) __attribute__((always_inline)) {
           QF_UNROLL for (int t = 0; t < LOADS; t++)
-            QF_UNROLL for (int v = 0; v < STRIDE; v++) sum[v] += weights[k][t] * x[t][v];
+            QF_UNROLL for (int v = 0; v < SUMS; v++) sum[v] += weights[k][t] * x[t][v];
         };
-        const auto begin = [&](vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
-          QF_UNROLL for (int v = 0; v < STRIDE; v++) sum[v] = bias;
+        const auto begin = [&](vfloat (&sum)[SUMS]) __attribute__((always_inline)) {
+          QF_UNROLL for (int v = 0; v < SUMS; v++) sum[v] = bias;
           add(0, sum);
         };
-        const auto finish = [&](const vfloat (&sum)[STRIDE]) __attribute__((always_inline)) {
-          const vfloat v = STRIDE == 1 ? sum[0] : pair_sums(sum[0], sum[STRIDE - 1]);
+        const auto finish = [&](const vfloat (&sum)[SUMS]) __attribute__((always_inline)) {
+          const vfloat v = SUMS == 1 ? sum[0] : pair_sums(sum[0], sum[SUMS - 1]);
           if constexpr (FINISH == WRITTEN)
             write(v, y, plane.residual ? plane.residual + (y - plane.y) : nullptr, epilogue, lanes,
                   plane.followed || (height - row) * width >= LANES);
@@ -198,7 +261,7 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
             store(y, FINISH == CLAMPED ? at_most(at_least(v, low), high) : v);
           y += width;
         };
-        vfloat sum[STRIDE], later[STRIDE];  // of this row, and with stride 1 of the next
+        vfloat sum[SUMS], later[SUMS];  // of this row, and with stride 1 of the next
         next_line(false);
         begin(sum);
         if (STRIDE == 1) {
@@ -243,13 +306,14 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
         }
         const int64_t column = next + LANES <= width || width < LANES ? next : width - LANES;
         const int64_t from = column * STRIDE - s.pads[2];
-        if (from >= 0 && from <= columns_inside) {
-          go_down(column, RowTaps<STRIDE, false>(from, x_width));
-        } else {
-          RowTaps<STRIDE, true>& edge = edges[column > 0];
-          if (edge.column != from) edge = RowTaps<STRIDE, true>(from, x_width);
-          go_down(column, edge);
-        }
+        Taps& taps = edges[column > 0];
+        if (taps.column != from) taps = Taps(from, x_width);
+        if (!SHIFTED && from >= 0 && from <= columns_inside)
+          go_down(column, taps, Masks<NONE>{});
+        else if (Taps::in_few(from, lanes, x_width, roomy))
+          go_down(column, taps, Masks<FEW>{});
+        else
+          go_down(column, taps, Masks<ALL>{});
       }
     }
     if (epilogue.later) epilogue.activate_row(plane.y, planes.y_size);
@@ -257,17 +321,27 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
 }
 
 // Rows narrower than a vector spill into what is written later; nothing is behind the last plane.
-template <int STRIDE>
-void convolve_directly(const Planes& planes, int64_t begin, int64_t end, const float* zeros) {
+template <int STRIDE, bool SHIFTED>
+void convolve_planes(const Planes& planes, int64_t begin, int64_t end, const float* zeros) {
   const bool spills = planes.s.output[2] < LANES;
   const int64_t plain = !spills ? end : planes.y_size < LANES || end == begin ? begin : end - 1;
   if (planes.call.residual)
-    convolve_directly<STRIDE, WRITTEN>(planes, begin, plain, plain < end, zeros);
+    convolve_directly<STRIDE, SHIFTED, WRITTEN>(planes, begin, plain, plain < end, zeros);
   else if (planes.epilogue.clamps)
-    convolve_directly<STRIDE, CLAMPED>(planes, begin, plain, plain < end, zeros);
+    convolve_directly<STRIDE, SHIFTED, CLAMPED>(planes, begin, plain, plain < end, zeros);
   else
-    convolve_directly<STRIDE, STORED>(planes, begin, plain, plain < end, zeros);
-  for (int64_t i = plain; i < end; i++) convolve_directly<STRIDE, WRITTEN>(planes, i, i + 1, false, zeros);
+    convolve_directly<STRIDE, SHIFTED, STORED>(planes, begin, plain, plain < end, zeros);
+  for (int64_t i = plain; i < end; i++)
+    convolve_directly<STRIDE, SHIFTED, WRITTEN>(planes, i, i + 1, false, zeros);
+}
+
+template <int STRIDE>
+void convolve_directly(const Planes& planes, int64_t begin, int64_t end, const float* zeros) {
+  constexpr bool LINES = LANES * sizeof(float) == 64;
+  if (LINES && planes.s.output[2] < LANES)
+    convolve_planes<STRIDE, LINES>(planes, begin, end, zeros);
+  else
+    convolve_planes<STRIDE, false>(planes, begin, end, zeros);
 }
 
 // The output rows from `row` on that a band's lines hold. Vectors at the end of a row overlap the one before; a row
@@ -348,7 +422,7 @@ struct Depthwise {
   static int64_t workspace(const ConvShape& s) {
     const PaddedRows padded(s);
     const Bands bands(s, padded.pitch);
-    if (is_direct(s)) return divide_up(4 * s.input[2], 64) * 64;
+    if (is_direct(s)) return divide_up(4 * (s.input[2] + 4 * LANES), 64) * 64;
     const int64_t bytes = 4 * bands.lines * padded.pitch + 8 * (s.kernel[2] + s.kernel[0] * s.kernel[1]);
     return divide_up(bytes, 64) * 64;
   }
