@@ -8,26 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quatrefoil.cpu import instruction_set
-from quatrefoil.cpu.shared_conv import NIBBLES, padded_book
+from quatrefoil.cpu import compressed_limits, instruction_set
+from quatrefoil.cpu.compressed_limits import SHORT_BOOK
+from quatrefoil.cpu.shared_conv import padded_book
 from quatrefoil.ops import compressed
 from quatrefoil.ops import rnn as semantics
 from quatrefoil.ops.sparse import Rows
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
 
-CACHED = 1 << 20
-"""Bytes of decoded recurrent weights that stay in a second-level cache."""
-
 MANY_SEQUENCES = 64
-"""From which on a table of more than NIBBLES entries costs a few per cent."""
-
-SEVERAL_SEQUENCES = 8
-"""Sequences that fill vectors, so that none is looked up."""
-
-STORED_SMALL, STORED_FEW, STORED = 0.15, 0.2, 0.35
-"""Shares of stored weights up to which they are faster than dense ones (measured on AVX2): where dense weights stay in a cache,
-where they do not, and for several sequences."""
+"""From which on a table of more than SHORT_BOOK entries costs a few per cent."""
 
 BLOCK_VECTORS = 4  # of units in a block of a layer of one gate: src/rnn_layer.h
 
@@ -103,7 +94,7 @@ def _run(
 
 def _prepare_shared(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
     stored = [compressed.shared(problem, weight, parameters) for weight in compressed.FORMS[problem.op].weights]
-    bits = 4 if max(each.codebook.size for each in stored) <= NIBBLES else 8
+    bits = 4 if max(each.codebook.size for each in stored) <= SHORT_BOOK else 8
     books = [padded_book(each.codebook, bits) for each in stored]
     codes = [np.ascontiguousarray(each.codes) for each in stored]
     return _run(problem, parameters, f"codes{bits}", books, codes, bool(np.isfinite(books[1]).all()))
@@ -134,21 +125,19 @@ def _recurrent_bytes(problem: Problem) -> int:
 
 def _accepts_shared(problem: Problem) -> Reject | None:
     form = compressed.FORMS[problem.op]
-    batch = problem.input(semantics.X).shape[1]
+    batch, far = problem.input(semantics.X).shape[1], compressed_limits.limits().coded_steps.long
     entries = max(problem.input(form.place(weight.position) + 1).size for weight in form.weights)
-    if entries > NIBBLES and batch < MANY_SEQUENCES:
+    dense = _recurrent_bytes(problem)
+    if entries > SHORT_BOOK and batch < MANY_SEQUENCES and (far is None or dense < far):
         return Reject(
-            f"{entries} entries are looked up one by one, which takes longer than reading dense weights for {batch} sequences"
+            f"{entries} entries take longer to decode than {dense >> 10} KiB of dense weights to read for {batch} sequences"
         )
     return None
 
 
 def _accepts_sparse(problem: Problem) -> Reject | None:
     share = _stored_share(problem)
-    if problem.input(semantics.X).shape[1] >= SEVERAL_SEQUENCES:
-        most = STORED
-    else:
-        most = STORED_SMALL if _recurrent_bytes(problem) < CACHED else STORED_FEW
+    most = compressed_limits.most_stored(problem.input(semantics.X).shape[1], _recurrent_bytes(problem))
     if share > most:
         return Reject(f"{share:.0%} of the weights are stored, and from {most:.0%} on dense products are faster")
     return None

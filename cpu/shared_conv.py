@@ -6,14 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quatrefoil.cpu import conv, instruction_set
+from quatrefoil.cpu import compressed_limits, conv, instruction_set
+from quatrefoil.cpu.compressed_limits import SHORT_BOOK
 from quatrefoil.ops import compressed
 from quatrefoil.ops import conv as semantics
 from quatrefoil.problem import Problem
 from quatrefoil.registry import Kernel, Reject, Run
-
-NIBBLES = 16
-"""Entries of a codebook up to which two codes share a byte."""
 
 WORTH_A_THREAD = 1 << 18
 """Multiply-accumulates from which on another thread is worth waking."""
@@ -23,14 +21,8 @@ CODEBOOK = 2
 
 FEW_CHANNELS = 8
 
-CACHED = 1 << 20
-"""Bytes of decoded weights that stay in a second-level cache."""
-
 MANY_PLACES = 256
 """Of all images, for which bringing rows together takes longer than it saves where weights are that few."""
-
-SEVERAL_ROWS = 2
-"""Images of a dense layer for which dense kernels read the weights again and again."""
 
 
 def padded_book(codebook: np.ndarray, bits: int) -> np.ndarray:
@@ -40,29 +32,26 @@ def padded_book(codebook: np.ndarray, bits: int) -> np.ndarray:
     return book
 
 
-MANY_ROWS = 48
-"""Places of all images from which on a table of more entries costs a few per cent; looking up value by value, it takes longer
-than dense weights from memory for few of them (measured on AVX2)."""
-
-
 def _accepts(problem: Problem) -> Reject | None:
-    base = compressed.base(problem)
+    base, known = compressed.base(problem), compressed_limits.limits()
     geometry = semantics.geometry(base)
     channels, entries = min(geometry.in_per_group, geometry.out_per_group), problem.input(CODEBOOK).size
     if channels < FEW_CHANNELS:
         return Reject(f"vectors of channels stay empty with {channels} channels a group")
     rows = geometry.batch * geometry.window.output_size
     weights = 4 * geometry.groups * geometry.in_per_group * geometry.out_per_group * geometry.window.taps
-    if weights < CACHED and rows >= MANY_PLACES:
+    if weights < known.cached and rows >= MANY_PLACES:
         return Reject(
             f"decoded weights of {weights >> 10} KiB stay in a cache, and for {rows} places plain products are faster"
         )
     if conv.accepts_winograd(base) is None:
         return Reject("minimal filters multiply less, with decoded weights")
-    if entries > NIBBLES and rows < (MANY_ROWS if geometry.window.output_size > 1 else SEVERAL_ROWS):
-        return Reject(
-            f"{entries} entries are looked up one by one, which takes longer than reading dense weights for {rows} places"
-        )
+    if entries > SHORT_BOOK:
+        if geometry.window.output_size > 1:
+            if rows < known.coded_planes:
+                return Reject(f"{entries} entries take longer to decode than {rows} places to multiply")
+        elif rows == 1 and (known.coded_row.long is None or weights < known.coded_row.long):
+            return Reject(f"{entries} entries take longer to decode than {weights >> 10} KiB of dense weights to read")
     return None
 
 
@@ -74,7 +63,7 @@ def _prepare(problem: Problem, parameters: Mapping[int, np.ndarray]) -> Run:
     y, place = problem.outputs[0], form.place(semantics.BIAS)
     if y.size == 0:
         return lambda inputs: (np.empty(y.shape, y.numpy_dtype),)
-    book = padded_book(stored.codebook, 4 if stored.codebook.size <= NIBBLES else 8)
+    book = padded_book(stored.codebook, 4 if stored.codebook.size <= SHORT_BOOK else 8)
     run: Run = _shared.Convolution(
         instruction_set.index(),
         semantics.geometry(base),

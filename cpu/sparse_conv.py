@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 
 from quatrefoil.cpu import instruction_set
+from quatrefoil.cpu.compressed_limits import FEW_ROWS
 from quatrefoil.ops import compressed
 from quatrefoil.ops import conv as semantics
 from quatrefoil.ops.conv import ConvGeometry
@@ -39,9 +40,6 @@ MOST_WIDENED = 1.2
 
 MOST_PLACES = 2**31 - 1
 """Floats of the laid-out x: places are 32 bits wide."""
-
-MOST_ROWS = 2
-"""Rows up to which sums over an output's stored values are faster than vectors of rows (measured on AVX2)."""
 
 MOST_COLUMNS = 1 << 16
 
@@ -254,8 +252,8 @@ def _accepts_row(problem: Problem) -> Reject | None:
         return Reject("it takes dense layers: one place, one tap and one group")
     if geometry.in_channels > MOST_COLUMNS:
         return Reject(f"columns are 16 bits wide, and there are {geometry.in_channels}")
-    if geometry.batch > MOST_ROWS:
-        return Reject(f"vectors of rows are faster from {MOST_ROWS + 1} rows on, and there are {geometry.batch}")
+    if geometry.batch > FEW_ROWS:
+        return Reject(f"vectors of rows are faster from {FEW_ROWS + 1} rows on, and there are {geometry.batch}")
     return None
 
 

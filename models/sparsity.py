@@ -2,8 +2,8 @@
 into a codebook where few values are shared. Convolutions, dense layers and recurrent ones.
 
 The choice is made for each shape, when a plan is made for it, and ``explain`` says it with the share of weights that are not
-zero. Where both forms were tuned on this device, their measured times decide; else the shares below, measured on AVX2 with
-``python -m quatrefoil.bench.sparse_crossover`` (docs/compression.md). QUATREFOIL_SPARSE=never turns it off, always takes the
+zero, or how many values they are. Where both forms were tuned on this device, their measured times decide; else the limits of
+``cpu/compressed_limits.py`` for the instruction set in use. QUATREFOIL_SPARSE=never turns it off, always takes the
 sparse form of every weight that has a zero, and codes for those without that share 256 values. Backends but the CPU have
 no kernel that gains by it.
 """
@@ -12,40 +12,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from quatrefoil import dispatch, ops, settings
+from quatrefoil.cpu import compressed_limits
+from quatrefoil.cpu.compressed_limits import FEW_ROWS, SHORT_BOOK, Limits
 from quatrefoil.cpu.conv import winograd_gain
 from quatrefoil.ops import compressed, conv
 from quatrefoil.problem import Problem, Tensor
 
 BACKENDS = ("cpu",)
 
-FASTER_BELOW = 0.4
-"""The share of weights other than zero up to which the sparse kernel is faster than those that multiply tap by tap, with
-something in hand for changes of layout. Where minimal filters multiply less, it is so many times smaller."""
-
-BY_TAPS = ("conv_gemm_nchw_f32_simd", "conv_blocked_nchwc_f32_simd", "conv_direct_nchw_f32_simd")
+BY_TAPS = (
+    "conv_tiles_nchw_f32_amx",
+    "conv_gemm_nchw_f32_simd",
+    "conv_blocked_nchwc_f32_simd",
+    "conv_direct_nchw_f32_simd",
+)
 MINIMAL_FILTERS = "conv_winograd_nchwc_f32_simd"
-"""Kernels that were measured so; beside others, such as depthwise ones, weights stay dense."""
-
-FEW_ROWS, FASTER_ROW_BELOW = 2, 0.15
-"""The same for dense layers on few rows, which read each weight once."""
-
-FEW_SEQUENCES, FASTER_STEP_BELOW, FASTER_STEPS_BELOW = 7, 0.1, 0.3
-"""The same for recurrent layers on few sequences, and on more."""
-
-SHORT_BOOK, FAR_BYTES = 16, 4 << 20
-"""Codes of half a byte are faster than weights of so many bytes, which come from far, for few sequences; others are only
-smaller."""
+"""Kernels that were measured against sparse ones; beside others, such as depthwise ones, weights stay dense."""
 
 WORTH_SAYING = 0.95
 """A share of weights other than zero below which ``explain`` also says why they stay dense."""
 
 LOOKED_AT = 4096
-"""Values that are looked at first, to see whether they are few."""
+"""Values that are looked at first, to see whether they are few; weights of no more are not."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +72,26 @@ def stored_form(problem: Problem, parameters: Mapping[int, np.ndarray], backend:
     if not constant or problem.dtype != "float32" or ("layout", 1) in problem.attributes:
         return None, ""
     forced = settings.forced_kernel()
-    if forced is not None and not forced.startswith((f"{sparse.op}_", f"{shared.op}_")):
+    may_be_sparse, may_be_shared = (forced is None or forced.startswith(f"{form.op}_") for form in (sparse, shared))
+    if not may_be_sparse and not may_be_shared:
         return None, ""
     weights = [parameters[weight.position] for weight in sparse.weights]
     share = sum(np.count_nonzero(weight) for weight in weights) / sum(weight.size for weight in weights)
     dense = dispatch.select(problem, backend)
     if not dense.runnable:
         return None, ""
-    most = _most(problem, dense)
+    most, known = _most(problem, dense), compressed_limits.limits()
     said = f"{share:.1%} of its weights are not zero"
-    if share < 1.0 and (wish == settings.ALWAYS or _may(share, most, problem, backend)):
+    books = _books(weights, wish) if may_be_shared else []
+    entries = max((book.codebook.size for book in books), default=0)
+    faster, why = _coded_faster(problem, entries, known) if books else (False, "")
+    by_codes = wish == settings.AUTO and faster and entries <= SHORT_BOOK and share > known.over_sparse
+    if (
+        may_be_sparse
+        and not by_codes
+        and share < 1.0
+        and (wish == settings.ALWAYS or _may(share, most, problem, backend))
+    ):
         parts = [tuple(compressed.rows_of(weight, each.row_axes)) for weight, each in zip(weights, sparse.weights)]
         shapes = {f"{each.name}_shape": weight.shape for weight, each in zip(weights, sparse.weights)}
         stored = _made(problem, parameters, sparse, parts, shapes)
@@ -99,17 +103,11 @@ def stored_form(problem: Problem, parameters: Mapping[int, np.ndarray], backend:
             return (stored if timed[1] < timed[0] else None), both
         if most is not None and share <= most:
             return stored, f"{said}, and up to {most:.0%} it is faster so"
-    far = problem.op != "conv" and _few(problem) and max(weight.nbytes for weight in weights) >= FAR_BYTES
-    if wish == settings.ALWAYS or far:
-        books = [_coded(weight) for weight in weights]
-        found = [book for book in books if book is not None]
-        entries = max((book.codebook.size for book in found), default=0)
-        if len(found) == len(books) and (wish == settings.ALWAYS or entries <= SHORT_BOOK):
-            why = f"{settings.SPARSE_VARIABLE} is {wish}" if wish == settings.ALWAYS else "codes are read faster"
-            stored = _made(problem, parameters, shared, [tuple(book) for book in found], {})
-            return stored, f"its weights are {entries} values, and {why}"
+    if books and (wish == settings.ALWAYS or faster):
+        stored = _made(problem, parameters, shared, [tuple(book) for book in books], {})
+        return stored, why if faster else f"its weights are {entries} values, and {settings.SPARSE_VARIABLE} is {wish}"
     if share > WORTH_SAYING:
-        return None, ""
+        return None, why
     limit = "never faster by its stored values" if most is None else f"faster by its stored values up to {most:.0%}"
     return None, f"{said}, and it is {limit}"
 
@@ -136,19 +134,53 @@ def _made(
     return Stored(made, {place: array for place, array in constants.items() if place < len(made.inputs)})
 
 
+def _books(weights: Sequence[np.ndarray], wish: str) -> list[compressed.Shared]:
+    """The weights by their codebooks; none where the values of one are too many, or, unless they are wished for, so few that
+    it is no wonder."""
+    if wish != settings.ALWAYS and min(weight.size for weight in weights) <= LOOKED_AT:
+        return []
+    found: list[compressed.Shared] = []
+    for weight in weights:
+        book = _coded(weight)
+        if book is None:
+            return []
+        found.append(book)
+    return found
+
+
 def _coded(weight: np.ndarray) -> compressed.Shared | None:
     """A weight by its codebook, where its values are few enough."""
-    if np.unique(weight.reshape(-1)[:LOOKED_AT]).size > compressed.MOST_ENTRIES:
-        return None
-    values, codes = np.unique(weight, return_inverse=True)
-    if values.size > compressed.MOST_ENTRIES:
-        return None
+    flat = weight.reshape(-1)
+    for some in (flat[:LOOKED_AT], flat[:: max(1, flat.size // LOOKED_AT // 16)]):
+        values = np.unique(some)
+        if values.size > compressed.MOST_ENTRIES:
+            return None
+    codes = np.minimum(np.searchsorted(values, flat), values.size - 1)
+    if not np.array_equal(values[codes], flat):  # some value is not among those
+        values, codes = np.unique(flat, return_inverse=True)
+        if values.size > compressed.MOST_ENTRIES:
+            return None
     return compressed.Shared(codes.astype(np.uint8).reshape(weight.shape), values)
 
 
-def _few(problem: Problem) -> bool:
-    """Whether a recurrent layer has few sequences."""
-    return problem.input(ops.rnn.X).shape[1] <= FEW_SEQUENCES
+def _coded_faster(problem: Problem, entries: int, known: Limits) -> tuple[bool, str]:
+    """Whether codes into so many entries are faster than dense weights, and what is to be said of it."""
+    said = f"its weights are {entries} values"
+    if problem.op == "conv":
+        geometry = conv.geometry(problem)
+        if geometry.window.taps * geometry.window.input_size > 1 or geometry.groups > 1:
+            return False, f"{said}, whose codes are only smaller: the places of a plane share what is read of them"
+        rows, most, begin = geometry.batch, known.coded_rows, compressed_limits.coded_from(entries, known.coded_row)
+        weights, unit = 4 * prod(problem.input(conv.W).shape), "rows"
+    else:
+        rows, most = problem.input(ops.rnn.X).shape[1], known.coded_sequences
+        begin = compressed_limits.coded_from(entries, known.coded_steps)
+        weights, unit = 4 * prod(problem.input(ops.rnn.R).shape), "sequences"
+    if begin is None:
+        return False, f"{said}, and so many are looked up slower than dense weights are read"
+    faster = rows <= most and weights >= begin
+    where = f"from {begin >> 20} MiB of dense weights on, for up to {most} {unit}"
+    return faster, f"{said}, and codes are {'' if faster else 'only '}read faster {where}"
 
 
 def _may(share: float, most: float | None, problem: Problem, backend: str) -> bool:
@@ -159,11 +191,15 @@ def _may(share: float, most: float | None, problem: Problem, backend: str) -> bo
 
 def _most(problem: Problem, dense: dispatch.Selection) -> float | None:
     """The share of weights up to which the sparse form is faster; None where it never is."""
+    known = compressed_limits.limits()
     if problem.op != "conv":
-        return FASTER_STEP_BELOW if _few(problem) else FASTER_STEPS_BELOW
+        recurrent = 4 * prod(problem.input(ops.rnn.R).shape)
+        return compressed_limits.most_stored(problem.input(ops.rnn.X).shape[1], recurrent)
     geometry = conv.geometry(problem)
     if geometry.window.taps * geometry.window.input_size == 1 and geometry.batch <= FEW_ROWS:
-        return FASTER_ROW_BELOW
+        return known.row.cached if 4 * prod(problem.input(conv.W).shape) < known.cached else known.row.far
     if dense.chosen.id == MINIMAL_FILTERS:
-        return FASTER_BELOW / max(1.0, winograd_gain(geometry.window))
-    return FASTER_BELOW if dense.chosen.id in BY_TAPS else None
+        return known.one_tap / max(1.0, winograd_gain(geometry.window))
+    if dense.chosen.id not in BY_TAPS:
+        return None
+    return known.one_tap if geometry.window.taps == 1 else known.taps

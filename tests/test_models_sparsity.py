@@ -9,8 +9,10 @@ from onnx import helper, numpy_helper, parser
 
 import quatrefoil as qf
 from quatrefoil import autotune, dispatch, ops, settings
+from quatrefoil.cpu import compressed_limits
 from quatrefoil.errors import QuatrefoilError
 from quatrefoil.models import sparsity
+from quatrefoil.ops import compressed
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((1, 64, 14, 14), np.float32)
@@ -41,7 +43,8 @@ def test_a_model_with_90_percent_zeros_takes_the_sparse_kernels(monkeypatch: pyt
     told = str(model.explain(X))
     assert told.count("sparse_conv_places_nchw_f32_simd") == 2
     assert "sparse_conv_row_nchw_f32_simd" in told, "the dense layer"
-    assert "10.0% of its weights are not zero, and up to 40% it is faster so" in told
+    most = compressed_limits.limits().one_tap
+    assert f"10.0% of its weights are not zero, and up to {most:.0%} it is faster so" in told
     assert [profile.kernel for profile in model.profile(X)].count("sparse_conv_places_nchw_f32_simd") == 2
     monkeypatch.setenv(settings.SPARSE_VARIABLE, settings.NEVER)
     dense = qf.load(network(0.1))
@@ -66,7 +69,8 @@ def test_numbers_are_the_dense_ones(monkeypatch: pytest.MonkeyPatch, share: floa
 def test_a_model_with_20_percent_zeros_stays_dense_and_says_why() -> None:
     told = str(qf.load(network(0.8)).explain(X))
     assert "sparse_conv" not in told
-    assert "80.0% of its weights are not zero, and it is faster by its stored values up to 40%" in told
+    most = compressed_limits.limits().one_tap
+    assert f"80.0% of its weights are not zero, and it is faster by its stored values up to {most:.0%}" in told
     assert "zero" not in str(qf.load(network(1.0)).explain(X))
 
 
@@ -102,7 +106,7 @@ def test_measured_times_decide_where_there_are_any(monkeypatch: pytest.MonkeyPat
     parameters = {1: weight}
     stored, said = sparsity.stored_form(problem, parameters, "cpu")
     assert stored is not None
-    assert "up to 40%" in said
+    assert f"up to {compressed_limits.limits().one_tap:.0%}" in said
     seconds = {"conv": 1e-6, "sparse_conv": 2e-6}
     real = autotune.remembered
 
@@ -153,3 +157,35 @@ def test_recurrent_layers_take_either_form(monkeypatch: pytest.MonkeyPatch, op: 
         made = model.run(x)["y"]
         monkeypatch.setenv(settings.SPARSE_VARIABLE, settings.NEVER)
         np.testing.assert_allclose(made, qf.load(proto).run(x)["y"], rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("problem", "entries", "known", "says"),
+    [
+        ("conv float32[2x1024x1],float32[1024x1024x1]", 16, "AVX2", "16 values, and codes are read faster from 4 MiB"),
+        ("conv float32[1x512x1],float32[1024x512x1]", 16, "AVX2", "16 values, and codes are only read faster from 4 MiB"),
+        ("conv float32[1x512x1],float32[1024x512x1]", 16, "AVX512", "codes are read faster from 1 MiB"),
+        ("conv float32[9x512x1],float32[1024x512x1]", 16, "AVX512", "only read faster from 1 MiB of dense weights on, for up to 8"),
+        ("conv float32[1x512x1],float32[1024x512x1]", 99, "AVX2", "99 values, and so many are looked up slower"),
+        ("conv float32[1x512x1],float32[1024x512x1]", 99, "BYTES_PERMUTED", "99 values, and codes are read faster from 2 MiB"),
+        ("conv float32[1x64x14x14],float32[256x64x1x1]", 16, "AVX512", "whose codes are only smaller: the places of a plane"),
+        ("lstm float32[2x1x8],float32[1x1536x8],float32[1x1536x384] hidden_size=384", 16, "AVX512",
+         "16 values, and codes are read faster from 2 MiB of dense weights on, for up to 32 sequences"),
+    ],
+)  # fmt: skip
+def test_few_values_are_codes_where_these_are_read_faster(
+    monkeypatch: pytest.MonkeyPatch, problem: str, entries: int, known: str, says: str
+) -> None:
+    monkeypatch.setattr(compressed_limits, "limits", lambda: getattr(compressed_limits, known))
+    parsed, book = ops.parse(problem), RNG.standard_normal(entries).astype(np.float32)
+    weights = {
+        position: book[RNG.integers(0, entries, parsed.input(position).shape)]
+        for position in range(1, len(parsed.inputs))
+    }
+    stored, said = sparsity.stored_form(parsed, weights, "cpu")
+    assert says in said
+    assert (stored is None) == ("only" in says or "slower" in says)
+    if stored is not None:
+        decoded = compressed.decoded(stored.problem, stored.parameters)
+        for position, weight in weights.items():
+            np.testing.assert_array_equal(decoded[position], weight)
