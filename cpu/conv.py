@@ -236,7 +236,7 @@ def accepts_winograd(problem: Problem) -> Reject | None:
 
 
 TILE = 16  # channels, and places, of a tile of src/conv_tiles.cpp; the depth of a step is twice that
-FULL_TILES = 0.7  # emptier ones are no faster than vectors (measured)
+FULL_TILES, WORTH_PLANES = 0.7, 0.85  # emptier ones are no faster than vectors; in a network (measured)
 FEW_FOR_TILES = {False: 64, True: 32}  # channels below which moving x and y takes as long; with several taps
 FEW_PRODUCTS = 8192  # for each place, likewise
 
@@ -271,6 +271,11 @@ def _accepts_tiles(problem: Problem) -> Reject | None:
     if taps > 1 and accepts_winograd(problem) is None and _winograd_whole(geometry.window):
         return Reject("minimal filters, which multiply less, are faster on vectors")
     return None
+
+
+def _tiles_are_worth_planes(problem: Problem) -> bool:
+    """Whether tiles make up for planes between neighbours that keep blocks (measured on whole networks)."""
+    return semantics.geometry(problem).window.taps == 1 and _full_tiles(problem) >= WORTH_PLANES
 
 
 def _accepts_transpose_winograd(problem: Problem) -> Reject | None:
@@ -588,7 +593,7 @@ KERNELS: list[Kernel] = [
         _float("conv_tiles_f32", "conv_direct_f32", _splits),
         summary="products of bfloat16 parts on tile registers, six for one of float32; direct taps for infinite or tiny "
         "weights and outputs that are not finite",
-        on_planes=True,
+        on_planes=_tiles_are_worth_planes,
         beyond="tile registers multiply bfloat16 values sixteen times as fast",
     ),
     Kernel(

@@ -149,7 +149,8 @@ def _select(
     if sum(c.seconds is not None for c in accepting) > 1:
         accepting.sort(key=lambda c: float("inf") if c.seconds is None else c.seconds)
         reason = "fastest when measured"
-    if blocked and any(c.kernel.blocked for c in accepting) and not accepting[0].kernel.on_planes:
+    worth_planes = accepting[0].kernel.on_planes if accepting else None
+    if blocked and any(c.kernel.blocked for c in accepting) and not (worth_planes and worth_planes(problem)):
         if accepting[0].kernel.blocked is None:
             reason = "keeps channels in blocks from layer to layer"
         accepting.sort(key=lambda c: c.kernel.blocked is None)

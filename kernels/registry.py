@@ -64,7 +64,8 @@ class Kernel:
     blocked   prepares a run that can read and write channels in blocks, so that neighbours in a sequence need no change
               of layout; None where it cannot
     beyond    why it may take less time than the operator's multiplications at the float32 peak; empty where it may not
-    on_planes  it is so much faster than those on blocks that it comes before them although neighbours keep blocks
+    on_planes  for which problems it is so much faster than those on blocks that it comes before them although neighbours keep
+               blocks; None for none
     in_python  its run is Python around another kernel's, so that it can stand in no native sequence
     """
 
@@ -76,7 +77,7 @@ class Kernel:
     summary: str = ""
     blocked: PrepareBlocked | None = None
     beyond: str = ""
-    on_planes: bool = False
+    on_planes: Callable[[Problem], bool] | None = None
     in_python: bool = False
 
     @property
