@@ -78,8 +78,8 @@ AVX2 = Limits(
 
 AVX512 = Limits(
     cached=2 * MIB,
-    one_tap=0.35, taps=0.25, row=Share(0.15, 0.4),
-    sequence=Share(0.1, 0.3), few_sequences=Share(0.1, 0.2), several_sequences=Share(0.2, 0.35),
+    one_tap=0.3, taps=0.25, row=Share(0.15, 0.4),
+    sequence=Share(0.1, 0.35), few_sequences=Share(0.1, 0.2), several_sequences=Share(0.2, 0.35),
     coded_rows=8, coded_sequences=32, coded_row=Bytes(MIB, 32 * MIB), coded_steps=Bytes(2 * MIB, None), coded_planes=128,
     over_sparse=0.1,
 )  # fmt: skip

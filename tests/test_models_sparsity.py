@@ -189,3 +189,12 @@ def test_few_values_are_codes_where_these_are_read_faster(
         decoded = compressed.decoded(stored.problem, stored.parameters)
         for position, weight in weights.items():
             np.testing.assert_array_equal(decoded[position], weight)
+
+
+@pytest.mark.parametrize(("share", "form"), [(0.3, "shared_conv"), (0.05, "sparse_conv")])
+def test_few_values_with_zeros_take_the_faster_form(monkeypatch: pytest.MonkeyPatch, share: float, form: str) -> None:
+    monkeypatch.setattr(compressed_limits, "limits", lambda: compressed_limits.AVX512)
+    weight = np.sign(pruned(1024, 1024, 1, share=share))
+    stored, _ = sparsity.stored_form(ops.parse("conv float32[1x1024x1],float32[1024x1024x1]"), {1: weight}, "cpu")
+    assert stored is not None
+    assert stored.problem.op == form
