@@ -59,15 +59,17 @@ def _accepts_bytes(problem: Problem) -> Reject | None:
     )
 
 
-FEW_FOR_BYTES = 3  # input channels: an image's are enough, whose taps are gathered (measured)
+FEW_FOR_BYTES = 16  # products of an output, of a group's channels where there are several: what lacks to 64 is zeros
 
 
 def _accepts_integer_tiles(problem: Problem) -> Reject | None:
     if (lack := _without_tiles()) is not None:
         return lack
     geometry = semantics.geometry(problem)
-    if geometry.in_per_group < FEW_FOR_BYTES:
-        return Reject(f"tiles of 64 input channels stay empty with {geometry.in_per_group}")
+    depth = geometry.in_per_group * (geometry.window.taps if geometry.groups == 1 else 1)
+    if depth < FEW_FOR_BYTES:
+        said = "products of an output" if geometry.groups == 1 else "channels a group"
+        return Reject(f"steps of 64 bytes stay empty with {depth} {said}")
     return None
 
 
@@ -693,8 +695,9 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _depthwise_integer,
         _DEPTHWISE_INTEGER,
-        version=4,
-        summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
+        version=5,
+        summary="planes: rows laid out as int16 with their padding, products of pairs of neighbours; channels last: vectors of "
+        "channels, two or four taps a product; exact",
         blocked=_DEPTHWISE_INTEGER,
     ),
     Kernel(
@@ -702,8 +705,9 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _accepts_integer_tiles,
         _TILES_INTEGER,
-        summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
-        "point",
+        version=2,
+        summary="products of bytes on tile registers, x with its channels last, as it lies or laid out so, exact; int16 pairs for "
+        "weights that are no bytes without their zero point",
         blocked=_TILES_INTEGER,
     ),
     Kernel(
@@ -736,8 +740,9 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _depthwise_integer,
         _DEPTHWISE_INTEGER,
-        version=4,
-        summary="rows laid out as int16 with their padding, products of pairs of neighbours, exact",
+        version=5,
+        summary="planes: rows laid out as int16 with their padding, products of pairs of neighbours; channels last: vectors of "
+        "channels, two or four taps a product; exact",
         blocked=_DEPTHWISE_INTEGER,
     ),
     Kernel(
@@ -745,8 +750,9 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _accepts_integer_tiles,
         _TILES_INTEGER,
-        summary="products of bytes on tile registers, exact; int16 pairs for weights that are no bytes without their zero "
-        "point",
+        version=2,
+        summary="products of bytes on tile registers, x with its channels last, as it lies or laid out so, exact; int16 pairs for "
+        "weights that are no bytes without their zero point",
         blocked=_TILES_INTEGER,
     ),
     Kernel(

@@ -10,7 +10,7 @@
 // nothing is permuted. So 16 bytes of a vector can be 16 channels of any place: where few channels are left, they are
 // neighbouring places instead of more channels.
 //
-// For a block of channels and a band of rows of y
+// For a block of channels, a band of rows of y and so many of their columns that a few rows of x stay at hand
 //   rows of x are laid in a ring in the first-level cache: a row of bytes with its padding, then words [vector][unit]
 //   for each row of y: tiles of outputs, whose sums stay in registers until they are requantised and stored.
 //
@@ -26,6 +26,8 @@ namespace {
 
 constexpr int MOST_GROUPS = LANES / 4;  // of 16 channels in a vector of bytes
 constexpr int TILE = REGISTERS == 32 ? 4 : 2;  // vectors of outputs that are summed together
+constexpr int64_t BAND_BYTES = 256 << 10;      // of the rows of x that a band reads
+constexpr int64_t NEAR_UNITS = 40;             // of a row, of which a few stay in the first-level cache
 
 // 16 * groups channels from `first` on; those that are missing at the end are computed and dropped.
 struct Block {
@@ -37,6 +39,8 @@ template <class Format>
 struct Plan {
   int64_t kernel_rows, words;  // words of a row of the kernel
   int parities;
+  int64_t band;                // columns of y that are computed together
+  int64_t reach;               // units that an output's words lie behind its first one at most
   int64_t units, stage;        // of a laid row; bytes of a row of bytes
   int64_t row, ring;           // words of a laid row; rows of the ring, for each depth of the kernel
   int64_t most_groups;         // of blocks
@@ -44,8 +48,7 @@ struct Plan {
   explicit Plan(const ConvShape& s) {
     kernel_rows = s.kernel[0] * s.kernel[1];
     parities = s.strides[2] % 2 ? 2 : 1;
-    words = 0;
-    int64_t reach = 0;
+    words = reach = 0;
     for (int parity = 0; parity < parities; parity++) {
       int64_t count = 0, end = -1;
       for (int64_t tap = 0; tap < s.kernel[2]; tap++) {
@@ -55,7 +58,9 @@ struct Plan {
       }
       if (count > words) words = count;
     }
-    const int64_t outputs = s.output[2] + TILE * MOST_GROUPS;
+    const int64_t across = TILE * MOST_GROUPS, bands = divide_up(s.output[2] * s.strides[2] / 2, NEAR_UNITS);
+    band = divide_up(divide_up(s.output[2], bands ? bands : 1), across) * across;
+    const int64_t outputs = band + across;
     units = divide_up(outputs * s.strides[2] / 2 + reach + 1 + MOST_GROUPS, MOST_GROUPS) * MOST_GROUPS;
     most_groups = block(s, 0).groups;
     stage = divide_up((2 * units + Format::IN_WORD + 2 * MOST_GROUPS) * most_groups * 16, 64) * 64;
@@ -76,7 +81,7 @@ struct Plan {
     return divide_up(int64_t(sizeof(Plan)) + 2 * words * int64_t(sizeof(int64_t)), 64) * 64;
   }
   QF_INLINE int64_t workspace_bytes(const ConvShape& s) const {
-    const int64_t written = divide_up((s.output[2] + TILE * MOST_GROUPS) * MOST_GROUPS * 16 * 4, 64) * 64;
+    const int64_t written = band * MOST_GROUPS * 16 * 4;
     const int64_t pointers = divide_up(kernel_rows * int64_t(sizeof(void*)), 64) * 64;
     return stage + s.kernel[0] * ring * row * 4 + pointers + written;
   }
@@ -92,12 +97,29 @@ struct Part {
   const int64_t *offsets;  // of words, in units, for each parity
   const uint32_t* weights;
   Block block;
-  int64_t image, depth, first_row, rows;
+  int64_t image, depth, first_row, rows, column, width;  // of y
   uint8_t* stage;
   uint32_t *ring;
   const uint32_t** laid;  // the rows that a row of y meets, row of the kernel by row of the kernel
   char* written;          // a row of y, where it holds planes
 };
+
+// A vector of PLACES runs of bytes, `step` apart. (Put together in memory, it would wait for its parts to be stored.)
+template <int PLACES>
+QF_INLINE vbytes load_places(const uint8_t* from, int64_t step) {
+  if constexpr (PLACES == 1) return (vbytes)load_words(from);
+  if constexpr (PLACES == 2) return (vbytes)load_halves(from, from + step);
+#if defined(QF_AVX512)
+  __m512i v = _mm512_maskz_broadcast_i32x4(0xF, _mm_loadu_si128((const __m128i*)from));
+  QF_UNROLL for (int i = 1; i < 4; i++)
+    v = _mm512_mask_broadcast_i32x4(v, __mmask16(0xF << 4 * i), _mm_loadu_si128((const __m128i*)(from + i * step)));
+  return (vbytes)v;
+#else
+  vbytes v = {};
+  for (int i = 0; i < PLACES; i++) memcpy((uint8_t*)&v + i * (sizeof v / PLACES), from + i * step, sizeof v / PLACES);
+  return v;
+#endif
+}
 
 // Lays row (z, y) of x; outside of x it is padding.
 template <class Format, int GROUPS>
@@ -108,7 +130,8 @@ void lay_row(const Part<Format>& part, const Format& format, int64_t z, int64_t 
   uint8_t* stage = part.stage;
   const int64_t channels = smaller(PITCH, s.groups - part.block.first), units = part.plan.units;
   const int64_t columns = part.plan.stage / (part.plan.most_groups * 16);
-  const int64_t left = smaller(s.pads[2], columns), width = smaller(s.input[2], columns - left);
+  const int64_t begin = part.column * s.strides[2] - s.pads[2], start = begin < 0 ? 0 : smaller(begin, s.input[2]);
+  const int64_t left = begin < 0 ? smaller(-begin, columns) : 0, width = smaller(s.input[2] - start, columns - left);
   const uint8_t* x = (const uint8_t*)part.call.x;
   const bool inside = z >= 0 && z < s.input[0] && y >= 0 && y < s.input[1];
   if (!inside) {
@@ -116,7 +139,7 @@ void lay_row(const Part<Format>& part, const Format& format, int64_t z, int64_t 
   } else {
     memset(stage, uint8_t(part.q.x_zero), left * PITCH);
     if (s.x_blocked) {
-      const uint8_t* from = x + (((part.image * s.input[0] + z) * s.input[1] + y) * s.input[2]) * s.groups + part.block.first;
+      const uint8_t* from = x + (((part.image * s.input[0] + z) * s.input[1] + y) * s.input[2] + start) * s.groups + part.block.first;
       for (int64_t i = 0; i < width; i++, from += s.groups) {
         if (channels == PITCH)
           memcpy(stage + (left + i) * PITCH, from, PITCH);
@@ -125,17 +148,34 @@ void lay_row(const Part<Format>& part, const Format& format, int64_t z, int64_t 
       }
     } else {
       for (int64_t c = 0; c < channels; c++) {
-        const uint8_t* from = x + (((part.image * s.groups + part.block.first + c) * s.input[0] + z) * s.input[1] + y) * s.input[2];
+        const uint8_t* from = x + (((part.image * s.groups + part.block.first + c) * s.input[0] + z) * s.input[1] + y) * s.input[2] + start;
         for (int64_t i = 0; i < width; i++) stage[(left + i) * PITCH + c] = from[i];
       }
     }
     memset(stage + (left + width) * PITCH, uint8_t(part.q.x_zero), (columns - left - width) * PITCH);
   }
-  for (int64_t unit = 0; unit < units; unit += PLACES) {
+  const int64_t met = (part.width - 1) * s.strides[2] / 2 + part.plan.reach + 1;  // units; what lies behind them is dropped
+  if constexpr (Format::IN_WORD == 4 && PLACES == 1) {
+    // Columns 2i + 2 and 2i + 3 are the first ones of the next unit.
+    const auto turns = [&](int64_t column) {
+      vbytes a, b;
+      memcpy(&a, stage + column * PITCH, PITCH);
+      memcpy(&b, stage + (column + 1) * PITCH, PITCH);
+      return format.turns(a, b);
+    };
+    auto first = turns(0);
+    for (int64_t unit = 0; unit < met; unit++) {
+      const auto second = turns(2 * unit + 2);
+      vuint words[4];
+      format.words(first, second, words);
+      QF_UNROLL for (int i = 0; i < 4; i++) store_words(to + (i * units + unit) * 4 * GROUPS, words[i]);
+      first = second;
+    }
+    return;
+  }
+  for (int64_t unit = 0; unit < met; unit += PLACES) {
     vbytes near[Format::IN_WORD];
-    QF_UNROLL for (int i = 0; i < Format::IN_WORD; i++)
-      QF_UNROLL for (int place = 0; place < PLACES; place++)
-        memcpy((uint8_t*)&near[i] + place * PITCH, stage + (2 * (unit + place) + i) * PITCH, PITCH);
+    QF_UNROLL for (int i = 0; i < Format::IN_WORD; i++) near[i] = load_places<PLACES>(stage + (2 * unit + i) * PITCH, 2 * PITCH);
     vuint words[4];
     format.words(near, words);
     QF_UNROLL for (int i = 0; i < 4; i++) store_words(to + (i * units + unit) * 4 * GROUPS, words[i]);
@@ -149,7 +189,7 @@ __attribute__((noinline)) void sum_row(const Part<Format>& part, const Requantiz
   constexpr int PLACES = MOST_GROUPS / GROUPS, OUTPUTS = TILE * PLACES;
   constexpr int PARITIES = STRIDE == 1 ? 2 : 1;
   const ConvShape& s = part.s;
-  const int64_t units = part.plan.units, width = s.output[2], stride = s.strides[2];
+  const int64_t units = part.plan.units, width = part.width, stride = s.strides[2];
   const int64_t rows = ROWS ? ROWS : part.plan.kernel_rows, words = WORDS ? WORDS : part.plan.words;
   const int64_t parities = STRIDE ? PARITIES : part.plan.parities;
   const int64_t channels = smaller(16 * GROUPS, s.groups - part.block.first);
@@ -239,14 +279,14 @@ void convolve(const Part<Format>& part) {
       for (int64_t kh = 0; kh < s.kernel[1]; kh++)
         part.laid[kd * s.kernel[1] + kh] =
             part.ring + (kd * plan.ring + (top + s.pads[1] + kh * s.dilations[1]) % plan.ring) * plan.row;
-    const int64_t place = (part.depth * s.output[1] + h) * s.output[2];
+    const int64_t place = (part.depth * s.output[1] + h) * s.output[2] + part.column;
     char* y = s.y_blocked ? (char*)part.call.y + ((part.image * volume(s.output) + place) * s.groups + part.block.first) * size
                           : part.written;
     sum_row<Format, GROUPS, STRIDE, ROWS, WORDS>(part, requantization, start, scales, y, pixel);
     if (s.y_blocked) continue;
     for (int64_t c = 0; c < channels; c++) {
       char* plane = (char*)part.call.y + ((part.image * s.groups + part.block.first + c) * volume(s.output) + place) * size;
-      for (int64_t w = 0; w < s.output[2]; w++) memcpy(plane + w * size, part.written + (w * pixel + c) * size, size);
+      for (int64_t w = 0; w < part.width; w++) memcpy(plane + w * size, part.written + (w * pixel + c) * size, size);
     }
   }
 }
@@ -267,24 +307,30 @@ template <class Format>
 void share(const ConvShape& s, const ConvQuantization& q, const ConvCall& call) {
   const Plan<Format>& plan = *(const Plan<Format>*)call.weights;
   const int64_t blocks = plan.blocks(s), planes = s.batch * s.output[0];
-  const int64_t bands = smaller(divide_up(call.threads, blocks * planes), s.output[1]), all = planes * blocks * bands;
+  // Blocks of channels lie in the same lines of x and y: they pass over a band of rows before the next one is read.
+  const int64_t met = s.output[1] * s.strides[1] * s.input[2] * s.groups * s.kernel[0], wanted = divide_up(met, BAND_BYTES);
+  const int64_t shares = divide_up(call.threads, blocks * planes), most = wanted > shares ? wanted : shares;
+  const int64_t bands = smaller(most, s.output[1]), all = planes * blocks * bands;
 #pragma omp parallel for schedule(dynamic) num_threads(call.threads) if (call.threads > 1)
   for (int64_t i = 0; i < all; i++) {
-    const int64_t band = i % bands, block = i / bands % blocks, plane = i / bands / blocks;
+    const int64_t block = i % blocks, band = i / blocks % bands, plane = i / blocks / bands;
     const int64_t first = s.output[1] * band / bands, end = s.output[1] * (band + 1) / bands;
     char* workspace = call.workspace + omp_get_thread_num() * plan.workspace_bytes(s);
     auto ring = (uint32_t*)(workspace + plan.stage);
     auto laid = (const uint32_t**)(ring + s.kernel[0] * plan.ring * plan.row);
     char* written = (char*)laid + divide_up(plan.kernel_rows * int64_t(sizeof(void*)), 64) * 64;
-    const Part<Format> part = {
+    Part<Format> part = {
         s, q, call, plan, (const int64_t*)(&plan + 1),
         (const uint32_t*)((const char*)&plan + plan.header_bytes()) + block * plan.block_words(), plan.block(s, block),
-        plane / s.output[0], plane % s.output[0], first, end - first, (uint8_t*)workspace, ring, laid, written};
-    if (part.block.groups == MOST_GROUPS) convolve_block<Format, MOST_GROUPS>(part);
-    if constexpr (MOST_GROUPS > 2)
-      if (part.block.groups == 2) convolve_block<Format, 2>(part);
-    if constexpr (MOST_GROUPS > 1)
-      if (part.block.groups == 1) convolve_block<Format, 1>(part);
+        plane / s.output[0], plane % s.output[0], first, end - first, 0, 0, (uint8_t*)workspace, ring, laid, written};
+    for (; part.column < s.output[2]; part.column += plan.band) {
+      part.width = smaller(plan.band, s.output[2] - part.column);
+      if (part.block.groups == MOST_GROUPS) convolve_block<Format, MOST_GROUPS>(part);
+      if constexpr (MOST_GROUPS > 2)
+        if (part.block.groups == 2) convolve_block<Format, 2>(part);
+      if constexpr (MOST_GROUPS > 1)
+        if (part.block.groups == 1) convolve_block<Format, 1>(part);
+    }
   }
 }
 

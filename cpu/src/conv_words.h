@@ -76,16 +76,21 @@ struct Quads {
       : flip(q.x_signed ? 128 : 0), zero(uint8_t(q.x_zero + (q.x_signed ? 128 : 0))) {}
   QF_INLINE void store(Value* to, sixteen_bytes bytes) const { *(sixteen_bytes_anywhere*)to = bytes ^ flip; }
   QF_INLINE void pad(Value* to, int64_t count) const { memset(to, zero, count); }
-  QF_INLINE void words(const vbytes (&x)[4], vuint (&to)[4]) const {
+  // Two neighbours' bytes by turns.
+  struct Turns {
+    vbytes low, high;
+  };
+  QF_INLINE Turns turns(vbytes a, vbytes b) const {
     const vbytes flipped = flip - (vbytes){};
-    const vbytes a = x[0] ^ flipped, b = x[1] ^ flipped, c = x[2] ^ flipped, d = x[3] ^ flipped;
-    const vbytes low[2] = {interleave_within<1, false>(a, b), interleave_within<1, false>(c, d)};
-    const vbytes high[2] = {interleave_within<1, true>(a, b), interleave_within<1, true>(c, d)};
-    to[0] = (vuint)interleave_within<2, false>(low[0], low[1]);
-    to[1] = (vuint)interleave_within<2, true>(low[0], low[1]);
-    to[2] = (vuint)interleave_within<2, false>(high[0], high[1]);
-    to[3] = (vuint)interleave_within<2, true>(high[0], high[1]);
+    return {interleave_within<1, false>(a ^ flipped, b ^ flipped), interleave_within<1, true>(a ^ flipped, b ^ flipped)};
   }
+  QF_INLINE static void words(const Turns& first, const Turns& second, vuint (&to)[4]) {
+    to[0] = (vuint)interleave_within<2, false>(first.low, second.low);
+    to[1] = (vuint)interleave_within<2, true>(first.low, second.low);
+    to[2] = (vuint)interleave_within<2, false>(first.high, second.high);
+    to[3] = (vuint)interleave_within<2, true>(first.high, second.high);
+  }
+  QF_INLINE void words(const vbytes (&x)[4], vuint (&to)[4]) const { words(turns(x[0], x[1]), turns(x[2], x[3]), to); }
 };
 #endif
 
