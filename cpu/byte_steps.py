@@ -1,7 +1,8 @@
 """Forms around operators on bytes as native steps: which function of src/sequence_bytes.cpp runs each.
 
-A table of two bytes that is a sum or a product of what they stand for is computed rather than looked up where that is the
-same: each way of computing it, the cheapest first, is run on all 65,536 pairs and compared with the table.
+A table that brings bytes to another scale, or of two bytes that is a sum or a product of what they stand for, is computed rather
+than looked up where that is the same: each way of computing it, the cheapest first, is run on every byte, or on all 65,536 pairs,
+and compared with the table.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from quatrefoil.sequences import ByteForm, ByteScale, ByteTable, Dequantize, Qua
 
 Call: TypeAlias = tuple[str, Mapping[str, Any]]
 """A function of ``_sequence.bytes_step`` and its arguments."""
+
+IN_REGISTERS = "v4_amx"
+"""The instruction set whose look-ups of one byte stay in registers."""
 
 NUDGES = (0, 1, -1, 2, -2, 3, -3, 4, -4)
 """Multiples of 2^-18 that are tried beside an offset, since a sum that is rounded once is at times on the wrong side."""
@@ -40,10 +44,11 @@ def call(form: ByteForm, dtypes: Sequence[str]) -> Call:
         case Dequantize(scale=scale, zero=zero):
             function = "sums" if dtypes[0] == "int32" else "dequantize"
             return function, {"scales": ((scale, zero, dtypes[0] == "int8"),)}
-        case ByteTable(table=table, function=function) if table.size > 256:
-            return (_of_two(form, instruction_set.index()) if function else None) or ("pair_table", {"table": table})
-        case ByteTable(table=table):
-            return "table", {"table": table}
+        case ByteTable(table=table, function=function):
+            # in registers a look-up is the faster way
+            looks_up = not function or (table.size == 256 and instruction_set.name() == IN_REGISTERS)
+            computed = None if looks_up else _computed(form, instruction_set.index())
+            return computed or ("table" if table.size == 256 else "pair_table", {"table": table})
     raise AssertionError(f"no form around bytes: {form}")
 
 
@@ -52,12 +57,13 @@ def _members(scale: ByteScale) -> tuple[float, int, bool]:
 
 
 @lru_cache(maxsize=256)
-def _of_two(form: ByteTable, isa: int) -> Call | None:
-    """How a table of two bytes is computed on an instruction set; None where nothing gives exactly what it holds."""
+def _computed(form: ByteTable, isa: int) -> Call | None:
+    """How a table is computed on an instruction set; None where nothing gives exactly what it holds."""
     from quatrefoil.cpu import _sequence
 
-    first, second = (np.ascontiguousarray(each.reshape(-1)) for each in np.indices((256, 256), np.uint8))
     wanted = form.table.view(np.uint8)
+    indices = np.indices((wanted.size // 256, 256), np.uint8).reshape(2, -1)
+    first, second = (np.ascontiguousarray(each) for each in (indices[-1:] if wanted.size == 256 else indices)[[0, -1]])
     for function, arguments in _ways(form):
         native = _sequence.bytes_step(isa, function, (wanted.size,), ((1,), (1,), (1,)), **arguments)
         operands = [(_sequence.ABSOLUTE, _sequence.address_of(each)) for each in (first, second)]
@@ -71,16 +77,24 @@ def _of_two(form: ByteTable, isa: int) -> Call | None:
 
 
 def _ways(form: ByteTable) -> Iterator[Call]:
-    """The ways to compute a table of two bytes, the cheapest first."""
-    a, b, y = form.scales
+    """The ways to compute a table, the cheapest first."""
+    a, *others, y = form.scales
     flip = 128 if y.dtype == "int8" else 0
     bytes_of_y = form.table.astype(np.int16) + flip
     limits = {"least": int(bytes_of_y.min()), "most": int(bytes_of_y.max())}
     if form.function != "multiply":
-        factors = a.scale / y.scale, b.scale / y.scale * (1 if form.function == "add" else -1)
-        zeros = (each.zero + (128 if each.dtype == "int8" else 0) for each in (a, b))
+        given = (a, *others)
+        factors = [each.scale / y.scale for each in given]
+        if form.function == "subtract":
+            factors[1] *= -1
+        zeros = (each.zero + (128 if each.dtype == "int8" else 0) for each in given)
         offset = -sum(factor * zero for factor, zero in zip(factors, zeros))
-        members = [(factor, 0, each.dtype == "int8") for factor, each in zip(factors, (a, b))]
+        members: list[tuple[float, int, bool] | None] = [
+            (factor, 0, each.dtype == "int8") for factor, each in zip(factors, given)
+        ]
+        function = "combine" if others else "rescale"
+        members += [None] * (2 - len(members))
         for nudge in NUDGES:
-            yield "combine", {"scales": (*members, _members(y)), "offset": offset + nudge * 2.0**-18, **limits}
-    yield form.function, {"scales": tuple(map(_members, (a, b, y))), **limits}
+            yield function, {"scales": (*members, _members(y)), "offset": offset + nudge * 2.0**-18, **limits}
+    if others:
+        yield form.function, {"scales": tuple(map(_members, form.scales)), **limits}

@@ -65,7 +65,7 @@ def fused(plan: Plan) -> Plan:
         value for step in plan.steps if isinstance(step.form, Concat) for value in step.inputs if reads[value] == 1
     }
     lookups = {
-        step.outputs[0]: (step.inputs[0], step.form.table)
+        step.outputs[0]: (step.inputs[0], step.form)
         for step in plan.steps
         if isinstance(step.form, ByteTable) and len(step.inputs) == 1 and step.outputs[0] in joined
     }

@@ -326,14 +326,18 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
         strides: Sequence[Sequence[int]],
         inputs: Sequence[tuple[int | None, int]],
         offset: int = 0,
-        table: np.ndarray | None = None,
+        table: ByteTable | None = None,
     ) -> Instruction:
         lengths, merged = _merged(extents, strides)
         padded = (*inputs, *((None, 0),) * (3 - len(inputs)))
         if word == 1:
             assert function == "copy"
             return Instruction(
-                lambda: _sequence.bytes_step(isa, "copy" if table is None else "table", lengths, merged, table=table),
+                lambda: (
+                    _sequence.bytes_step(isa, "copy", lengths, merged)
+                    if table is None
+                    else byte_steps.step(table, [table.dtype], lengths, merged)
+                ),
                 padded,
                 ((result, offset),),
                 step.node,
@@ -357,7 +361,7 @@ def _instructions(step: Step, types: Mapping[int, Tensor], memory: _Memory) -> l
 
     def copied(
         source: int | None, extents: Sequence[int], x: Sequence[int], y: Sequence[int], at: int, to: int,
-        table: np.ndarray | None = None,
+        table: ByteTable | None = None,
     ) -> Any:  # fmt: skip
         return walk("copy", IDENTITY, extents, (y, x), ((source, at * word),), to, table)
 

@@ -61,7 +61,7 @@ class Concat:
     way, None for itself."""
 
     axis: int
-    tables: tuple[np.ndarray | None, ...] = ()
+    tables: tuple[ByteTable | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,9 @@ class ByteTable:
     """What the table holds for each byte of the input (256 entries), or for each two of both inputs, broadcast as NumPy does
     (65,536 entries, the first byte times 256). Bytes count as unsigned in it.
 
-    function   of two inputs: "add", "subtract" or "multiply", where the table is this of what they stand for, maybe with an
-               activation; ``scales`` are those of a, of b and of y
+    function   "rescale" where bytes of y stand for what those of x do, as near as they can; of two inputs "add", "subtract" or
+               "multiply", where the table is this of what they stand for, maybe with an activation. ``scales`` are then those
+               of a, of b and of y
     """
 
     table: np.ndarray

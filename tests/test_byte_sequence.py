@@ -207,3 +207,15 @@ def test_channels_are_brought_last_and_back(isa: str, channels: int, places: int
         base = _sequence.ARRAYS
         run = _sequence.Sequence([(step, [(base, 0)], [(base + 1, 0)])], 0, 1, [(wanted.shape, wanted.dtype)], None)
         np.testing.assert_array_equal(run([given])[0], wanted)
+
+
+@pytest.mark.parametrize("dtypes", [("uint8", "int8"), ("int8", "uint8")])
+def test_bytes_of_another_scale_are_computed(isa: str, dtypes: tuple[str, str]) -> None:
+    """Where they are not looked up in registers; what is not quite that is looked up."""
+    x, y = ByteScale(0.0137, 3, dtypes[0]), ByteScale(0.0603, 20, dtypes[1])
+    real = (np.arange(256, dtype=np.uint8).view(x.dtype).astype(np.float32) - np.float32(x.zero)) * np.float32(x.scale)
+    limits = np.iinfo(y.dtype)
+    table = np.clip(np.rint(real / np.float32(y.scale)) + y.zero, limits.min, limits.max).astype(y.dtype)
+    found = byte_steps.call(ByteTable(table, "rescale", (x, y)), dtypes[:1])[0]
+    assert found == ("table" if isa == byte_steps.IN_REGISTERS else "rescale")
+    assert byte_steps.call(ByteTable(np.roll(table, 1), "rescale", (x, y)), dtypes[:1])[0] == "table"

@@ -116,7 +116,8 @@ enum BytesFunction {
   BYTES_ADD = 7,           // of what two bytes stand for, quantised again
   BYTES_SUBTRACT = 8,
   BYTES_MULTIPLY = 9,
-  BYTES_COMBINE = 10       // scales[0] * a + (scales[1] * b + offset)
+  BYTES_COMBINE = 10,      // scales[0] * a + (scales[1] * b + offset)
+  BYTES_RESCALE = 11       // scales[0] * a + offset
 };
 
 struct BytesContext {

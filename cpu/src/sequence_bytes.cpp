@@ -63,7 +63,7 @@ struct Steps {
       : scale(broadcast(scale)), inverse(broadcast(1.0f / scale)), most(broadcast(MOST * scale)),
         divides(scale > EXTREME || scale < 1.0f / EXTREME) {}
   QF_INLINE vfloat count(vfloat v) const {
-#if defined(QF_ISA_V3) || defined(QF_ISA_V4)
+#if defined(QF_ISA_V4)  // whose divisions take longer
     if (divides) return v / scale;
     v = at_most(at_least(v, -most), most);
     vfloat q = v * inverse;
@@ -157,8 +157,9 @@ void to_floats(const BytesContext& s, const Sources& in, void* y, int64_t begin,
   }
 }
 
+// One or two bytes in steps of y's.
 template <int FUNCTION>
-void of_two(const BytesContext& s, const Sources& in, void* y, int64_t begin, int64_t end) {
+void in_steps(const BytesContext& s, const Sources& in, void* y, int64_t begin, int64_t end) {
   const Scale first(s, 0), second(s, 1);
   const Pack pack(s);
   const Steps steps(s.scales[2]);
@@ -170,11 +171,15 @@ void of_two(const BytesContext& s, const Sources& in, void* y, int64_t begin, in
   for (int64_t i = begin; i < end; i += GROUP) {
     const int64_t count = smaller(GROUP, end - i);
     const vbytes a = first.unsigned_bytes(group((const uint8_t*)in.a, in.a_stride, i, count, rooms[0]));
-    const vbytes b = second.unsigned_bytes(group((const uint8_t*)in.b, in.b_stride, i, count, rooms[1]));
+    vbytes b = {};
+    if constexpr (FUNCTION != BYTES_RESCALE)
+      b = second.unsigned_bytes(group((const uint8_t*)in.b, in.b_stride, i, count, rooms[1]));
     vfloat v[4];
     QF_UNROLL for (int k = 0; k < 4; k++) {
       const vfloat p = floats((const uint8_t*)&a, k), q = floats((const uint8_t*)&b, k);
-      if constexpr (FUNCTION == BYTES_COMBINE) {
+      if constexpr (FUNCTION == BYTES_RESCALE) {
+        v[k] = p * first.scale + offset;
+      } else if constexpr (FUNCTION == BYTES_COMBINE) {
         v[k] = p * first.scale + (q * second.scale + offset);
       } else {
         vfloat result;
@@ -226,8 +231,8 @@ void look_up_two(const BytesContext& s, const Sources& in, void* y, int64_t begi
 
 using Row = void (*)(const BytesContext&, const Sources&, void*, int64_t, int64_t);
 constexpr Row ROWS[] = {copy, look_up, look_up_two, from_floats<BYTES_QUANTIZE>, from_floats<BYTES_ROUND_TRIP>,
-                        to_floats<BYTES_DEQUANTIZE>, to_floats<BYTES_SUMS>, of_two<BYTES_ADD>, of_two<BYTES_SUBTRACT>,
-                        of_two<BYTES_MULTIPLY>, of_two<BYTES_COMBINE>};
+                        to_floats<BYTES_DEQUANTIZE>, to_floats<BYTES_SUMS>, in_steps<BYTES_ADD>, in_steps<BYTES_SUBTRACT>,
+                        in_steps<BYTES_MULTIPLY>, in_steps<BYTES_COMBINE>, in_steps<BYTES_RESCALE>};
 
 // Copies rows of bytes that lie one after the other, or looks them up: as walk_rows does it, which takes as long for each row
 // as a row of some channels takes.

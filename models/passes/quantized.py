@@ -190,7 +190,13 @@ def join_bytes(graph: Graph) -> Graph:
                 break
             rescaled = f"{node.name}.{place}.bytes"
             tables.append(
-                Node(f"{node.name}.{place}", TABLE, (inputs[-1],), (rescaled,), attributes={"table": made[1]})
+                Node(
+                    f"{node.name}.{place}",
+                    TABLE,
+                    (inputs[-1],),
+                    (rescaled,),
+                    attributes={"table": made[1], "function": "rescale", "scales": made[2]},
+                )
             )
             inputs[-1] = rescaled
         else:
