@@ -83,7 +83,7 @@ QF_INLINE void interleave(const vside (&planes)[CHANNELS], vside (&y)[CHANNELS])
   QF_UNROLL for (int k = 0; k < CHANNELS; k++) {
     y[k] = planes[0];
     QF_UNROLL for (int c = 0; c < CHANNELS; c++) {
-      vside from;
+      vside from = {};
       QF_UNROLL for (int j = 0; j < SIDE; j++) {
         const int at = k * SIDE + j;
         from[j] = uint8_t(at % CHANNELS == c ? SIDE + at / CHANNELS : j);
