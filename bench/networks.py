@@ -101,8 +101,7 @@ FLOAT32: dict[str, Callable[[], ModelProto]] = {
 
 INT8 = "_int8"
 NETWORKS: dict[str, Callable[[], ModelProto]] = FLOAT32 | {
-    name + INT8: lambda name=name: in_bytes(FLOAT32[name])
-    for name in ("resnet50", "squeezenet", "efficientnet_lite0")
+    name + INT8: lambda name=name: in_bytes(FLOAT32[name]) for name in ("resnet50", "squeezenet", "efficientnet_lite0")
 }
 
 
