@@ -16,6 +16,7 @@
 
 #include <omp.h>
 
+#include "cache_size.h"
 #include "rnn.h"
 #include "rnn_product.h"
 
@@ -404,7 +405,12 @@ void run_layer(const RnnArguments& a) {
            sizeof(float) * ((a.steps - longest) * a.directions * a.batch * a.hidden * slots_of(a)));
   const int team = team_of(a, l);
   if (team == 1) {
-    layer.template run<STANDARD>(directions, a.directions, 0, l.blocks, [] {});
+    // Directions take their steps by turns, so that one's products hide the latencies of the other's cells; but one after the
+    // other where the weights that each step reads would push each other out of the cache.
+    const int64_t read = a.directions * (l.bias - l.r) * int64_t(sizeof(float));
+    const int together = read > second_level_cache() / 4 * 3 ? 1 : a.directions;
+    for (int i = 0; i < a.directions; i += together)
+      layer.template run<STANDARD>(directions + i, together, 0, l.blocks, [] {});
     return;
   }
 #pragma omp parallel num_threads(team)
