@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import quatrefoil as qf
 from quatrefoil import ops, reference, settings
 from quatrefoil.cpu import rnn
 from quatrefoil.ops import rnn as semantics
@@ -159,3 +160,20 @@ def test_weights_are_packed_once(isa: str) -> None:
         array[:] = 0
     for again, first in zip(run(arrays), before, strict=True):
         np.testing.assert_array_equal(again, first)
+
+
+def test_directions_whose_weights_fill_a_cache_are_those_of_layers_of_one(threads: None) -> None:
+    """Directions of 256 units take their steps one after the other, smaller ones by turns: both are the same layers."""
+    settings.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    for hidden in (16, 256):
+        x = rng.standard_normal((3, 1, 8)).astype(np.float32)
+        w = (rng.standard_normal((2, 4 * hidden, 8)) / 4).astype(np.float32)
+        r = (rng.standard_normal((2, 4 * hidden, hidden)) / 16).astype(np.float32)
+        y, y_h, y_c = qf.lstm(x, w, r, direction="bidirectional")
+        for index, direction in enumerate(("forward", "reverse")):
+            alone = qf.lstm(x, w[index : index + 1], r[index : index + 1], direction=direction)
+            for both, one in zip(
+                (y[:, index : index + 1], y_h[index : index + 1], y_c[index : index + 1]), alone, strict=True
+            ):
+                np.testing.assert_array_equal(both, one)
