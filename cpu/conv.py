@@ -575,7 +575,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32", along_rows=True),
-        version=4,
+        version=5,
         summary="3x3 down the rows of x itself, others in tiles of padded rows, short rows in short vectors; direct taps for "
         "infinite weights",
     ),
@@ -593,6 +593,7 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_tiles,
         _float("conv_tiles_f32", "conv_direct_f32", _splits),
+        version=2,
         summary="products of bfloat16 parts on tile registers, six for one of float32; direct taps for infinite or tiny "
         "weights and outputs that are not finite",
         on_planes=_tiles_are_worth_planes,

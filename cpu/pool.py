@@ -248,7 +248,7 @@ KERNELS: list[Kernel] = [
         kernel
         for op in semantics.WINDOW_OPS
         for kernel in (
-            Kernel(f"{op}_global_nchw_f32_simd", op, _accepts_global, _prepare("global"), 2,
+            Kernel(f"{op}_global_nchw_f32_simd", op, _accepts_global, _prepare("global"), 3,
                    summary="one pass over each plane"),
             Kernel(f"{op}_separable_nchw_f32_simd", op, _accepts_separable, _prepare("separable", separable_workspace), 3,
                    summary="along the window's rows and columns in turn"),

@@ -32,7 +32,7 @@ KERNELS: list[Kernel] = [
     for layer in semantics.GATES
     for op in (layer, layer + semantics.TRAINING)
     for kernel in (
-        Kernel(f"{op}_packed_tnc_f32_simd", op, only_dtypes("float32"), _prepare, 2,
+        Kernel(f"{op}_packed_tnc_f32_simd", op, only_dtypes("float32"), _prepare, 3,
                summary="weights packed by blocks of units, input products of many steps at once"),
         Kernel(f"{op}_general_tnc_f64_simd", op, only_dtypes("float64"), _prepare, summary="the definition, in loops"),
     )

@@ -180,3 +180,22 @@ def test_what_lies_behind_an_input_does_not_matter(isa: str) -> None:
     for op in ("max_pool", "average_pool", "lp_pool"):
         for kernel, stride in ((2, 2), (3, 1), (5, 1), (4, 3)):
             check(problem_of(op, array, kernel_shape=[kernel] * 2, strides=[stride] * 2), array)
+
+
+@pytest.mark.parametrize("side", [3, 4, 7, 8, 13])
+def test_global_pools_do_not_depend_on_where_planes_begin(isa: str, side: int) -> None:
+    """Planes are read by cache lines, and each number is the same to the last bit wherever in a line the input begins."""
+    x = np.random.default_rng(0).standard_normal((1, 21, side, side)).astype(np.float32)
+    for op in ("max_pool", "average_pool", "lp_pool"):
+        problem = problem_of(op, x, kernel_shape=[side] * 2)
+        [run] = [kernel.prepare(problem, {}) for kernel in takers(problem) if "global" in kernel.id]
+        results = []
+        for offset in range(16):
+            room = np.full(x.size + 64, np.nan, np.float32)
+            begin = -(room.ctypes.data // 4) % 16 + offset
+            placed = room[begin : begin + x.size].reshape(x.shape)
+            placed[...] = x
+            results.append(run([placed])[0])
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+        np.testing.assert_allclose(results[0].ravel(), by_views(problem, x).ravel(), rtol=1e-5, atol=1e-6)

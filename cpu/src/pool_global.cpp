@@ -1,10 +1,10 @@
 // Pooling with the whole plane as window: one number a plane, read once from end to end.
 //
-// LANES planes go together: each is reduced to one vector (four accumulate, so that neither the latency of an addition
-// nor rounding piles up in one of them), and log2(LANES) rounds of halving bring the planes' numbers into one vector.
-// Planes of up to MOST_WHOLE vectors, whose ends would cost as much as their sums, each have an instance of their own.
-// Where a vector is a whole cache line, planes are read line by line, under masks at both ends: otherwise every vector of
-// a plane of 7x7 would lie across two lines.
+// LANES planes go together: each is reduced to one vector, and log2(LANES) rounds of halving bring the planes' numbers into
+// one vector. Planes of up to MOST_WHOLE vectors, whose ends would cost as much as their sums, each have an instance of their
+// own; in longer ones four vectors accumulate, so that neither the latency of an addition nor rounding piles up in one of them.
+// Where a vector is a whole cache line, short planes are read line by line, under masks at both ends: otherwise every vector
+// of a plane of 7x7 would lie across two lines.
 // Accepts float32 max, average, and lp with p 1 or 2; the window has no padding.
 #include "pool_vector.h"
 
@@ -45,56 +45,41 @@ QF_INLINE Ends ends_of(int64_t at, int64_t before, int64_t size) {
 }
 
 // A plane of size floats, which begins `at` floats behind x, reduced to one vector. WHOLE: how many whole vectors it has,
-// where that is known, else -1. LINES: whether it is read line by line.
+// where that is known, else -1. LINES: whether it is read line by line. The result does not depend on that: wherever a plane
+// begins, values whose places are alike modulo LANES are combined one after the other.
 template <int WHOLE, bool LINES, class Op>
 QF_INLINE vfloat reduce(const float* x, int64_t at, int64_t size, const Ends& ends, Op& op) {
-  vfloat sums[4];
-  bool begun[4];  // known to the compiler where the count of vectors is
-  QF_UNROLL for (int i = 0; i < 4; i++) sums[i] = broadcast(Op::identity()), begun[i] = WHOLE < 0;
-  const auto combine = [&](int i, vfloat v) __attribute__((always_inline)) {
-    sums[i] = begun[i] ? Op::combine(v, sums[i]) : v;
-    begun[i] = true;
+  const float* from = LINES ? x + ends.first.column : x + at;
+  const auto value = [&](vfloat v) __attribute__((always_inline)) {
+    op.see(v, v);
+    return Op::value(v);
   };
-  const auto add = [&](int i, vfloat v) __attribute__((always_inline)) { combine(i, Op::value(v)); };
-  const auto add_end = [&](int i, const Span& span) __attribute__((always_inline)) {
-    if (begun[i]) {
-      sums[i] = op.with_span(sums[i], x, span);
-      return;
+  if constexpr (WHOLE >= 0) {
+    if constexpr (WHOLE == 0) return value(load_span(x, ends.last, Op::identity()));
+    vfloat sum = value(LINES ? load_span(x, ends.first, Op::identity()) : load(from));
+    settle(sum);  // a square is rounded here, and no part of a multiply-add, in every instance
+    QF_UNROLL for (int i = 1; i < WHOLE; i++) sum = Op::combine(value(load(from + i * LANES)), sum);
+    if (LINES || size % LANES) sum = op.with_span(sum, x, ends.last);
+    if (LINES && ends.reaches_behind) sum = op.with_span(sum, x, ends.behind);
+    return sum;
+  } else {
+    vfloat sums[4];
+    QF_UNROLL for (int i = 0; i < 4; i++) sums[i] = broadcast(Op::identity());
+    for (int64_t i = 0; i < size / LANES / 4; i++, from += 4 * LANES) {
+      vfloat v[4];
+      QF_UNROLL for (int j = 0; j < 4; j++) sums[j] = Op::combine(Op::value(v[j] = load(from + j * LANES)), sums[j]);
+      op.see(v[0], v[1]);
+      op.see(v[2], v[3]);
     }
-    const vfloat v = load_span(x, span, Op::identity());
-    add(i, v);
-    op.see(v, v);
-  };
-  constexpr int DONE = LINES ? 1 : 0;  // of the vectors that would be whole ones
-  const float* from = x + (DONE ? ends.first.column + LANES : at);
-  const int64_t whole = (WHOLE < 0 ? size / LANES : WHOLE) - DONE;
-  const auto four = [&]() __attribute__((always_inline)) {
-    vfloat v[4];
-    QF_UNROLL for (int i = 0; i < 4; i++) add(i, v[i] = load(from + i * LANES));
-    op.see(v[0], v[1]);
-    op.see(v[2], v[3]);
-    from += 4 * LANES;
-  };
-  if constexpr (WHOLE < 0)
-    for (int64_t i = 0; i < whole / 4; i++) four();
-  else
-    QF_UNROLL for (int i = 0; i < (WHOLE - DONE) / 4; i++) four();
-  QF_UNROLL for (int i = 0; i < 3; i++) {
-    if (i >= whole % 4) break;
-    const vfloat v = load(from);
-    add(i, v);
-    op.see(v, v);
-    from += LANES;
+    QF_UNROLL for (int i = 0; i < 3; i++)
+      if (i < size / LANES % 4) sums[i] = Op::combine(value(load(from + i * LANES)), sums[i]);
+    if (size % LANES) sums[3] = op.with_span(sums[3], x, ends.last);
+    return Op::combine(Op::combine(sums[0], sums[1]), Op::combine(sums[2], sums[3]));
   }
-  if (DONE) add_end(0, ends.first);
-  if (DONE || size % LANES) add_end(1, ends.last);
-  if (DONE && ends.reaches_behind) add_end(0, ends.behind);
-  QF_UNROLL for (int i = 0; i < 4; i += 2)
-    if (begun[i + 1]) combine(i, sums[i + 1]);
-  return begun[2] ? Op::combine(sums[0], sums[2]) : sums[0];
 }
 
-constexpr int MOST_WHOLE = 8;  // planes of more vectors are reduced by a loop
+constexpr int MOST_WHOLE = 12;     // planes of more vectors are reduced by a loop
+constexpr int MOST_UNROLLED = 64;  // floats in whole vectors; for larger planes there is a loop over them, too
 
 template <class Op, int WHOLE, bool LINES>
 void reduce_planes(const PoolArguments& a, int64_t size) {
@@ -115,8 +100,15 @@ void reduce_planes(const PoolArguments& a, int64_t size) {
     const int count = clamp_lane(a.planes - first);
     Op op;
     vfloat v[LANES];
-    QF_UNROLL for (int i = 0; i < LANES; i++)
-      v[i] = i < count ? reduce<WHOLE, LINES>(from, i * size, size, ends[i], op) : (vfloat){};
+    const auto reduce_plane = [&](int i) __attribute__((always_inline)) {
+      return i < count ? reduce<WHOLE, LINES>(from, i * size, size, ends[i], op) : (vfloat){};
+    };
+    if constexpr (WHOLE >= 0 && WHOLE * LANES <= MOST_UNROLLED) {
+      QF_UNROLL for (int i = 0; i < LANES; i++) v[i] = reduce_plane(i);
+    } else {
+#pragma GCC unroll 1
+      for (int i = 0; i < LANES; i++) v[i] = reduce_plane(i);
+    }
     store_first(y + first, Op::finish(folded<Op>(v)) * weight, count);
     if (op.again())
       for (int i = 0; i < count; i++) row_by_definition<float>(a, first + i, 0);
@@ -128,7 +120,7 @@ void every_plane(const PoolArguments& a) {
   const int64_t size = a.input[0] * a.input[1] * a.input[2];
   if constexpr (WHOLE >= 0)
     if (size / LANES != WHOLE) return every_plane<Op, WHOLE < MOST_WHOLE ? WHOLE + 1 : -1>(a);
-  constexpr bool LINES = LANES * sizeof(float) == 64 && WHOLE != 0;
+  constexpr bool LINES = LANES * sizeof(float) == 64 && WHOLE > 0;
   if (LINES && (size % LANES || uintptr_t(a.x) % 64)) return reduce_planes<Op, WHOLE, LINES>(a, size);
   reduce_planes<Op, WHOLE, false>(a, size);
 }
