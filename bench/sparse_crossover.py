@@ -9,8 +9,8 @@ crossover is where that is 1, drawn between the two shares around it on logarith
 
 Peers, where they are installed: ``scipy`` (scipy.sparse: the matrix times x, for layers of one tap that read every place),
 ``torch`` (torch.sparse, the same), and ``litert``, ``ort``, ``torch_dense`` with the dense weights and the same zeros; LiteRT's
-XNNPACK multiplies dense weights on x86 processors with AVX, however a model's are stored. With one thread, times are the thread's own
-processor time, which leaves out when others had the core.
+XNNPACK multiplies dense weights on x86 processors with AVX, however a model's are stored. With one thread, times are the
+thread's own processor time, which leaves out when others had the core.
 """
 
 from __future__ import annotations

@@ -37,18 +37,20 @@ class Limits(NamedTuple):
     """cached: bytes of dense weights that stay in a second-level cache.
 
     Of sparse weights: one_tap, taps: for convolutions whose dense kernel multiplies tap by tap, with something in hand for
-    changes of layout. row: for dense layers on one or two rows, whose dense kernel reads each weight for each row. sequence,
-    few_sequences, several_sequences: for recurrent layers on one, on fewer than SEVERAL and on more sequences.
+    changes of layout. minimal_filters: where it multiplies less, to be divided by how many times less. row: for dense layers
+    on one or two rows, whose dense kernel reads each weight for each row. sequence, few_sequences, several_sequences: for
+    recurrent layers on one, on fewer than SEVERAL and on more sequences.
 
     Of codes: coded_rows, coded_sequences: rows of a dense layer and sequences up to which a model takes them by itself;
-    row, steps: from which bytes on. coded_planes: places of all images from which on a long codebook costs little beside a
-    plane's products. over_sparse: share of weights other than zero above which codes of a short codebook are faster than
-    stored values.
+    coded_row, coded_steps: from which bytes on. coded_planes: places of all images from which on a long codebook costs little
+    beside a plane's products. over_sparse: share of weights other than zero above which codes of a short codebook are faster
+    than stored values.
     """
 
     cached: int
     one_tap: float
     taps: float
+    minimal_filters: float
     row: Share
     sequence: Share
     few_sequences: Share
@@ -69,7 +71,7 @@ SEVERAL = 8
 
 AVX2 = Limits(
     cached=MIB,
-    one_tap=0.4, taps=0.4, row=Share(0.15, 0.15),
+    one_tap=0.4, taps=0.4, minimal_filters=0.4, row=Share(0.15, 0.15),
     sequence=Share(0.15, 0.2), few_sequences=Share(0.15, 0.2), several_sequences=Share(0.35, 0.35),
     coded_rows=2, coded_sequences=7, coded_row=Bytes(4 * MIB, None), coded_steps=Bytes(4 * MIB, None), coded_planes=48,
     over_sparse=1.0,
@@ -78,7 +80,7 @@ AVX2 = Limits(
 
 AVX512 = Limits(
     cached=2 * MIB,
-    one_tap=0.3, taps=0.25, row=Share(0.15, 0.4),
+    one_tap=0.3, taps=0.25, minimal_filters=0.4, row=Share(0.15, 0.4),
     sequence=Share(0.1, 0.35), few_sequences=Share(0.1, 0.2), several_sequences=Share(0.2, 0.35),
     coded_rows=8, coded_sequences=32, coded_row=Bytes(MIB, 32 * MIB), coded_steps=Bytes(2 * MIB, None), coded_planes=128,
     over_sparse=0.1,

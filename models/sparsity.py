@@ -199,7 +199,7 @@ def _most(problem: Problem, dense: dispatch.Selection) -> float | None:
     if geometry.window.taps * geometry.window.input_size == 1 and geometry.batch <= FEW_ROWS:
         return known.row.cached if 4 * prod(problem.input(conv.W).shape) < known.cached else known.row.far
     if dense.chosen.id == MINIMAL_FILTERS:
-        return known.one_tap / max(1.0, winograd_gain(geometry.window))
+        return known.minimal_filters / max(1.0, winograd_gain(geometry.window))
     if dense.chosen.id not in BY_TAPS:
         return None
     return known.one_tap if geometry.window.taps == 1 else known.taps
