@@ -484,6 +484,7 @@ def _depthwise_integer(problem: Problem) -> Reject | None:
 
 ON_BYTES = {
     "conv_tiles_integer": "conv_gemm_integer",
+    "conv_planes_tiles_integer": "conv_gemm_integer",
     "conv_bytes_integer": "conv_gemm_integer",
     "conv_channels_bytes_integer": "conv_channels_integer",
 }
@@ -499,6 +500,12 @@ def _on_channels(algorithm: str, geometry: semantics.ConvGeometry) -> str:
     if geometry.out_per_group > 1:
         return "conv_bytes_integer" if bytes_multiply else "conv_gemm_integer"
     return "conv_channels_bytes_integer" if bytes_multiply else "conv_channels_integer"
+
+
+def _on_planes(algorithm: str, geometry: semantics.ConvGeometry) -> str:
+    """The algorithm from planes to planes: one tap is read only once, which does not pay for a transposition."""
+    single = geometry.window.taps == 1 and geometry.in_per_group >= FEW_FOR_BYTES
+    return "conv_planes_tiles_integer" if algorithm == "conv_tiles_integer" and single else algorithm
 
 
 def _for_bytes(
@@ -539,7 +546,7 @@ def _integers(algorithm: str) -> PrepareLayouts:
         )
         weights = _centred_weights(parameters[w], _zero_point(parameters, w_zero))
         x_zero = int(_zero_point(parameters, x_zero_at)[0])
-        suitable = _on_channels(algorithm, geometry) if x_blocked or y_blocked else algorithm
+        suitable = _on_channels(algorithm, geometry) if x_blocked or y_blocked else _on_planes(algorithm, geometry)
         chosen, bias = _for_bytes(suitable, problem, weights, bias, x_zero)
         return _conv.IntegerRun(
             chosen,

@@ -46,7 +46,8 @@ def only_dtypes(*dtypes: str) -> Callable[[Problem], Reject | None]:
 
 
 PrepareBlocked = Callable[[Problem, Mapping[int, Array], bool, bool], Run]
-"""As ``Kernel.prepare``, and whether x, and whether y (with the residual), hold channels in blocks."""
+"""As ``Kernel.prepare``, and whether x, and whether y (with the residual), hold channels in blocks. Quantised convolutions
+have one block, channels last: (N, spatial, C)."""
 
 
 @dataclass(frozen=True, slots=True)

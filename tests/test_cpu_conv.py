@@ -17,6 +17,7 @@ from quatrefoil import cpu, ops, reference, settings
 from quatrefoil.cpu import conv, instruction_set
 from quatrefoil.cpu.layouts import blocked_array
 from quatrefoil.errors import BackendUnavailable
+from quatrefoil.ops import layouts
 from quatrefoil.ops.spec import Case
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel
@@ -33,9 +34,10 @@ def _threads() -> Iterator[None]:
 
 
 def _problem(case: Case) -> tuple[Problem, list[np.ndarray | None]]:
-    arrays = [None if array is None else np.ascontiguousarray(array) for array in case.arrays()]
-    types = [None if array is None else Tensor.of(array) for array in arrays]
-    return ops.canonical(case.op, types, case.attributes), arrays
+    arrays = case.arrays()
+    problem = ops.canonical(case.op, [None if array is None else Tensor.of(array) for array in arrays], case.attributes)
+    given = layouts.views(problem, arrays) if layouts.turned(problem) else arrays
+    return layouts.plain(problem), [None if array is None else np.ascontiguousarray(array) for array in given]
 
 
 @cache

@@ -1,9 +1,8 @@
 // Convolution by the tile registers of AMX (tile_registers.h), on plain NCHW: for each tap an outer product of 32 output
-// channels by 32 neighbouring places over 32 input channels, which the tiles sum. (Bytes are multiplied with their channels
-// last: conv_integer_tiles.cpp.)
+// channels by 32 neighbouring places over 32 or 64 input channels, which the tiles sum.
 //
-// Places are brought into a slab of words once: a word holds a few channels of one place (Format: two bfloat16 values),
-// [part][words of channels][plane][tap of depth][row phase][column phase][row][column]. Rows and columns of
+// Places are brought into a slab of words once: a word holds a few channels of one place (Format: two bfloat16 values or
+// four bytes), [part][words of channels][plane][tap of depth][row phase][column phase][row][column]. Rows and columns of
 // a strided window are laid out by their remainder, so that what neighbouring outputs read by one tap always lies side by
 // side, and a tile is loaded from there as it is: its 16 rows are 16 words of channels, its columns 16 places. Rows
 // follow one another with their padding, so outputs are computed along one line through all rows; what falls between two

@@ -40,11 +40,14 @@ template <int T>
 QF_INLINE void tile_store(void* to, int64_t step) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(step), "i"(T) : "memory");
 }
-// Bytes of A, signed or not, times signed ones of B.
-template <int C, int A, int B, bool SIGNED>
+// Bytes of A times bytes of B, of which one at least are signed.
+template <int C, int A, int B, bool A_SIGNED, bool B_SIGNED = true>
 QF_INLINE void tile_add_bytes() {
-  if (SIGNED)
+  static_assert(A_SIGNED || B_SIGNED, "not needed so far");
+  if (A_SIGNED && B_SIGNED)
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+  else if (A_SIGNED)
+    asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
   else
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
 }
@@ -80,10 +83,11 @@ inline void emulated_product(int c, int a, int b, const Product& product) {
         *sum = product(*sum, emulated_tile(a) + m * TILE_BYTES + 4 * k, emulated_tile(b) + k * TILE_BYTES + 4 * n);
     }
 }
-template <int C, int A, int B, bool SIGNED>
+template <int C, int A, int B, bool A_SIGNED, bool B_SIGNED = true>
 inline void tile_add_bytes() {
   emulated_product<uint32_t>(C, A, B, [](uint32_t sum, const uint8_t* a, const uint8_t* b) {
-    for (int i = 0; i < 4; i++) sum += uint32_t((SIGNED ? int(int8_t(a[i])) : int(a[i])) * int(int8_t(b[i])));
+    const auto value = [](uint8_t byte, bool is_signed) { return is_signed ? int(int8_t(byte)) : int(byte); };
+    for (int i = 0; i < 4; i++) sum += uint32_t(value(a[i], A_SIGNED) * value(b[i], B_SIGNED));
     return sum;
   });
 }
