@@ -15,12 +15,14 @@ import pytest
 
 from quatrefoil import cpu, ops, reference, settings
 from quatrefoil.cpu import conv, instruction_set
-from quatrefoil.cpu.layouts import blocked_array
+from quatrefoil.cpu.layouts import BlockedOperation, blocked_array
+from quatrefoil.cpu.sequence import PreparedPlan
 from quatrefoil.errors import BackendUnavailable
 from quatrefoil.ops import layouts
 from quatrefoil.ops.spec import Case
 from quatrefoil.problem import Problem, Tensor
 from quatrefoil.registry import Kernel
+from quatrefoil.sequences import Operation, Plan, Step
 
 CASES = [case for op in ops.FAMILIES["conv"] for case in ops.SPECS[op].cases()]
 KERNELS = {kernel.id: kernel for kernel in conv.KERNELS}
@@ -361,6 +363,32 @@ def test_integer_blocks_are_exact(
                     [y] = kernel.blocked(problem, _parameters(problem, arrays), x_last, y_last)(given)
                     wanted = np.moveaxis(expected, 1, -1) if y_last else expected
                     np.testing.assert_array_equal(y, wanted, f"{said}, channels last: x {x_last}, y {y_last}")
+
+
+def test_integer_kernels_are_native_steps() -> None:
+    """From planes through channels last to planes, in one call."""
+    rng = np.random.default_rng(4)
+    shape = {"strides": [1, 1], "pads": [1, 1, 1, 1]}
+    x, *ws = (rng.integers(-9, 9, size).astype(np.int8) for size in ((1, 20, 6, 7), (20, 20, 3, 3), (5, 20, 3, 3)))
+    zero, one = np.zeros((), np.int8), np.float32(1)
+    first = [x, one, zero, ws[0], np.float32(0.05), zero, one, zero]
+    problem = ops.canonical("qlinear_conv", [Tensor.of(array) for array in first], shape)
+    [between] = reference.evaluate(problem, first)
+    second = [between, ws[1]]
+    summing = ops.canonical("conv_integer", [Tensor.of(array) for array in second], shape)
+    [expected] = reference.evaluate(summing, second)
+    steps = []
+    for of, arrays, sides, places in (
+        (problem, first, (False, True), (0, 1)),
+        (summing, second, (True, False), (1, 2)),
+    ):
+        kernel = next(kernel for kernel in conv.KERNELS if kernel.op == of.op and kernel.accepts(of) is None)
+        operation = BlockedOperation(Operation(of, kernel, _parameters(of, arrays)), *sides)
+        steps.append(Step(operation, (places[0], *(None,) * (len(arrays) - 1)), (places[1],), ""))
+    types = {0: Tensor.of(x), 1: Tensor("int8", (1, 6, 7, 20)), 2: Tensor.of(expected.astype(np.int32))}
+    results = PreparedPlan(Plan(steps, types, {}, (0,), (2,)))([x])
+    assert results is not None
+    np.testing.assert_array_equal(results[0], expected)
 
 
 def test_infinite_weights_leave_padding_out() -> None:

@@ -52,6 +52,8 @@ def convolutions(draw: st.DrawFn) -> tuple:
     attributes = {**draw(windows(rank)), "group": group}
     if op == "conv_integer":
         dtypes = draw(st.sampled_from([("uint8", "uint8"), ("uint8", "int8"), ("int8", "int8")]))
+        if draw(st.booleans()):
+            x, attributes["channels_last"] = (x[0], *x[2:], x[1]), 1
         tensors = [Tensor(dtypes[0], x), Tensor(dtypes[1], w), Tensor(dtypes[0], ()), Tensor(dtypes[1], ())]
         return op, tensors, attributes, 1
     tensors = [Tensor("float32", x), Tensor("float32", w)]
