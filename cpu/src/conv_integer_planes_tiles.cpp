@@ -38,7 +38,9 @@ struct Bytes {
     add_tiles<Bytes, I, J>();
   }
 
-  static void pack(int16_t weight, int64_t index, char* row, int64_t) { row[index] = char(int8_t(weight)); }
+  static void pack(const int16_t* weights, int64_t step, int64_t count, char* row, int64_t) {
+    for (int64_t i = 0; i < count; i++) row[i] = char(int8_t(weights[i * step]));
+  }
 
   QF_INLINE void fill(uint32_t* to, int64_t count, int64_t) const {
     for (int64_t i = 0; i < count; i++) to[i] = zero;
