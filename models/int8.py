@@ -192,9 +192,9 @@ FACTOR: Final = ".factor"
 
 
 def rounded(proto: ModelProto, samples: Mapping[str, Any] | Any, per_channel: bool = True) -> tuple[ModelProto, Scales]:
-    """A model to train for 8-bit integers, and the scales that it begins with: what ``quantize_int8`` would write, but that
-    weights are floating-point constants of their own names which are rounded in each run, that biases are not, and that each
-    scale is multiplied by a constant of 1, whose name ends in FACTOR."""
+    """A model to train for 8-bit integers, and the scales that it begins with: what ``quantize_int8`` would write by these scales,
+    but that weights are floating-point constants of their own names which are rounded in each run, that biases are not, and
+    that each scale is multiplied by a constant of 1, whose name ends in FACTOR."""
     writer = _Writer(recent(proto), samples, per_channel, training=True)
     writer.write()
     weights = {layer.node.name: layer.scales for layer in writer.layers}

@@ -380,7 +380,8 @@ def test_rounding_for_training_is_what_8_bits_will_be(trained: tuple[Network, Ta
     assert grew.values["x"].scale == 2 * scales.values["x"].scale and grew.values["r"] == scales.values["r"]
     np.testing.assert_array_equal(grew.weights["c"], 3 * scales.weights["c"])
     fresh, wanted = (
-        qf.load(proto).run(task.test.inputs)["y"] for proto in (training, quantize_int8(network.proto, samples).proto)
+        qf.load(proto).run(task.test.inputs)["y"]
+        for proto in (training, quantize_int8(network.proto, samples, scales=scales).proto)
     )
     assert np.abs(fresh - wanted).max() < 0.01 * np.abs(wanted).max()
     names = [name for name in network.with_proto(training).constants if name.endswith(FACTOR)]

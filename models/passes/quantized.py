@@ -188,10 +188,10 @@ def join_bytes(graph: Graph) -> Graph:
             made = _table([before], [quantize], graph.constants)
             if made is None:
                 break
-            rescaled = f"{node.name}.{place}.bytes"
+            rescaled = f"{node.name}:{place}.bytes"
             tables.append(
                 Node(
-                    f"{node.name}.{place}",
+                    f"{node.name}:{place}",
                     TABLE,
                     (inputs[-1],),
                     (rescaled,),
@@ -322,20 +322,20 @@ def _integer_conv(
         bias = constants[given.inputs[0]].astype(np.float32) * made.scale
     if bias is not None and bias.shape != (channels,):
         return None
-    scale, sums, real = f"{name}.scale", f"{name}.sums", f"{name}.real"
+    scale, sums, real = f"{name}:scale", f"{name}:sums", f"{name}:real"
     constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
     fused = Node(
-        f"{name}.integers", "ConvInteger", (x_node.inputs[0], w_node.inputs[0], x.zero_point_name, w.zero_point_name),
+        f"{name}:integers", "ConvInteger", (x_node.inputs[0], w_node.inputs[0], x.zero_point_name, w.zero_point_name),
         (sums,), op="conv_integer", attributes={} if dense else conv.attributes, opsets=opsets,
     )  # fmt: skip
     nodes = _one_pixel(fused, weight.T if across else weight, constants, place=1) if dense else (fused,)
     if bias is None:
         return (*nodes, _host("DequantizeLinear", [sums, scale], conv.outputs[0], name, opsets, axis=1))
-    offset = f"{name}.offset"
+    offset = f"{name}:offset"
     constants[offset] = frozen_array(bias.reshape(-1, *(1,) * (0 if dense else weight.ndim - 2)))
     return (
         *nodes,
-        _host("DequantizeLinear", [sums, scale], real, f"{name}.real", opsets, axis=1),
+        _host("DequantizeLinear", [sums, scale], real, f"{name}:real", opsets, axis=1),
         _host("Add", [real, offset], conv.outputs[0], name, opsets),
     )
 
@@ -364,10 +364,10 @@ def _integer_product(
     if quantize is not None and y is not None and y.per_tensor and y.zero_point.dtype in BYTES:
         inputs = (*integers, y.scale_name, y.zero_point_name)
         return quantize, (_host("QLinearMatMul", inputs, quantize.outputs[0], quantize.name, opsets),)
-    scale, sums = f"{name}.scale", f"{name}.sums"
+    scale, sums = f"{name}:scale", f"{name}:sums"
     constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
     return None, (
-        _host("MatMulInteger", (integers[0], integers[3], integers[2], integers[5]), sums, f"{name}.integers", opsets),
+        _host("MatMulInteger", (integers[0], integers[3], integers[2], integers[5]), sums, f"{name}:integers", opsets),
         _host("DequantizeLinear", (sums, scale), product.outputs[0], name, opsets, axis=-1),
     )
 
@@ -417,11 +417,11 @@ def _one_pixel(node: Node, weight: np.ndarray, constants: dict[str, np.ndarray],
     name, opsets = node.name, node.opsets
 
     def reshape(of: str, part: str, to: str, shape: tuple[int, ...]) -> Node:
-        kept = f"{name}.{part}_shape"
+        kept = f"{name}:{part}_shape"
         constants[kept] = frozen_array(np.array(shape, np.int64))
-        return _host("Reshape", [of, kept], to, f"{name}.{part}", opsets)
+        return _host("Reshape", [of, kept], to, f"{name}:{part}", opsets)
 
-    x, w, y = f"{name}.pixels", f"{name}.weight", f"{name}.columns"
+    x, w, y = f"{name}:pixels", f"{name}:weight", f"{name}:columns"
     constants[w] = frozen_array(np.ascontiguousarray(weight)[..., np.newaxis])
     given = list(node.inputs)
     given[0], source, given[place] = x, given[0], w
