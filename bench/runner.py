@@ -38,8 +38,8 @@ ANOTHER = 0.5
 UNSEEN = 2
 """From this number on, fresh inputs were in no round."""
 SUSPICIOUS, WORTH_SUSPICION = 4.0, 1e-4
-"""A call on fresh inputs that takes so many times as long as one of several in a row, and so many seconds at least, shows
-that they are not all done: what caches and a process that was asleep cost is less."""
+"""A call on fresh inputs that takes so many times as long as one of several in a row, and so many seconds at least for each
+thread, shows that they are not all done: what caches and threads that were asleep cost is less."""
 
 BEYOND = 0.95
 """Times below this share of the limit are not explained by how exactly the ceilings are known."""
@@ -263,7 +263,7 @@ class Field:
                     record = replace(record, error=again.error)
                 record = replace(record, accurate=record.accurate and again.accurate, wrong=record.wrong or again.wrong)
             repeated = timing.least
-            least_suspicious = max(SUSPICIOUS * repeated, WORTH_SUSPICION)
+            least_suspicious = max(SUSPICIOUS * repeated, WORTH_SUSPICION * record.threads)
             if timing.calls > 1 and anew > least_suspicious:
                 anew = min(anew, self._alone(worker))
                 if anew > least_suspicious:
