@@ -58,6 +58,14 @@ def test_fast_equals_reference(seed: int, dataflow: str, weight_load: str) -> No
     assert min(met.values()) > 0, f"the trials have to meet every kind of stall: {met}"
 
 
+@pytest.mark.parametrize("seed", [1002018, 1002500])
+def test_cores_whose_few_folds_come_in_a_late_part(seed: int) -> None:
+    """Their weights are asked for, though there are fewer folds than parts before them."""
+    rng = random.Random(seed)
+    dataflow, weight_load = rng.choice(CHOICES["dataflow"]), rng.choice(CHOICES["weight_load"])
+    assert programs.try_chain(rng, dataflow, weight_load).agrees
+
+
 @pytest.mark.parametrize("seed", [13, FRESH_SEED], ids=["fixed", "fresh"])
 def test_fast_equals_reference_on_the_vector_unit(seed: int) -> None:
     print(f"seed {seed}")

@@ -297,6 +297,8 @@ struct Folds {
   std::vector<size_t> parts;
 };
 
+constexpr size_t EVERY_PART = SIZE_MAX; /* in place of the last part whose tiles are asked for */
+
 /* Tiles of one operand: asked for ahead, arriving, taken in the order of the folds. */
 class Tiles {
  public:
@@ -702,8 +704,8 @@ class ClockedResting {
   }
   /* Activations of the part; weights whatever part they belong to. */
   void request(int64_t now, size_t part) {
-    resting_.request(now, laid_ + design_.weight_fifo_tiles, rests_ == WEIGHT_TILES ? folds_.size() : part);
-    passing_.request(now, freed_ + 2, passes_ == WEIGHT_TILES ? folds_.size() : part);
+    resting_.request(now, laid_ + design_.weight_fifo_tiles, rests_ == WEIGHT_TILES ? EVERY_PART : part);
+    passing_.request(now, freed_ + 2, passes_ == WEIGHT_TILES ? EVERY_PART : part);
   }
   /* All folds of the part are through. */
   bool over(size_t part) const { return !folds_.of_part(next_, part) && vector_.passed() == tile_; }
@@ -814,7 +816,7 @@ class ClockedSumming {
     vector_.complete(now, part);
   }
   void request(int64_t now, size_t part) {
-    weights_.request(now, weights_freed_ + 2, folds_.size());
+    weights_.request(now, weights_freed_ + 2, EVERY_PART);
     activations_.request(now, activations_freed_ + 2, part);
   }
   bool over(size_t part) const { return !folds_.of_part(next_, part) && vector_.passed() == tile_; }
