@@ -232,6 +232,61 @@ def fuse_quantized(graph: Graph) -> Graph:
     return graph.with_nodes(chain.from_iterable(kept), constants)
 
 
+@dataclass(frozen=True)
+class _Operands:
+    """Bytes by constant ones, which DequantizeLinear makes floats of for a product."""
+
+    x_node: Node
+    x: _Quantization
+    w_node: Node
+    w: _Quantization
+    weight: np.ndarray
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """x, its scale and zero point, and the same of the weights, as QLinearConv and QLinearMatMul take them."""
+        x, w = self.x, self.w
+        return (
+            self.x_node.inputs[0],
+            x.scale_name,
+            x.zero_point_name,
+            self.w_node.inputs[0],
+            w.scale_name,
+            w.zero_point_name,
+        )
+
+    @property
+    def in_integers(self) -> tuple[str, ...]:
+        """As ConvInteger and MatMulInteger take them."""
+        return self.x_node.inputs[0], self.w_node.inputs[0], self.x.zero_point_name, self.w.zero_point_name
+
+    @property
+    def scale(self) -> np.ndarray:
+        """Of the products."""
+        return frozen_array(np.asarray(self.x.scale.reshape(-1)[0] * self.w.scale))
+
+    @property
+    def opsets(self) -> Mapping[str, int]:
+        return self.w_node.opsets
+
+
+def _operands(
+    product: Node, producers: Mapping[str, Node], constants: Mapping[str, np.ndarray], channels: int
+) -> _Operands | None:
+    """What a Conv, Gemm or MatMul multiplies, if both are bytes with scales that sums in integers can have. channels: the axis
+    of the weights' output channels."""
+    x_node, w_node = producers.get(product.inputs[X]), producers.get(product.inputs[W])
+    if x_node is None or w_node is None or not all(on_host(each, "DequantizeLinear") for each in (x_node, w_node)):
+        return None
+    x, w = _quantization(x_node, constants), _quantization(w_node, constants)
+    weight = constants.get(w_node.inputs[0])
+    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
+        return None
+    if weight.dtype not in BYTES or not _by_output_channel(w_node, w, weight, channels):
+        return None
+    return _Operands(x_node, x, w_node, w, weight)
+
+
 def _quantized_conv(
     quantize: Node,
     producers: Mapping[str, Node],
@@ -257,24 +312,16 @@ def _quantized_conv(
     dense = on_host(conv, "Gemm")
     if len(conv.inputs) > BIAS + 1 or not (_plain_gemm(conv) if dense else _plain_conv(conv)):
         return None
-    dequantize = [producers.get(name) for name in conv.inputs if name]
-    if any(node is None or not on_host(node, "DequantizeLinear") for node in dequantize):
-        return None
-    parts = [(node, _quantization(node, constants)) for node in dequantize if node is not None]
-    (x_node, x), (w_node, w) = parts[X], parts[W]
-    weight = constants.get(w_node.inputs[0])
-    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
-        return None
-    if weight.dtype not in BYTES:
-        return None
     across = dense and not attributes_of(conv).get("transB", 0)  # (K, M), and the other way round in a convolution
-    if not _by_output_channel(w_node, w, weight, 1 if across else 0):
+    operands = _operands(conv, producers, constants, 1 if across else 0)
+    if operands is None:
         return None
-    inputs = [x_node.inputs[0], x.scale_name, x.zero_point_name, w_node.inputs[0], w.scale_name, w.zero_point_name,
-              y.scale_name, y.zero_point_name]  # fmt: skip
-    if len(parts) > BIAS:
-        bias_node = parts[BIAS][0]
-        if not _sums_have_scale(bias_node, x, w, constants):
+    inputs, weight = [*operands.names, y.scale_name, y.zero_point_name], operands.weight
+    if len(conv.inputs) > BIAS and conv.inputs[BIAS]:
+        bias_node = producers.get(conv.inputs[BIAS])
+        if bias_node is None or not on_host(bias_node, "DequantizeLinear"):
+            return None
+        if not _sums_have_scale(bias_node, operands.x, operands.w, constants):
             return None
         inputs.append(bias_node.inputs[0])
     fused = Node(
@@ -298,19 +345,11 @@ def _integer_conv(
     dense = on_host(conv, "Gemm")
     if len(conv.inputs) > BIAS + 1 or not (_plain_gemm(conv) if dense else _plain_conv(conv)):
         return None
-    x_node, w_node = producers.get(conv.inputs[X]), producers.get(conv.inputs[W])
-    if x_node is None or w_node is None or not all(on_host(each, "DequantizeLinear") for each in (x_node, w_node)):
-        return None
-    x, w = _quantization(x_node, constants), _quantization(w_node, constants)
-    weight = constants.get(w_node.inputs[0])
-    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
-        return None
     across = dense and not attributes_of(conv).get("transB", 0)
-    if weight.dtype not in BYTES or x_node.inputs[0] in constants:
+    operands = _operands(conv, producers, constants, 1 if across else 0)
+    if operands is None or operands.names[0] in constants:
         return None
-    if not _by_output_channel(w_node, w, weight, 1 if across else 0):
-        return None
-    name, opsets = conv.name, w_node.opsets
+    name, opsets, weight = conv.name, operands.opsets, operands.weight
     biased = len(conv.inputs) > BIAS and conv.inputs[BIAS] != ""
     channels = weight.shape[1 if across else 0]
     bias = constants.get(conv.inputs[BIAS]) if biased else None
@@ -323,11 +362,16 @@ def _integer_conv(
     if bias is not None and bias.shape != (channels,):
         return None
     scale, sums, real = f"{name}:scale", f"{name}:sums", f"{name}:real"
-    constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
+    constants[scale] = operands.scale
     fused = Node(
-        f"{name}:integers", "ConvInteger", (x_node.inputs[0], w_node.inputs[0], x.zero_point_name, w.zero_point_name),
-        (sums,), op="conv_integer", attributes={} if dense else conv.attributes, opsets=opsets,
-    )  # fmt: skip
+        f"{name}:integers",
+        "ConvInteger",
+        operands.in_integers,
+        (sums,),
+        op="conv_integer",
+        attributes={} if dense else conv.attributes,
+        opsets=opsets,
+    )
     nodes = _one_pixel(fused, weight.T if across else weight, constants, place=1) if dense else (fused,)
     if bias is None:
         return (*nodes, _host("DequantizeLinear", [sums, scale], conv.outputs[0], name, opsets, axis=1))
@@ -347,27 +391,18 @@ def _integer_product(
     constants: dict[str, np.ndarray],
 ) -> tuple[Node | None, tuple[Node, ...]] | None:
     """What computes a MatMul of bytes by constant ones in integers, and the QuantizeLinear that it stands for, too."""
-    x_node, w_node = (producers.get(name) for name in product.inputs)
-    if x_node is None or w_node is None or not all(on_host(each, "DequantizeLinear") for each in (x_node, w_node)):
+    operands = _operands(product, producers, constants, 1)
+    if operands is None or operands.weight.ndim != 2 or operands.names[0] in constants:
         return None
-    x, w = _quantization(x_node, constants), _quantization(w_node, constants)
-    weight = constants.get(w_node.inputs[0])
-    if x is None or not x.per_tensor or x.zero_point.dtype not in BYTES or w is None or weight is None:
-        return None
-    if weight.dtype not in BYTES or weight.ndim != 2 or x_node.inputs[0] in constants:
-        return None
-    if not _by_output_channel(w_node, w, weight, 1):
-        return None
-    quantize, opsets, name = reader(product), w_node.opsets, product.name
+    quantize, opsets, name = reader(product), operands.opsets, product.name
     y = _quantization(quantize, constants) if quantize is not None and on_host(quantize, "QuantizeLinear") else None
-    integers = (x_node.inputs[0], x.scale_name, x.zero_point_name, w_node.inputs[0], w.scale_name, w.zero_point_name)
     if quantize is not None and y is not None and y.per_tensor and y.zero_point.dtype in BYTES:
-        inputs = (*integers, y.scale_name, y.zero_point_name)
+        inputs = (*operands.names, y.scale_name, y.zero_point_name)
         return quantize, (_host("QLinearMatMul", inputs, quantize.outputs[0], quantize.name, opsets),)
     scale, sums = f"{name}:scale", f"{name}:sums"
-    constants[scale] = frozen_array(np.asarray(x.scale.reshape(-1)[0] * w.scale))
+    constants[scale] = operands.scale
     return None, (
-        _host("MatMulInteger", (integers[0], integers[3], integers[2], integers[5]), sums, f"{name}:integers", opsets),
+        _host("MatMulInteger", operands.in_integers, sums, f"{name}:integers", opsets),
         _host("DequantizeLinear", (sums, scale), product.outputs[0], name, opsets, axis=-1),
     )
 
