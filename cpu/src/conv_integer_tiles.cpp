@@ -20,10 +20,8 @@
 // Padding has x's zero point; what the zero point adds to the sums is taken off with the bias (cpu/conv.py). Weights come as
 // int16 with their zero points taken off, have to be in -128 to 127, and are packed as (group, 32 channels, step, tile).
 // Threads share planes or bands of their rows, then channels.
-#include <omp.h>
-
+#include "conv_tile_parts.h"
 #include "conv_words.h"
-#include "tile_registers.h"
 
 namespace {
 
@@ -221,11 +219,6 @@ __attribute__((noinline)) void turn_places(const uint8_t* x, int64_t channel, in
 QF_INLINE void turn(const uint8_t* x, int64_t channel, int64_t channels, int64_t step, int64_t count, uint8_t* to, int64_t place) {
   (channels <= 16 ? turn_places<1> : channels <= 32 ? turn_places<2> : turn_places<4>)(x, channel, channels, step, count, to, place);
 }
-
-// A part of the work: planes from `plane` on, rows of each, one group, some blocks of channels.
-struct Part {
-  int64_t group, plane, planes, row, rows, block, blocks;
-};
 
 void lay_slab(const ConvShape& s, const ConvCall& call, const Plan& plan, uint8_t zero, const Part& part, uint8_t* slab) {
   const int64_t step = plan.step[1], laid = plan.laid_rows(s, part.rows), place = plan.place, all = s.groups * s.in_channels;
@@ -515,32 +508,12 @@ void multiply(const ConvShape& s, const ConvQuantization& q, const ConvCall& cal
   }
 }
 
-// Shares the work among threads: planes or bands of their rows, then blocks of channels.
 void share(const ConvShape& s, const ConvQuantization& q, const ConvCall& call) {
   const Plan& plan = *(const Plan*)call.weights;
-  const int64_t planes = s.batch * s.output[0], blocks = plan.blocks(s), workspace = plan.workspace_bytes(s);
-  int64_t rows = plan.rows, together = plan.planes;
-  auto parts = [&] { return s.groups * divide_up(planes, together) * divide_up(s.output[1], rows); };
-  if (parts() < call.threads) together = smaller(together, divide_up(planes, divide_up(call.threads, s.groups)));
-  const int64_t splits_wanted = divide_up(call.threads, parts());
-  // Laying x out anew for each share of the channels costs less than it saves where there are many.
-  const bool by_channels = blocks >= 4 * splits_wanted;
-  if (parts() < call.threads && !by_channels) rows = divide_up(rows, splits_wanted);
-  const int64_t splits = smaller(blocks, divide_up(call.threads, parts())), all = parts() * splits;
-  const int64_t bands = divide_up(s.output[1], rows);
-#pragma omp parallel num_threads(call.threads) if (call.threads > 1)
-  {
-    [[maybe_unused]] const TileRegisters registers;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < all; i++) {
-      const int64_t split = i % splits, band = i / splits % bands, group = i / splits / bands % s.groups;
-      const int64_t plane = i / splits / bands / s.groups * together, row = band * rows;
-      multiply(s, q, call, plan,
-               {group, plane, smaller(together, planes - plane), row, smaller(rows, s.output[1] - row),
-                blocks * split / splits, blocks * (split + 1) / splits},
-               call.workspace + omp_get_thread_num() * workspace);
-    }
-  }
+  const int64_t workspace = plan.workspace_bytes(s);
+  share_parts(s, call.threads, plan.planes, plan.rows, plan.blocks(s), [&](const Part& part, int thread) {
+    multiply(s, q, call, plan, part, call.workspace + thread * workspace);
+  });
 }
 
 }  // namespace

@@ -20,10 +20,7 @@
 // Weights are packed as (group, block of 32 channels, step of the depth, part, tile).
 #pragma once
 
-#include <omp.h>
-
-#include "conv_arguments.h"
-#include "tile_registers.h"
+#include "conv_tile_parts.h"
 
 namespace {
 
@@ -128,11 +125,6 @@ QF_INLINE void add_tiles() {
 struct Piece {
   int64_t from, image, place;
   uint64_t mask;
-};
-
-// A part of the work: planes from `plane` on, rows of each, one group, some blocks of channels.
-struct Part {
-  int64_t group, plane, planes, row, rows, block, blocks;
 };
 
 // Lays out what the part reads.
@@ -254,33 +246,13 @@ void multiply(const ConvShape& s, const ConvCall& call, const Format& format, co
   }
 }
 
-// Shares the work among threads: planes or bands of their rows, then blocks of channels.
 template <class Format>
 void share(const ConvShape& s, const ConvCall& call, const Format& format) {
   const Plan<Format>& plan = *(const Plan<Format>*)call.weights;
-  const int64_t planes = s.batch * s.output[0], blocks = plan.blocks(s), workspace = plan.workspace_bytes();
-  int64_t rows = plan.rows, together = plan.planes;
-  auto parts = [&] { return s.groups * divide_up(planes, together) * divide_up(s.output[1], rows); };
-  if (parts() < call.threads) together = smaller(together, divide_up(planes, divide_up(call.threads, s.groups)));
-  const int64_t splits_wanted = divide_up(call.threads, parts());
-  // Laying x out anew for each share of the channels costs less than it saves where there are many.
-  const bool by_channels = blocks >= 4 * splits_wanted;
-  if (parts() < call.threads && !by_channels) rows = divide_up(rows, splits_wanted);
-  const int64_t splits = smaller(blocks, divide_up(call.threads, parts())), all = parts() * splits;
-  const int64_t bands = divide_up(s.output[1], rows);
-#pragma omp parallel num_threads(call.threads) if (call.threads > 1)
-  {
-    [[maybe_unused]] const TileRegisters registers;
-#pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < all; i++) {
-      const int64_t split = i % splits, band = i / splits % bands, group = i / splits / bands % s.groups;
-      const int64_t plane = i / splits / bands / s.groups * together, row = band * rows;
-      multiply(s, call, format, plan,
-               {group, plane, smaller(together, planes - plane), row, smaller(rows, s.output[1] - row),
-                blocks * split / splits, blocks * (split + 1) / splits},
-               call.workspace + omp_get_thread_num() * workspace);
-    }
-  }
+  const int64_t workspace = plan.workspace_bytes();
+  share_parts(s, call.threads, plan.planes, plan.rows, plan.blocks(s), [&](const Part& part, int thread) {
+    multiply(s, call, format, plan, part, call.workspace + thread * workspace);
+  });
 }
 
 template <class Format>
