@@ -28,6 +28,7 @@ from quatrefoil.models.compression.sharing import k_means, share
 from quatrefoil.models.compression.task import Task, cross_entropy, distillation, task_of
 from quatrefoil.models.compression.training import Pace, Pinned, one_thread, retrain
 from quatrefoil.models.compression.writing import BITS, written
+from quatrefoil.models.differentiation import Differentiable
 from quatrefoil.models.int8 import FACTOR, quantize_int8, rounded
 from quatrefoil.models.int8 import trained as trained_scales
 
@@ -367,6 +368,52 @@ def test_factors_of_the_full_product_give_the_same_numbers(digits: Any) -> None:
     assert said["c3"].startswith("Tucker, 2x8x1x1, 6x2x1x1") and said["a"].startswith("rank 2 of 10: 260")
     assert said["b"].startswith("rank 2 of 10")
     np.testing.assert_allclose(same_in_onnxruntime(network.proto, digits[0][:3]), wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_inputs_of_recurrent_layers_are_factored_and_their_states_are_not(
+    digits: Any, kind: str, direction: str
+) -> None:
+    """Input weights of a low rank over all gates and directions: nothing is lost. Two layers read the same weights."""
+    gates, ways = {"RNN": 1, "LSTM": 4, "GRU": 3}[kind], 1 + (direction == "bidirectional")
+    settings = {"hidden_size": 4, "direction": direction}
+    nodes = [
+        node("Squeeze", "x one", "rows"),
+        node("Transpose", "rows", "steps", perm=[1, 0, 2]),
+        node("Neg", "steps", "turned"),
+        node(kind, "steps W R B", "- first", **settings),
+        node(kind, "turned W R B - first", "- last", **settings),
+        node("Transpose", "last", "states", perm=[1, 0, 2]),
+        node("Reshape", "states shape", "state"),
+        node("Gemm", "state w", "y"),
+    ]
+    constants = {
+        "one": np.array([1]), "W": (drawn(ways * gates * 4, 2) @ drawn(2, 8)).reshape(ways, gates * 4, 8),
+        "R": drawn(ways, gates * 4, 4, scale=0.5), "B": drawn(ways, 2 * gates * 4), "shape": np.array([-1, ways * 4]),
+        "w": drawn(ways * 4, 10),
+    }  # fmt: skip
+    network = Network(model(nodes, constants, ["n", 1, 8, 8]))
+    wanted = qf.load(network.proto).run(digits[0][:3])["y"]
+    full, little = 8 * ways * gates * 4, 2 * (8 + ways * gates * 4)
+    said = factor(network, 1 - 1e-9)
+    for name in ("first", "last"):
+        assert said[name].startswith(
+            f"rank 2 of {min(8, ways * gates * 4)}: {little} weights in place of {full} of the inputs"
+        )
+        assert "recurrent weights are whole" in said[name]
+    assert network.constants["W.second"].shape == (ways, gates * 4, 2) and "W" not in network.constants
+    np.testing.assert_array_equal(network.constants["R"], constants["R"])
+    np.testing.assert_allclose(same_in_onnxruntime(network.proto, digits[0][:3]), wanted, rtol=1e-4, atol=1e-4)
+    derivative = Differentiable(network.graph(), ["W.first"])
+    step = derivative.run({"x": digits[0][:3]})
+    gradient = step.gradients({"y": np.ones_like(wanted)})["W.first"]
+    first, along = network.constants["W.first"], np.sign(gradient) * np.float32(5e-3)
+    ends = [
+        derivative.run({"x": digits[0][:3]}, {"W.first": first + sign * along}).outputs["y"].sum() for sign in (1, -1)
+    ]
+    assert ends[0] - ends[1] == pytest.approx(2 * (gradient * along).sum(), rel=0.02)
+    assert factor(Network(model(nodes, constants, ["n", 1, 8, 8])), 8)["last"].startswith("left: rank")
 
 
 # 8 bits, files

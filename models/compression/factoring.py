@@ -1,10 +1,13 @@
-"""Weights as products of smaller ones: dense layers and convolutions in two or three steps.
+"""Weights as products of smaller ones: dense layers and convolutions in two or three steps, recurrent layers behind a product.
 
 Dense layers and 1x1 convolutions by their singular values; other convolutions as Tucker's decomposition over input and output
 channels (Kim et al., Compression of deep convolutional neural networks, 2016), which is a 1x1 convolution, the window over fewer
 channels, and a 1x1 convolution, or, in the plane, as a column of the window and then a row (Jaderberg, Vedaldi and Zisserman,
-Speeding up convolutional neural networks with low rank expansions, 2014): whichever takes fewer weights. Ranks keep a share of the
-squared singular values, or are given; a layer that would not get smaller stays.
+Speeding up convolutional neural networks with low rank expansions, 2014): whichever takes fewer weights. Of recurrent layers the
+input weights, all gates and directions as one matrix: a product makes fewer inputs of all steps at once. Their recurrent weights
+stay whole: two factors of them are a layer that feeds back a projection of its state (Sak, Senior and Beaufays, Long short-term
+memory based recurrent neural network architectures for large vocabulary speech recognition, 2014), which ONNX has not. Ranks keep a
+share of the squared singular values, or are given; a layer that would not get smaller stays.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from quatrefoil.errors import QuatrefoilError
-from quatrefoil.models.compression.network import Network, attributes
+from quatrefoil.models.compression.network import RECURRENT, Network, attributes
 
 SWEEPS: Final = 5
 """Of higher-order orthogonal iteration (De Lathauwer, De Moor and Vandewalle 2000)."""
@@ -55,6 +58,8 @@ def factor(network: Network, rank: float) -> dict[str, str]:
                 made = _dense(network, node, array, rank)
             elif node.op_type == "Conv" and array.ndim >= 3:
                 made = _convolution(network, node, array, rank)
+            elif node.op_type in RECURRENT:
+                made = _recurrent(network, node, array, rank)
         if made is None:
             nodes.append(node)
             continue
@@ -67,27 +72,45 @@ def factor(network: Network, rank: float) -> dict[str, str]:
     return said
 
 
-def _dense(network: Network, node: NodeProto, array: np.ndarray, rank: float) -> tuple[list[NodeProto], str]:
-    settings = attributes(node)
-    matrix = array.T if settings.get("transB") else array  # (inputs, outputs)
+def _halves(matrix: np.ndarray, rank: float) -> tuple[np.ndarray, np.ndarray, str]:
+    """A matrix (inputs, outputs) as the product of two, and what they are in words, "left" where they are no smaller."""
     left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     count = kept(values, rank)
-    if count * sum(matrix.shape) >= matrix.size:
-        return [node], f"left: rank {count} takes {count * sum(matrix.shape)} weights in place of {matrix.size}"
     roots = np.sqrt(values[:count])
+    weights = count * sum(matrix.shape)
+    text = f"rank {count} of {len(values)}: {weights} weights in place of {matrix.size}"
+    if weights >= matrix.size:
+        text = f"left: rank {count} takes {weights} weights in place of {matrix.size}"
     first, second = left[:, :count] * roots, roots[:, np.newaxis] * right[:count]
+    return first.astype(matrix.dtype), second.astype(matrix.dtype), text
+
+
+def _behind(network: Network, node: NodeProto, first: np.ndarray, second: np.ndarray) -> list[NodeProto]:
+    """The node with another weight, behind a product of what it read."""
     inner, names = f"{node.name}.inner", [f"{node.input[1]}.first", f"{node.input[1]}.second"]
-    network.put({name: part.astype(array.dtype) for name, part in zip(names, (first, second))})
-    steps = [helper.make_node("MatMul", [node.input[0], names[0]], [inner], f"{node.name}.first")]
+    network.put({names[0]: first, names[1]: second})
     last = NodeProto()
     last.CopyFrom(node)
     last.input[0], last.input[1] = inner, names[1]
-    for item in [item for item in last.attribute if item.name == "transB"]:
-        last.attribute.remove(item)
-    return [
-        *steps,
-        last,
-    ], f"rank {count} of {len(values)}: {count * sum(matrix.shape)} weights in place of {matrix.size}"
+    return [helper.make_node("MatMul", [node.input[0], names[0]], [inner], f"{node.name}.first"), last]
+
+
+def _dense(network: Network, node: NodeProto, array: np.ndarray, rank: float) -> tuple[list[NodeProto], str]:
+    first, second, text = _halves(array.T if attributes(node).get("transB") else array, rank)
+    if text.startswith("left"):
+        return [node], text
+    steps = _behind(network, node, first, second)
+    for item in [item for item in steps[1].attribute if item.name == "transB"]:
+        steps[1].attribute.remove(item)
+    return steps, text
+
+
+def _recurrent(network: Network, node: NodeProto, array: np.ndarray, rank: float) -> tuple[list[NodeProto], str]:
+    first, second, text = _halves(array.reshape(-1, array.shape[2]).T, rank)
+    if text.startswith("left"):
+        return [node], f"{text} of the inputs; ONNX has no factored recurrent weights"
+    steps = _behind(network, node, first, second.T.reshape(*array.shape[:2], -1))
+    return steps, f"{text} of the inputs; recurrent weights are whole, as ONNX has no factored ones"
 
 
 def _convolution(
