@@ -1,5 +1,7 @@
 """8-bit integers: scales chosen on samples (``int8``), and then trained together with the weights, every product being computed
-with rounded numbers whose rounding is taken back as if it were none (Jacob et al. 2018; the scales as in Esser et al. 2020).
+with rounded numbers whose rounding is taken back as if it were none (Jacob et al. 2018; the scales as in Esser et al. 2020). Batch
+normalisation, whose mean and variance are those of the model, goes into the weights before (Krishnamoorthi 2018), so that what is
+trained is what will be computed: weights that are rounded with their factors, and sums that become bytes behind the activation.
 
 Convolutions, Gemm and MatMul become integer products. A recurrent layer, which has no integer kernel in ONNX, keeps its weights as
 bytes and computes in floating point.
@@ -26,10 +28,12 @@ GENTLE: Final = 0.3
 def in_bytes(
     network: Network, task: Task, pace: Pace, teacher: Teacher | None, report: Report | None
 ) -> tuple[ModelProto, dict[str, str], list[float]]:
-    """A network in 8-bit integers, what happened to each layer, and the losses; without epochs, as it is."""
+    """A network in 8-bit integers, what happened to each layer, and the losses; without epochs, as it is. The network itself
+    changes: its normalisations are in the weights, and these are trained."""
     samples = task.train.rows(slice(0, SAMPLES)).inputs
     curve: list[float] = []
     said: dict[str, str] = {}
+    network.fold_normalizations()
     proto = network.proto
     products = [node for node in network.nodes if node.op_type in WEIGHTS and node.op_type not in RECURRENT]
     if products:

@@ -16,7 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from quatrefoil.models.graph import Graph, ModelError
 from quatrefoil.models.importing import array_of, load_graph, read_model
-from quatrefoil.models.int8 import recent
+from quatrefoil.models.int8 import normalized, recent
 from quatrefoil.models.passes import fold_constants
 
 BOOK: Final = ".codebook"
@@ -151,6 +151,16 @@ class Network:
         self.constants = {name: array for name, array in self.constants.items() if name in read}
         self.drop({item.name for item in self.proto.graph.initializer} - read)
         self.pinned = {name: mask for name, mask in self.pinned.items() if name in read}
+
+    def fold_normalizations(self) -> None:
+        """Put each BatchNormalization that alone reads a convolution into the convolution's weights, whose zeros stay pinned."""
+        made = self.with_proto(normalized(self.proto))
+        for node in made.nodes:
+            for now, was in zip(node.input, self.node(node.name).input):
+                if now != was and was in self.pinned:
+                    made.pinned[now] = self.pinned[was]
+        self.proto, self.constants, self.pinned = made.proto, made.constants, made.pinned
+        self.set_nodes(made.nodes)
 
     def drop(self, names: Collection[str]) -> None:
         """Take constants out, which nodes are about to make, or nobody reads."""
