@@ -66,23 +66,22 @@ def factor(network: Network, rank: float) -> dict[str, str]:
         steps, text = made
         said[node.name] = text
         nodes += steps
-    if not any(not text.startswith("left") for text in said.values()):
-        return said
-    network.set_nodes(nodes)
+    if len(nodes) > len(network.nodes):
+        network.set_nodes(nodes)
     return said
 
 
-def _halves(matrix: np.ndarray, rank: float) -> tuple[np.ndarray, np.ndarray, str]:
-    """A matrix (inputs, outputs) as the product of two, and what they are in words, "left" where they are no smaller."""
+def _halves(matrix: np.ndarray, rank: float) -> tuple[tuple[np.ndarray, np.ndarray] | None, str]:
+    """A matrix (inputs, outputs) as the product of two, None where they are no smaller; and that in words."""
     left, values, right = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     count = kept(values, rank)
-    roots = np.sqrt(values[:count])
     weights = count * sum(matrix.shape)
-    text = f"rank {count} of {len(values)}: {weights} weights in place of {matrix.size}"
     if weights >= matrix.size:
-        text = f"left: rank {count} takes {weights} weights in place of {matrix.size}"
+        return None, f"left: rank {count} takes {weights} weights in place of {matrix.size}"
+    roots = np.sqrt(values[:count])
     first, second = left[:, :count] * roots, roots[:, np.newaxis] * right[:count]
-    return first.astype(matrix.dtype), second.astype(matrix.dtype), text
+    text = f"rank {count} of {len(values)}: {weights} weights in place of {matrix.size}"
+    return (first.astype(matrix.dtype), second.astype(matrix.dtype)), text
 
 
 def _behind(network: Network, node: NodeProto, first: np.ndarray, second: np.ndarray) -> list[NodeProto]:
@@ -96,19 +95,20 @@ def _behind(network: Network, node: NodeProto, first: np.ndarray, second: np.nda
 
 
 def _dense(network: Network, node: NodeProto, array: np.ndarray, rank: float) -> tuple[list[NodeProto], str]:
-    first, second, text = _halves(array.T if attributes(node).get("transB") else array, rank)
-    if text.startswith("left"):
+    halves, text = _halves(array.T if attributes(node).get("transB") else array, rank)
+    if halves is None:
         return [node], text
-    steps = _behind(network, node, first, second)
+    steps = _behind(network, node, *halves)
     for item in [item for item in steps[1].attribute if item.name == "transB"]:
         steps[1].attribute.remove(item)
     return steps, text
 
 
 def _recurrent(network: Network, node: NodeProto, array: np.ndarray, rank: float) -> tuple[list[NodeProto], str]:
-    first, second, text = _halves(array.reshape(-1, array.shape[2]).T, rank)
-    if text.startswith("left"):
+    halves, text = _halves(array.reshape(-1, array.shape[2]).T, rank)
+    if halves is None:
         return [node], f"{text} of the inputs; ONNX has no factored recurrent weights"
+    first, second = halves
     steps = _behind(network, node, first, second.T.reshape(*array.shape[:2], -1))
     return steps, f"{text} of the inputs; recurrent weights are whole, as ONNX has no factored ones"
 
