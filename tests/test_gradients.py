@@ -180,16 +180,17 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         gradients.pullback(qf.conv_integer, np.ones((1, 1, 3), np.uint8), np.ones((1, 1, 1), np.uint8))
 
 
-def test_threads_do_not_change_a_weight_gradient() -> None:
+@pytest.mark.parametrize(("channels", "kernel"), [(24, 3), (1030, 1)])
+def test_threads_do_not_change_a_weight_gradient(channels: int, kernel: int) -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((3, 40, 14, 14)).astype(np.float32)
-    dy = rng.standard_normal((3, 24, 14, 14)).astype(np.float32)
+    dy = rng.standard_normal((3, channels, 14, 14)).astype(np.float32)
     before = qf.num_threads()
     try:
         results = []
         for threads in (1, 2, 5):
             qf.set_num_threads(threads)
-            results.append(gradients.conv_weight_gradient(x, dy, (3, 3), padding=1))
+            results.append(gradients.conv_weight_gradient(x, dy, (kernel, kernel), padding=kernel // 2))
     finally:
         qf.set_num_threads(before)
     for result in results[1:]:

@@ -35,21 +35,22 @@ inline void copy_band(const float* x, int64_t height, int64_t width, const Band&
   }
 }
 
-// The same out of plain planes, `channels` of them (at most LANES) that lie `plane` apart (0: one after the other), for
-// neighbouring columns; x is the first one. LANES pixels of LANES channels are turned at a time.
+// The same out of plain planes, `channels` of them (at most LANES) that lie `plane` apart (0: one after the other); x is the
+// first one. LANES neighbouring pixels of LANES channels are turned at a time, and those of the band's columns stored.
 inline void turn_band(const float* x, int64_t height, int64_t width, int64_t channels, const Band& band, float* to,
                       int64_t plane = 0) {
   if (!plane) plane = height * width;
+  const int64_t step = band.column_step, columns = (band.columns - 1) * step + 1;
   for (int64_t r = 0; r < band.rows; r++, to += band.columns * LANES) {
     const int64_t row = band.first_row + r * band.row_step;
     if (row < 0 || row >= height) {
       memset(to, 0, sizeof(float) * band.columns * LANES);
       continue;
     }
-    for (int64_t c = 0; c < band.columns; c += LANES) {
+    for (int64_t c = 0; c < columns; c += LANES) {
       const int64_t column = band.first_column + c;
       const float* from = x + row * width + column;
-      const int count = int(smaller(LANES, band.columns - c));
+      const int count = int(smaller(LANES, columns - c));
       vfloat pixels[LANES];
       if (column >= 0 && column + LANES <= width && channels == LANES) {
         QF_UNROLL for (int i = 0; i < LANES; i++) pixels[i] = load(from + i * plane);
@@ -58,7 +59,9 @@ inline void turn_band(const float* x, int64_t height, int64_t width, int64_t cha
         for (int i = 0; i < LANES; i++) pixels[i] = i < channels ? load_masked(from + i * plane, inside) : (vfloat){};
       }
       transpose(pixels);
-      if (count == LANES)
+      if (step > 1)
+        for (int64_t at = divide_up(c, step); at * step < c + count; at++) store(to + at * LANES, pixels[at * step - c]);
+      else if (count == LANES)
         QF_UNROLL for (int i = 0; i < LANES; i++) store(to + (c + i) * LANES, pixels[i]);
       else
         for (int i = 0; i < count; i++) store(to + (c + i) * LANES, pixels[i]);
