@@ -582,9 +582,9 @@ KERNELS: list[Kernel] = [
         "conv",
         _accepts_depthwise,
         _float("conv_depthwise_f32", "conv_direct_f32", along_rows=True),
-        version=5,
-        summary="3x3 down the rows of x itself, others in tiles of padded rows, short rows in short vectors; direct taps for "
-        "infinite weights",
+        version=6,
+        summary="3x3 down the columns or along the rows of x itself, others in tiles of padded rows, short rows in short "
+        "vectors; direct taps for infinite weights",
     ),
     Kernel(
         "conv_depthwise_nchwc_f32_simd",

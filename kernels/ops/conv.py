@@ -438,6 +438,8 @@ def cases_conv() -> list[Case]:
         f32("kernel_covers_input", "2x6x5x4", "8x6x5x4", "8"),
         f32("depthwise", "1x21x11x13", "21x1x3x3", "21", group=21, pads=[1, 1, 1, 1], activation="Clip(0.0,6.0)"),
         f32("depthwise_stride2", "2x18x12x35", "18x1x3x3", "18", group=18, strides=[2, 2], pads=[1, 1, 1, 1]),
+        f32("depthwise_wide", "2x3x9x83", "3x1x3x3", "3", group=3, pads=[1, 1, 1, 1], activation="Relu"),
+        f32("depthwise_stride2_wide", "1x5x10x57", "5x1x3x3", "5", "1x5x5x30", group=5, strides=[2, 2], pads=[0, 2, 1, 3]),
         f32("depthwise_5x5_stride2", "1x9x17x18", "9x1x5x5", group=9, strides=[2, 2], pads=[1, 1, 2, 2]),
         f32("depthwise_dilated", "1x5x14x15", "5x1x3x3", group=5, dilations=[2, 2], pads=[2, 2, 2, 2]),
         f32("depthwise_multiplier", "1x4x9x9", "12x1x3x3", "12", group=4, pads=[1, 1, 1, 1]),
