@@ -114,6 +114,23 @@ def _accepts_padded(problem: Problem) -> Reject | None:
     return None
 
 
+MOST_STREAMED = 8  # input channels of a group that src/conv_pointwise.cpp has instances for
+
+
+def _accepts_pointwise(problem: Problem) -> Reject | None:
+    if problem.dtype != "float32":
+        return Reject(f"it computes float32, not {problem.dtype}")
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    if window.taps > 1 or max(window.strides) > 1 or any(window.pads) or window.output != window.input:
+        return Reject("it takes kernels of one tap that read x place by place")
+    if not 1 <= geometry.in_per_group <= MOST_STREAMED:
+        return Reject(f"it takes up to {MOST_STREAMED} input channels a group, not {geometry.in_per_group}")
+    if instruction_set.lanes() == 16:
+        return Reject(f"on vectors of 16, of the instruction set in use, {instruction_set.name()}, it was not measured")
+    return None
+
+
 def _accepts_blocked(problem: Problem) -> Reject | None:
     if problem.dtype != "float32":
         return Reject(f"it computes float32, not {problem.dtype}")
@@ -616,6 +633,13 @@ KERNELS: list[Kernel] = [
         "it; direct taps for outputs that are not finite",
         blocked=_WINOGRAD,
         beyond="minimal filters multiply less",
+    ),
+    Kernel(
+        "conv_pointwise_nchw_f32_simd",
+        "conv",
+        _accepts_pointwise,
+        _float("conv_pointwise_f32"),
+        summary="1x1 of few input channels: weights in registers, streams of x into streams of y",
     ),
     Kernel(
         "conv_padded_nchw_f32_simd",

@@ -25,6 +25,7 @@ typedef void (*ConvRunFunction)(const ConvShape*, const ConvCall*);
   PACKED(conv_transpose_winograd_f32)     \
   PACKED(conv_transpose_gemm_f32)         \
   PACKED(conv_transpose_depthwise_f32)    \
+  PLAIN(conv_pointwise_f32)               \
   PLAIN(conv_direct_f32)                  \
   PLAIN(conv_direct_f64)                  \
   PLAIN(conv_transpose_direct_f32)        \

@@ -431,6 +431,8 @@ def cases_conv() -> list[Case]:
         f32("1x1", "2x33x7x9", "37x33x1x1", "37"),
         f32("1x1_large", "1x128x14x14", "96x128x1x1", "96", activation="Relu"),
         f32("1x1_stride2", "1x8x9x11", "12x8x1x1", strides=[2, 2]),
+        f32("1x1_few", "2x3x31x37", "15x3x1x1", "15", activation="Relu"),
+        f32("1x1_few_grouped", "1x14x5x6", "10x7x1x1", "10", "1x10x5x6", group=2, activation="HardSwish"),
         f32("1x1_padded", "1x3x4x4", "2x3x1x1", "2", pads=[1, 1, 1, 1]),
         f32("5x5", "1x8x12x13", "10x8x5x5", "10", pads=[2, 2, 2, 2]),
         f32("7x7_stride2", "1x3x23x25", "16x3x7x7", "16", strides=[2, 2], pads=[3, 3, 3, 3], activation="Relu"),
