@@ -31,25 +31,36 @@ struct Writer {
   const Epilogue& epilogue;
   int64_t image, group, plane;
 
-  QF_INLINE void operator()(const Tile& tile) const {
-    const int64_t pixel = tile.tile * plan.width, count = smaller(plan.width, plan.pixels - pixel);
-    if (plan.merged || count < plan.width) return aside(tile, pixel, count);
-    const int64_t channel = group * s.out_channels + tile.m;
+  QF_INLINE void operator()(const Part& part) const {
+    const int64_t pixel = part.tile * plan.width;
+    if (plan.merged || plan.pixels - pixel < plan.width) return aside(part);
+    const int64_t channel = group * s.out_channels + part.m;
     const int64_t at = (image * s.groups * s.out_channels + channel) * plane + pixel;
     const Target target{(float*)call.y + at, plane, call.bias ? (const float*)call.bias + channel : nullptr,
-                        call.residual ? (const float*)call.residual + at : nullptr, tile.last ? &epilogue : nullptr,
-                        tile.first};
-    TileTable<Product>::of[tile.rows - 1][plan.columns - 1](tile.weights, tile.panel, tile.panel_step, tile.depth, target);
+                        call.residual ? (const float*)call.residual + at : nullptr, part.last ? &epilogue : nullptr,
+                        part.first};
+    TileTable<Product>::of[part.rows - 1][plan.columns - 1](part, target);
   }
 
-  // `count` places from `pixel` on, of any images; sums of earlier slices are read from y.
-  __attribute__((noinline)) void aside(const Tile& tile, int64_t pixel, int64_t count) const {
+  // Tile by tile. Places may be of any images; sums of earlier slices are read from y.
+  __attribute__((noinline)) void aside(const Part& part) const {
+    Patch patch = part;
+    patch.row_tiles = patch.tiles = 1;
+    for (int64_t tile = 0; tile < part.tiles; tile++, patch.panel += part.tile_step) {
+      patch.weights = part.weights;
+      for (int64_t row = 0; row < part.row_tiles; row++, patch.weights += part.rows * part.depth)
+        aside(part, patch, part.m + row * part.rows, (part.tile + tile) * plan.width);
+    }
+  }
+
+  void aside(const Part& part, const Patch& patch, int64_t m, int64_t pixel) const {
+    const int64_t count = smaller(plan.width, plan.pixels - pixel);
     float sums[(MOST_ROWS * MOST_COLUMNS + 1) * LANES];
     const int columns = int(divide_up(count, LANES));
-    const int64_t step = columns * LANES, channel = group * s.out_channels + tile.m;
+    const int64_t step = columns * LANES, channel = group * s.out_channels + m;
     // Row by row: the whole vectors that are stored into a row of sums may reach into the next one.
     auto pieces = [&](auto&& visit) {
-      for (int r = 0; r < tile.rows; r++) {
+      for (int r = 0; r < part.rows; r++) {
         int64_t n = image + pixel / plane, place = pixel % plane;
         for (int64_t done = 0; done < count;) {
           const int64_t length = smaller(smaller(LANES, count - done), plane - place);
@@ -63,14 +74,14 @@ struct Writer {
     };
     float* y = (float*)call.y;
     const float* residual = (const float*)call.residual;
-    if (!tile.first) pieces([&](float* sum, int64_t at, lanemask lanes) { store(sum, load_masked(y + at, lanes)); });
+    if (!part.first) pieces([&](float* sum, int64_t at, lanemask lanes) { store(sum, load_masked(y + at, lanes)); });
     const Target target{sums, step, call.bias ? (const float*)call.bias + channel : nullptr, nullptr, nullptr,
-                        tile.first};
-    TileTable<Product>::of[tile.rows - 1][columns - 1](tile.weights, tile.panel, tile.panel_step, tile.depth, target);
+                        part.first};
+    TileTable<Product>::of[part.rows - 1][columns - 1](patch, target);
     pieces([&](float* sum, int64_t at, lanemask lanes) {
       vfloat value = load(sum);
-      if (tile.last && residual) value += load_masked(residual + at, lanes);
-      store_masked(y + at, tile.last ? epilogue.apply(value) : value, lanes);
+      if (part.last && residual) value += load_masked(residual + at, lanes);
+      store_masked(y + at, part.last ? epilogue.apply(value) : value, lanes);
     });
   }
 };
@@ -111,7 +122,7 @@ extern "C" void QF_EXPORT(conv_gemm_f32)(const ConvShape* shape, const ConvCall*
              x + s.batch * window.image_step, (const float*)call->weights + group * plan.packed_floats(),
              {plan.tiles * block / blocks, plan.tiles * (block + 1) / blocks, rows * split / splits,
               rows * (split + 1) / splits},
-             false, (float*)call->workspace + omp_get_thread_num() * plan.panels_floats(),
+             {(float*)call->workspace + omp_get_thread_num() * plan.panels_floats(), false, false},
              Writer{s, *call, plan, epilogue, image, group, volume(s.output)});
   }
 }

@@ -8,9 +8,12 @@
 //   for each slice: their panels are packed, to stay in the second-level cache
 //     for some output channels, whose weights stay there too
 //       for each panel: it moves to the first-level cache, and all tiles of these channels pass over it.
-// Sums wait in y between slices. Limited by the multiply-adds; packing costs a load and a store for each vector that as
-// many multiply-adds use as there are output channels, twice that where x is read tap by tap. For few output channels a
-// 1x1 convolution takes x itself for the panels, unless its rows would push each other out of the cache.
+// Sums wait in y between slices. Limited by the multiply-adds: a tile takes some 30 cycles beside them, so one call covers
+// many (Patch). Packing costs a load and a store for each vector that as many multiply-adds use as there are output
+// channels, twice that where x is read tap by tap. Where x is as dense as panels the first tile of channels reads it there
+// and packs it on the way, so that one panel at a time has to be near; of a few rows of x, all tiles read it there.
+// Vectors of 16 were not timed so: they pack ahead, or take x for few output channels, unless its rows would push each
+// other out of the cache.
 #pragma once
 
 #include "conv_arguments.h"
@@ -23,6 +26,12 @@ constexpr int64_t PANEL_BYTES = 16 << 10, ROOM_BYTES = 192 << 10, WEIGHT_BYTES =
 constexpr int64_t GROUP_BYTES = 12 << 10;  // of panels that a tile of channels passes over together
 constexpr int64_t MOST_BLOCK = 512;    // places
 constexpr int64_t FEW_CHANNELS = 128;  // of y: fewer do not pay for packing x
+
+// Whether the first tile of output channels packs x, and then: the most rows of x that all tiles read there, and how many
+// rows ahead x is fetched.
+constexpr bool KEEPS = LANES < 16;
+constexpr int64_t FEW_ROWS = 32;
+constexpr int ROWS_AHEAD = 8;
 
 // Splits `total` rows into tiles of at most `most`: some of a height, the first ones a row higher.
 struct Rows {
@@ -91,7 +100,8 @@ struct Plan {
     // in the same ones.
     int64_t sets = 64;
     for (int64_t bytes = volume(window.input) * 4; bytes % 128 == 0 && sets > 1; bytes /= 2) sets /= 2;
-    in_place = !merged && out_channels <= FEW_CHANNELS && sets >= 16 && most <= 4 * sets && window.flat();
+    in_place = !merged && window.flat() &&
+               (KEEPS ? depth <= FEW_ROWS : out_channels <= FEW_CHANNELS && sets >= 16 && most <= 4 * sets);
     pitch = divide_up(divide_up(tiles, blocks) * width + LANES, 16) * 16;
   }
 
@@ -107,14 +117,16 @@ struct Plan {
     int best = 1;
     float least = 0;
     for (int j = 1; j <= MOST_COLUMNS; j++) {
-      const int64_t tiles = Rows(out_channels, most_rows(j)).tiles, height = divide_up(out_channels, tiles);
+      const int64_t tiles = Rows(out_channels, most_rows(j)).tiles;
+      const float height = float(out_channels) / tiles;
       auto cycles = [&](int64_t count) {
         const float multiply = height * count / 2.0f, loads = (height + count) / 2.0f;
         const float step = multiply > loads ? multiply : loads;
         return (step > 4.0f ? step : 4.0f) * depth + 20.0f + 2.0f * height * count;
       };
       const int64_t vectors = divide_up(pixels, LANES);
-      const float all = tiles * (vectors / j * cycles(j) + (vectors % j ? cycles(vectors % j) : 0.0f));
+      float all = tiles * (vectors / j * cycles(j) + (vectors % j ? cycles(vectors % j) : 0.0f));
+      if (j * LANES % 16) all *= 1.03f;  // tiles that share cache lines
       if (j == 1 || all <= least) best = j, least = all;
     }
     return best;
@@ -174,25 +186,31 @@ void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride,
   }
 }
 
-// Rows of places in a line, one for each channel, into panels: panel[tile][k][width], `depth` rows each.
-QF_INLINE void spread_rows(const float* from, int64_t step, int64_t rows, int64_t count, int64_t width, int64_t depth,
-                           float* panels) {
-  for (int64_t k = 0; k < rows; k++, from += step, panels += width) {
+// Rows of places in a line, one for each channel, into panels: panel[tile][k][J vectors], `depth` rows each. Tile by tile,
+// so that one panel at a time is written: beside several the stores wait for lines of the second-level cache.
+template <int J>
+inline void spread_rows(const float* from, int64_t step, int64_t rows, int64_t count, int64_t depth, float* panels) {
+  constexpr int64_t WIDTH = J * LANES;
+  for (; count > 0; count -= WIDTH, from += WIDTH, panels += depth * WIDTH) {
+    const float* x = from;
     float* to = panels;
-    int64_t i = 0;
-    for (; i + width <= count; i += width, to += depth * width)
-      for (int64_t j = 0; j < width; j += LANES) store(to + j, load(from + i + j));
-    for (int64_t j = 0; i + j < count; j += LANES) store(to + j, load_first(from + i + j, int(smaller(LANES, count - i - j))));
+    if (count >= WIDTH)
+      for (int64_t k = 0; k < rows; k++, x += step, to += WIDTH)
+        QF_UNROLL for (int j = 0; j < J; j++) store(to + j * LANES, load(x + j * LANES));
+    else
+      for (int64_t k = 0; k < rows; k++, x += step, to += WIDTH)
+        for (int64_t j = 0; j < count; j += LANES) store(to + j, load_first(x + j, int(smaller(LANES, count - j))));
   }
 }
 
 // Panels of places `pixel` to pixel + count for the depth from `first` to `last`: panel[tile][k][width]. x: the group's
 // first channel in the first image; lines: room for CHUNK rows of the places, `pitch` apart.
 inline void pack_panels(const Window& window, bool flat, const float* x, const float* x_end, int64_t first, int64_t last,
-                        int64_t pixel, int64_t count, int64_t width, int64_t pitch, float* lines, float* panels) {
+                        int64_t pixel, int64_t count, int columns, int64_t pitch, float* lines, float* panels) {
   const int64_t channel = volume(window.input), plane = volume(window.places), row = window.places[2];
-  const int64_t* input = window.input;
-  if (flat) return spread_rows(x + first * channel + pixel, channel, last - first, count, width, last - first, panels);
+  const int64_t *input = window.input, width = columns * LANES;
+  const auto spread = columns == 1 ? spread_rows<1> : columns == 2 ? spread_rows<2> : columns == 3 ? spread_rows<3> : spread_rows<4>;
+  if (flat) return spread(x + first * channel + pixel, channel, last - first, count, last - first, panels);
   for (int64_t k = first; k < last;) {
     const Depth at(window, k);
     const int64_t kw = at.tap % window.taps[2], kh = at.tap / window.taps[2] % window.taps[1];
@@ -216,12 +234,21 @@ inline void pack_panels(const Window& window, bool flat, const float* x, const f
       copy(from, channel, channels, stride, begin, end, length, inside, lines + done, pitch);
       done += length;
     }
-    spread_rows(lines, pitch, channels, count, width, last - first, panels + (k - first) * width);
+    spread(lines, pitch, channels, count, last - first, panels + (k - first) * width);
     k += channels;
   }
 }
 
-// Where a tile's sums go.
+// What one call computes: `tiles` tiles of places side by side for `row_tiles` tiles of as many output channels.
+struct Patch {
+  const float* weights;        // of all tiles of rows, one after the other
+  const float* panel;          // of the first tile of places
+  int64_t step, tile_step;     // floats to the next step of its depth, and to the next tile's
+  int64_t depth, row_tiles, tiles;
+  float* kept;                 // where the first tile of rows lays what it reads, for those after it; or null
+};
+
+// Where a patch's sums go.
 struct Target {
   float* y;
   int64_t row_step;
@@ -232,36 +259,80 @@ struct Target {
 };
 
 struct Product {
-  typedef void (*TileFunction)(const float* weights, const float* panel, int64_t panel_step, int64_t depth,
-                               const Target& target);
+  typedef void (*TileFunction)(const Patch& patch, const Target& target);
+
   template <int R, int J>
-  __attribute__((noinline)) static void tile(const float* weights, const float* panel, int64_t panel_step,
-                                             int64_t depth, const Target& target) {
-    vfloat c[R][J];
-    float* y = target.y;
-    const int64_t step = target.row_step;
-    if (target.first) {
+  __attribute__((noinline)) static void tile(const Patch& patch, const Target& target) {
+    constexpr int64_t WIDTH = J * LANES;
+    Target to = target;
+    const float *weights = patch.weights, *first_panel = patch.panel;
+    int64_t step = patch.step, tile_step = patch.tile_step;
+    float* kept = patch.kept;
+    for (int64_t row = 0; row < patch.row_tiles; row++, weights += R * patch.depth) {
+      const float* panel = first_panel;
+      for (int64_t tile = 0; tile < patch.tiles; tile++, panel += tile_step) {
+        vfloat c[R][J];
+        begin<R, J>(c, to);
+        if (kept)
+          multiply_add_keeping<R, J>(c, weights, panel, step, patch.depth, kept + tile * patch.depth * WIDTH);
+        else
+          multiply_add<R, J>(c, weights, R, panel, step, patch.depth);
+        end<R, J>(c, to);
+        to.y += WIDTH;
+        if (to.residual) to.residual += WIDTH;
+      }
+      const int64_t next = R * to.row_step - patch.tiles * WIDTH;
+      to.y += next;
+      if (to.residual) to.residual += next;
+      if (to.bias) to.bias += R;
+      if (kept) first_panel = kept, step = WIDTH, tile_step = patch.depth * WIDTH, kept = nullptr;
+    }
+  }
+
+ private:
+  // multiply_add that also stores the vectors it reads, one after the other.
+  template <int R, int J>
+  QF_INLINE static void multiply_add_keeping(vfloat (&c)[R][J], const float* scalars, const float* vectors,
+                                             int64_t vector_step, int64_t depth, float* kept) {
+    for (int64_t k = 0; k < depth; k++, scalars += R, vectors += vector_step, kept += J * LANES) {
+      vfloat v[J];
+      QF_UNROLL for (int j = 0; j < J * LANES; j += 16) __builtin_prefetch(vectors + ROWS_AHEAD * vector_step + j);
+      QF_UNROLL for (int j = 0; j < J; j++) v[j] = load(vectors + j * LANES);
+      QF_UNROLL for (int j = 0; j < J; j++) store(kept + j * LANES, v[j]);
       QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) __builtin_prefetch(y + r * step + j * LANES, 1);
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += scalars[r] * v[j];
+    }
+  }
+
+  template <int R, int J>
+  QF_INLINE static void begin(vfloat (&c)[R][J], const Target& to) {
+    const int64_t step = to.row_step;
+    if (to.first) {
       QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.bias ? broadcast(target.bias[r]) : (vfloat){};
+        QF_UNROLL for (int j = 0; j < J * LANES; j += 16) __builtin_prefetch(to.y + r * step + j, 1);
+      QF_UNROLL for (int r = 0; r < R; r++)
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = to.bias ? broadcast(to.bias[r]) : (vfloat){};
     } else {
       QF_UNROLL for (int r = 0; r < R; r++)
-        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = load(y + r * step + j * LANES);
+        QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = load(to.y + r * step + j * LANES);
     }
-    multiply_add<R, J>(c, weights, R, panel, panel_step, depth);
-    if (target.epilogue) {
-      if (target.residual)
+  }
+
+  template <int R, int J>
+  QF_INLINE static void end(vfloat (&c)[R][J], const Target& to) {
+    const int64_t step = to.row_step;
+    if (to.epilogue) {
+      if (to.residual)
         QF_UNROLL for (int r = 0; r < R; r++)
-          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += load(target.residual + r * step + j * LANES);
-      if (target.epilogue->clamps)
+          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += load(to.residual + r * step + j * LANES);
+      if (to.epilogue->clamps)
         QF_UNROLL for (int r = 0; r < R; r++)
-          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = target.epilogue->clamp(c[r][j]);
+          QF_UNROLL for (int j = 0; j < J; j++) c[r][j] = to.epilogue->clamp(c[r][j]);
     }
     QF_UNROLL for (int r = 0; r < R; r++)
-      QF_UNROLL for (int j = 0; j < J; j++) store(y + r * step + j * LANES, c[r][j]);
-    if (target.epilogue && target.epilogue->later)
-      for (int r = 0; r < R; r++) target.epilogue->activate_row(y + r * step, J * LANES);
+      QF_UNROLL for (int j = 0; j < J; j++) store(to.y + r * step + j * LANES, c[r][j]);
+    if (to.epilogue && to.epilogue->later)
+      for (int r = 0; r < R; r++) to.epilogue->activate_row(to.y + r * step, J * LANES);
   }
 };
 
@@ -278,10 +349,9 @@ inline void pack_weights(const Window& window, const Plan& plan, const Weight& w
       }
 }
 
-// One tile of the product as `multiply` hands it out: rows m to m + rows of y at a tile of places.
-struct Tile {
-  const float *weights, *panel;
-  int64_t panel_step, depth, m, tile;
+// A part of the product as `multiply` hands it out: its first row of y, rows of each tile, and first tile of places.
+struct Part : Patch {
+  int64_t m, tile;
   int rows;
   bool first, last;  // slice of the depth
 };
@@ -291,40 +361,62 @@ struct Share {
   int64_t first_tile, last_tile, first_row, last_row;
 };
 
-// Hands every tile of a share to visit(Tile), slice by slice. x: the group's first channel in the image, or in the first
-// one where images are merged; all vectors that lie between it and x_end may be loaded. packed: the panels are there
-// already.
+// Whether panels are there already, and whether they have to be there afterwards.
+struct Panels {
+  float* at;
+  bool packed, again;
+};
+
+// Hands all of a share to visit(Part), slice by slice; a part is of whole tiles of places, or of the image's last one. x:
+// the group's first channel in the image, or in the first one where images are merged; all vectors that lie between it
+// and x_end may be loaded.
 template <class Visit>
 QF_INLINE void multiply(const Window& window, const Plan& plan, const float* x, const float* x_end,
-                        const float* weights, const Share& share, bool packed, float* panels, const Visit& visit) {
+                        const float* weights, const Share& share, const Panels& panels, const Visit& visit) {
   const Rows rows = plan.rows();
   const int64_t width = plan.width, pixel = share.first_tile * width;
   const int64_t count = smaller(plan.pixels, share.last_tile * width) - pixel;
   const int64_t channel = volume(window.input), height = share.last_row - share.first_row;
   const bool flat = !plan.merged && window.flat();
-  // Tiles that x itself serves for: those whose vectors are all places. Where they straddle cache lines, panels are
-  // faster.
-  const int64_t direct = plan.in_place && uintptr_t(x + pixel) % 64 == 0 ? count / LANES * LANES : 0;
+  // Tiles that x itself serves for, or packs: whole ones. Where they straddle cache lines, panels are faster.
+  const bool in_place = plan.in_place && uintptr_t(x + pixel) % 64 == 0;
+  const bool keeps = KEEPS && flat && !panels.packed && !in_place;
+  const int64_t full = share.first_tile + count / width, whole = keeps || in_place ? full : share.first_tile;
+  const bool stays = panels.again || panels.packed || plan.channel_blocks > 1;
+  float* const packed = panels.at + CHUNK * plan.pitch;
   for (int64_t slice = 0; slice < plan.slices; slice++) {
     const int64_t k = plan.first_of_slice(slice), depth = plan.first_of_slice(slice + 1) - k;
-    const int64_t skipped = count == direct ? count : direct / width * width;
-    if (!packed && count > skipped)
-      pack_panels(window, flat, x, x_end, k, k + depth, pixel + skipped, count - skipped, width, plan.pitch, panels,
-                  panels + CHUNK * plan.pitch + skipped * depth);
+    const int64_t skipped = (whole - share.first_tile) * width;
+    if (!panels.packed && count > skipped)
+      pack_panels(window, flat, x, x_end, k, k + depth, pixel + skipped, count - skipped, plan.columns, plan.pitch, panels.at,
+                  packed + skipped * depth);
     // Shallow panels are taken together, so that a tile of channels writes longer pieces of its rows.
     const int64_t fit = depth ? GROUP_BYTES / (depth * width * 4) : 1, together = fit < 1 ? 1 : fit;
     for (int64_t block = 0; block < plan.channel_blocks; block++)
-      for (int64_t begin = share.first_tile; begin < share.last_tile; begin += together) {
-        const int64_t end = smaller(begin + together, share.last_tile);
+      for (int64_t begin = share.first_tile, end; begin < share.last_tile; begin = end) {
+        end = smaller(begin + together, begin < whole ? whole : begin < full ? full : share.last_tile);
         const int64_t last = share.first_row + height * (block + 1) / plan.channel_blocks;
-        for (int64_t row = share.first_row + height * block / plan.channel_blocks; row < last; row++)
-          for (int64_t tile = begin; tile < end; tile++) {
-            const int64_t m = rows.begin(row), place = (tile - share.first_tile) * width;
-            const bool in_x = place < skipped;
-            visit(Tile{weights + k * plan.out_channels + m * depth,
-                       in_x ? x + k * channel + pixel + place : panels + CHUNK * plan.pitch + place * depth,
-                       in_x ? channel : width, depth, m, tile, rows.count(row), slice == 0, slice + 1 == plan.slices});
-          }
+        const int64_t place = (begin - share.first_tile) * width;
+        for (int64_t row = share.first_row + height * block / plan.channel_blocks, next; row < last; row = next) {
+          next = row < rows.higher ? smaller(rows.higher, last) : last;
+          const bool reads = begin < whole && (in_place || row == share.first_row);
+          float* panel = packed + (begin < whole && !stays ? 0 : place * depth);
+          Part part;
+          part.weights = weights + k * plan.out_channels + rows.begin(row) * depth;
+          part.panel = reads ? x + k * channel + pixel + place : panel;
+          part.step = reads ? channel : width;
+          part.tile_step = reads ? width : width * depth;
+          part.depth = depth;
+          part.row_tiles = next - row;
+          part.tiles = end - begin;
+          part.kept = reads && keeps && (height > 1 || panels.again) ? panel : nullptr;
+          part.m = rows.begin(row);
+          part.tile = begin;
+          part.rows = rows.count(row);
+          part.first = slice == 0;
+          part.last = slice + 1 == plan.slices;
+          visit(part);
+        }
       }
   }
 }

@@ -123,12 +123,11 @@ extern "C" void QF_EXPORT(conv_transpose_gemm_f32)(const ConvShape* shape, const
       const bool same = plan.slices == 1 && memcmp(&packed, static_cast<const Window*>(&window), sizeof packed) == 0;
       packed = window;
       float* phase_sums = sums + w * phase_step;
-      multiply(window, plan, x, x_end, weights, {first_tile, last_tile, 0, plan.rows().tiles}, same, panels,
-               [&](const Tile& tile) {
-                 const Target target{phase_sums + tile.m * pitch + (tile.tile - first_tile) * plan.width, pitch,
-                                     bias ? bias + tile.m : nullptr, nullptr, nullptr, tile.first};
-                 TileTable<Product>::of[tile.rows - 1][plan.columns - 1](tile.weights, tile.panel, tile.panel_step,
-                                                                         tile.depth, target);
+      multiply(window, plan, x, x_end, weights, {first_tile, last_tile, 0, plan.rows().tiles},
+               {panels, same, plan.slices == 1}, [&](const Part& part) {
+                 const Target target{phase_sums + part.m * pitch + (part.tile - first_tile) * plan.width, pitch,
+                                     bias ? bias + part.m : nullptr, nullptr, nullptr, part.first};
+                 TileTable<Product>::of[part.rows - 1][plan.columns - 1](part, target);
                });
       weights += plan.packed_floats();
       if (++w < phases.counts[2]) return;
