@@ -59,6 +59,54 @@ def _accepts_bytes(problem: Problem) -> Reject | None:
     )
 
 
+EXACT_BELOW = {2: 1 << 29, 4: 1 << 25}
+"""By the places of a tile along an axis, what src/conv_integer_winograd.cpp can get back exactly of a sum."""
+FEWEST_TILES = 12  # that cost as much as fewer: reading the weights does (measured)
+FEW_FOR_MINIMAL = 8  # channels below which the transforms cost as much as they save
+WORTH_MINIMAL = 1.2  # the least gain that pays for the transforms
+
+
+def _minimal_costs(window: Window, batch: int) -> dict[int, int]:
+    """What products of 3x3 cost by the places of a tile along an axis; 0 is the plain product."""
+
+    def places(tile: int) -> int:
+        return batch * window.output[0] * -(-window.output[1] // tile) * -(-window.output[2] // tile)
+
+    minimal = {tile: (tile + 2) ** 2 * max(places(tile), FEWEST_TILES) for tile in EXACT_BELOW}
+    return {0: window.taps * max(places(1), FEWEST_TILES)} | minimal
+
+
+def _accepts_winograd_integer(problem: Problem) -> Reject | None:
+    if instruction_set.lanes() == 16:
+        return Reject(
+            f"it was not measured with the vectors of 16 of the instruction set in use, {instruction_set.name()}"
+        )
+    geometry = semantics.geometry(problem)
+    window = geometry.window
+    if window.kernel != (1, 3, 3) or window.strides[1:] != (1, 1) or window.dilations[1:] != (1, 1):
+        return Reject("it takes kernels of 3x3 without stride and dilation alone")
+    channels = min(geometry.in_per_group, geometry.out_per_group)
+    if channels < FEW_FOR_MINIMAL:
+        return Reject(f"vectors of channels stay empty with {channels} channels a group")
+    costs = _minimal_costs(window, geometry.batch)
+    gain = costs[0] / min(costs.values())
+    if gain < WORTH_MINIMAL:
+        return Reject(f"reading more weights for few places would cost what is saved: {gain:.1f} times less")
+    return None
+
+
+def _minimal(problem: Problem, geometry: semantics.ConvGeometry, weights: np.ndarray, x_zero: int) -> str:
+    """The algorithm for 3x3: the tiles that cost least among those that can hold every sum of these centred weights."""
+    limits = np.iinfo(problem.dtype)
+    low, high = limits.min - x_zero, limits.max - x_zero  # of centred x
+    rows = weights.reshape(len(weights), -1)
+    positive, negative = (part.sum(axis=1, dtype=np.int64) for part in (np.maximum(rows, 0), np.minimum(rows, 0)))
+    largest = max((positive * high + negative * low).max(), -(positive * low + negative * high).min(), 0)
+    costs = _minimal_costs(geometry.window, geometry.batch)
+    tile = min((tile for tile in costs if largest < EXACT_BELOW.get(tile, math.inf)), key=lambda tile: costs[tile])
+    return f"conv_winograd{tile}_integer" if tile else "conv_gemm_integer"
+
+
 FEW_FOR_BYTES = 16  # products of an output, of a group's channels where there are several: what lacks to 64 is zeros
 
 
@@ -563,7 +611,10 @@ def _integers(algorithm: str) -> PrepareLayouts:
         )
         weights = _centred_weights(parameters[w], _zero_point(parameters, w_zero))
         x_zero = int(_zero_point(parameters, x_zero_at)[0])
-        suitable = _on_channels(algorithm, geometry) if x_blocked or y_blocked else _on_planes(algorithm, geometry)
+        if algorithm == "conv_winograd_integer":
+            suitable = _minimal(problem, geometry, weights, x_zero) if weights.size else "conv_gemm_integer"
+        else:
+            suitable = _on_channels(algorithm, geometry) if x_blocked or y_blocked else _on_planes(algorithm, geometry)
         chosen, bias = _for_bytes(suitable, problem, weights, bias, x_zero)
         return _conv.IntegerRun(
             chosen,
@@ -590,6 +641,7 @@ _BLOCKED = _float("conv_blocked_f32")
 _DEPTHWISE_INTEGER = _integers("conv_depthwise_integer")
 _TILES_INTEGER = _integers("conv_tiles_integer")
 _BYTES_INTEGER = _integers("conv_bytes_integer")
+_WINOGRAD_INTEGER = _integers("conv_winograd_integer")
 _GEMM_INTEGER = _integers("conv_gemm_integer")
 _DIRECT_INTEGER = _integers("conv_direct_integer")
 
@@ -752,6 +804,16 @@ KERNELS: list[Kernel] = [
         blocked=_BYTES_INTEGER,
     ),
     Kernel(
+        "conv_integer_winograd_nchw_i8_simd",
+        "conv_integer",
+        _accepts_winograd_integer,
+        _WINOGRAD_INTEGER,
+        summary="minimal filtering on four or six points an axis in whole numbers, products of int16 pairs, exact; the plain "
+        "product for sums too large to get back",
+        blocked=_WINOGRAD_INTEGER,
+        beyond="minimal filters multiply less",
+    ),
+    Kernel(
         "conv_integer_gemm_nchw_i8_simd",
         "conv_integer",
         only_dtypes("uint8", "int8"),
@@ -795,6 +857,16 @@ KERNELS: list[Kernel] = [
         summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact, requantised at "
         "once; int16 pairs for weights that are no bytes without their zero point",
         blocked=_BYTES_INTEGER,
+    ),
+    Kernel(
+        "qlinear_conv_winograd_nchw_i8_simd",
+        "qlinear_conv",
+        _accepts_winograd_integer,
+        _WINOGRAD_INTEGER,
+        summary="minimal filtering on four or six points an axis in whole numbers, products of int16 pairs, exact, requantised "
+        "after the transform back; the plain product for sums too large to get back",
+        blocked=_WINOGRAD_INTEGER,
+        beyond="minimal filters multiply less",
     ),
     Kernel(
         "qlinear_conv_gemm_nchw_i8_simd",

@@ -74,6 +74,8 @@ struct ConvIntegerAlgorithm {
   DECLARE(void, name##_pack, (const ConvShape*, const int16_t*, int32_t*))       \
   DECLARE(void, name, (const ConvShape*, const ConvQuantization*, const ConvCall*))
 QF_DECLARE_INTEGER(QF_DECLARE_VNNI, conv_gemm_integer)
+QF_DECLARE_INTEGER(QF_DECLARE, conv_winograd2_integer)
+QF_DECLARE_INTEGER(QF_DECLARE, conv_winograd4_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_AMX_ALONE, conv_tiles_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_AMX_ALONE, conv_planes_tiles_integer)
 QF_DECLARE_INTEGER(QF_DECLARE_VNNI_ALONE, conv_bytes_integer)
@@ -86,6 +88,8 @@ QF_DECLARE(void, conv_direct_integer, (const ConvShape*, const ConvQuantization*
 static inline bool find_conv_integer_algorithm(const char* name, int isa, ConvIntegerAlgorithm* found) {
   if (!isa_supported(isa)) return false;
   QF_FIND_PACKED(conv_gemm_integer)
+  QF_FIND_PACKED(conv_winograd2_integer)
+  QF_FIND_PACKED(conv_winograd4_integer)
   QF_FIND_PACKED(conv_bytes_integer)
   QF_FIND_PACKED(conv_tiles_integer)
   QF_FIND_PACKED(conv_planes_tiles_integer)
