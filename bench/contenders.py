@@ -39,7 +39,7 @@ class Ours:
     @property
     def timed(self) -> str:
         waited = "" if self.name == "cpu" else ", and the last result brought to the host"
-        return f"the call from Python{waited}; outputs newly allocated"
+        return f"the call from Python{waited}; outputs made in each call"
 
     def probe(self) -> Availability:
         return backends.get(self.name).probe()

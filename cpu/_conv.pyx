@@ -115,16 +115,20 @@ cdef void give_back(Buffer given):
             return
 
 
-# Multiply-accumulates from which on another thread is worth waking.
-cdef double WORTH_A_THREAD = 1 << 18
+# Multiply-accumulates from which on another thread is worth waking, and up to which to give the GIL away takes as long.
+cdef double WORTH_A_THREAD = 1 << 18, BRIEF = 1 << 13
+
+
+cdef double macs_of(const ConvShape* s) noexcept:
+    cdef double macs = <double>s.batch * s.groups * s.in_channels * s.out_channels
+    for axis in range(3):
+        macs *= <double>s.output[axis] * s.kernel[axis]
+    return macs
 
 
 cdef int most_threads(const ConvShape* s) noexcept:
     """How many threads the work of a convolution is worth, whatever is allowed."""
-    cdef double macs = <double>s.batch * s.groups * s.in_channels * s.out_channels
-    for axis in range(3):
-        macs *= <double>s.output[axis] * s.kernel[axis]
-    return <int>min(max(macs / WORTH_A_THREAD, 1.0), 1024.0)
+    return <int>min(max(macs_of(s) / WORTH_A_THREAD, 1.0), 1024.0)
 
 
 cdef class Run:
@@ -142,8 +146,9 @@ cdef class Run:
     cdef ConvCall call
     cdef ConvStep context
     cdef NativeStep step
+    cdef SpareArrays spares
     cdef int threads
-    cdef bint empty
+    cdef bint empty, brief
 
     def __init__(self, str algorithm, int isa, geometry, activation, y_shape, dtype, weights, bias,
                  bint x_blocked=False, bint y_blocked=False):
@@ -153,6 +158,7 @@ cdef class Run:
         fill_shape(&self.shape, geometry, activation)
         self.shape.x_blocked, self.shape.y_blocked = x_blocked, y_blocked
         self.threads = most_threads(&self.shape)
+        self.brief = macs_of(&self.shape) <= BRIEF
         self.y_shape = y_shape
         self.dtype = dtype
         self.bias = bias
@@ -177,10 +183,13 @@ cdef class Run:
             give_back(self.packed)
             self.packed = None
 
+    def __dealloc__(self):
+        drop_spares(&self.spares)
+
     def __call__(self, inputs):
         cdef ConvCall call = self.call
         cdef Buffer workspace = None
-        y = new_array(self.y_shape, self.dtype)
+        y = output_array(&self.spares, self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
@@ -191,8 +200,11 @@ cdef class Run:
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
-        with nogil:
+        if self.brief:
             self.algorithm.run(&self.shape, &call)
+        else:
+            with nogil:
+                self.algorithm.run(&self.shape, &call)
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (y,)
@@ -221,6 +233,7 @@ cdef class IntegerRun:
     cdef ConvCall call
     cdef ConvIntegerStep context
     cdef NativeStep step
+    cdef SpareArrays spares
     cdef int threads
     cdef bint empty
 
@@ -256,10 +269,13 @@ cdef class IntegerRun:
         self.call.residual = NULL
         self.call.workspace = NULL
 
+    def __dealloc__(self):
+        drop_spares(&self.spares)
+
     def __call__(self, inputs):
         cdef ConvCall call = self.call
         cdef Buffer workspace = None
-        y = new_array(self.y_shape, self.dtype)
+        y = output_array(&self.spares, self.y_shape, self.dtype)
         if self.empty:
             return (y,)
         call.x = address(inputs[0])
@@ -331,8 +347,11 @@ cdef class GradientRun:
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
-        with nogil:
+        if self.brief:
             self.algorithm.run(&self.shape, &call)
+        else:
+            with nogil:
+                self.algorithm.run(&self.shape, &call)
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (made,)

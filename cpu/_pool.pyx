@@ -106,6 +106,9 @@ TYPES = {"float32": POOL_FLOAT32, "float64": POOL_FLOAT64, "uint8": POOL_UINT8, 
 # Elements times taps below which a second thread costs more than it saves.
 cdef int64_t WORTH_THREADS = 1 << 17
 
+# The same up to which to give the GIL away takes as long as the pool.
+cdef int64_t BRIEF = 1 << 12
+
 cdef enum:
     NEAR_FLOATS = 1024  # of row buffers that are taken from the stack: a small pool is over before an allocation
 
@@ -168,7 +171,8 @@ cdef class Pool:
     cdef PoolFunction function
     cdef PoolArguments arguments
     cdef object shape, dtype, row_weights, column_weights, first_columns
-    cdef bint with_indices, nothing, worth_threads
+    cdef bint with_indices, nothing, worth_threads, brief
+    cdef SpareArrays spares
     cdef PoolStep context
     cdef NativeStep step
 
@@ -182,6 +186,7 @@ cdef class Pool:
         self.row_weights, self.column_weights, self.first_columns = row_weights, column_weights, first_columns
         cdef PoolArguments* a = &self.arguments
         self.worth_threads = describe(a, geometry, kind, dtype, count_include_pad, p, row_weights, column_weights, channels)
+        self.brief = geometry.planes * channels * geometry.window.output_size * geometry.window.taps <= BRIEF
         a.channels = channels
         a.first_columns = <const int32_t*>address(first_columns)
         a.indices = NULL
@@ -189,13 +194,16 @@ cdef class Pool:
         a.workspace_floats, a.row_floats, a.batch_rows = workspace
         a.storage_order = storage_order
 
+    def __dealloc__(self):
+        drop_spares(&self.spares)
+
     def __call__(self, inputs):
         cdef PoolArguments a = self.arguments
         cdef void* workspace = NULL
         cdef float[NEAR_FLOATS] near
         cdef int64_t floats
         cdef int failed
-        y = new_array(self.shape, self.dtype)
+        y = output_array(&self.spares, self.shape, self.dtype)
         indices = new_array(self.shape, int64) if self.with_indices else None
         if not self.nothing:
             a.x = address(inputs[0])
@@ -210,9 +218,13 @@ cdef class Pool:
                 raise MemoryError(f"{floats * 4} bytes for a pool's row buffers")
             else:
                 a.workspace = <float*>workspace
-            with nogil:
+            if self.brief:
                 failed = self.function(&a)
                 free(workspace)
+            else:
+                with nogil:
+                    failed = self.function(&a)
+                    free(workspace)
             if failed:
                 raise NotImplementedError("this pooling kernel has no instance for the window")
         return (y, indices) if self.with_indices else (y,)

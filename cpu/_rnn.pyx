@@ -164,6 +164,7 @@ cdef class Layer:
     cdef void* idle_workspace  # that no call is using, or NULL
     cdef int threads, lengths
     cdef bint lstm, brief
+    cdef SpareArrays y_spares, h_spares, c_spares
     cdef RnnStep context
     cdef NativeStep step
 
@@ -221,6 +222,9 @@ cdef class Layer:
             self.parameters = b, p, weights  # codes have been packed
 
     def __dealloc__(self):
+        drop_spares(&self.y_spares)
+        drop_spares(&self.h_spares)
+        drop_spares(&self.c_spares)
         if self.packed != NULL:
             rnn_give(self.packed, self.packed_bytes)
         if self.idle_workspace != NULL:
@@ -230,9 +234,9 @@ cdef class Layer:
         cdef RnnArguments a = self.arguments
         cdef void* workspace = self.idle_workspace
         cdef tuple given = tuple(inputs)
-        y = new_array(self.y_shape, self.dtype)
-        y_h = new_array(self.state_shape, self.dtype)
-        y_c = new_array(self.state_shape, self.dtype) if self.lstm else None
+        y = output_array(&self.y_spares, self.y_shape, self.dtype)
+        y_h = output_array(&self.h_spares, self.state_shape, self.dtype)
+        y_c = output_array(&self.c_spares, self.state_shape, self.dtype) if self.lstm else None
         sums = None if self.sums_shape is None else new_array(self.sums_shape, self.dtype)
         if a.batch:
             a.x = address(given[0])

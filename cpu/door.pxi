@@ -13,6 +13,12 @@ cdef extern from "arrays.h":
     void* address "array_address"(object array) except? NULL
     object new_array(tuple shape, object dtype)
 
+    ctypedef struct SpareArrays:
+        pass
+
+    object output_array(SpareArrays* spares, tuple shape, object dtype)
+    void drop_spares(SpareArrays* spares)
+
 cdef extern from "native_step.h" nogil:
     ctypedef void (*StepFunction)(const void*, const void* const*, void* const*, char*, int) noexcept nogil
 

@@ -16,7 +16,7 @@ Array = Any
 """An array in the backend's own home: numpy.ndarray for cpu, fpga and asic, cupy.ndarray for gpu."""
 
 Run = Callable[[Sequence[Array | None]], tuple[Array, ...]]
-"""Takes the problem's inputs in order (``None`` for absent ones), returns all its outputs, newly allocated.
+"""Takes the problem's inputs in order (``None`` for absent ones), returns all its outputs, which nobody else holds.
 
 Inputs arrive with the problem's dtypes and shapes, C-contiguous, possibly read-only; a run never writes to them.
 Inputs that were given to ``prepare`` as parameters may be passed again and are then ignored.

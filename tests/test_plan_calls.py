@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -296,3 +297,50 @@ def test_calls_of_a_plan_take_every_input_of_an_operator(op: str) -> None:
     case = max(ops.SPECS[op].cases(), key=lambda case: sum(tensor is not None for tensor in case.inputs))
     given = [(i, tensor.numpy_dtype, tensor.shape) for i, tensor in enumerate(case.inputs) if tensor is not None]
     assert PlannedRun(lambda inputs: (), len(case.inputs), given) is not None
+
+
+@pytest.mark.parametrize("make", [conv, pool_with_indices, lstm, batch_first_gru])
+def test_results_that_somebody_holds_stay_as_they_are(make: Callable[[], tuple[CallPlan, Arrays]]) -> None:
+    """Memory of small results is used again once nobody has them, which nobody may notice."""
+    plan, (x, *rest) = make()
+
+    def called(factor: float) -> Arrays:
+        result = plan(x * np.float32(factor), *rest)
+        return result if isinstance(result, tuple) else (result,)
+
+    factors = [1.0, -2.0, 0.5, 3.0, -1.5]
+    held = [called(factor) for factor in factors]  # the arrays themselves
+    views = [tuple(array[...] for array in called(factor)) for factor in factors]
+    buffers = [tuple(memoryview(array) for array in called(factor)) for factor in factors]
+    for factor, arrays, seen, exported in zip(factors, held, views, buffers):
+        fresh = called(factor)
+        for want, array, view, buffer in zip(fresh, arrays, seen, exported):
+            np.testing.assert_array_equal(array, want)
+            np.testing.assert_array_equal(view, want)
+            np.testing.assert_array_equal(np.asarray(buffer), want)
+
+
+def test_results_that_were_changed_are_not_used_again() -> None:
+    plan, (x,) = conv()
+    want = plan(x).copy()
+
+    def spoil_shape(y: np.ndarray) -> None:
+        y.shape = (y.size,)
+
+    def spoil_flags(y: np.ndarray) -> None:
+        y.flags.writeable = False
+
+    def spoil_size(y: np.ndarray) -> None:
+        y.resize(3, refcheck=False)
+
+    for spoil in (spoil_shape, spoil_flags, spoil_size):
+        for _ in range(3):
+            spoil(plan(x))
+            result = plan(x)
+            assert result.shape == want.shape and result.flags.writeable and result.flags.owndata
+            np.testing.assert_array_equal(result, want)
+            del result
+    seen = weakref.ref(plan(x))
+    alive = [plan(x) for _ in range(4)]
+    assert all(array is not seen() for array in alive)
+    assert len({array.ctypes.data for array in alive}) == len(alive)

@@ -66,6 +66,52 @@ static inline PyObject* new_array(PyObject* shape, PyObject* dtype) {
   return array;
 }
 
+constexpr size_t SPARE_BYTES = 64 << 10;  // of the largest array that is kept as a spare
+
+// The last small outputs of a prepared kernel. One that nobody else holds any more is as good as new: to free it and to make
+// another takes as long as a small kernel. Two, so that there is one while a caller still holds the last result.
+struct SpareArrays {
+  PyObject* arrays[2];
+  int oldest;
+};
+
+static inline void drop_spares(SpareArrays* spares) {
+  for (PyObject*& array : spares->arrays) Py_CLEAR(array);
+}
+
+// Whether a spare is an array of its own of that shape and dtype still, and nobody's: no reference, no view, no weak reference.
+static inline bool is_unused(PyObject* object, PyObject* shape, PyObject* dtype) {
+#ifdef Py_GIL_DISABLED
+  return false;
+#endif
+  PyArrayObject* array = (PyArrayObject*)object;
+  constexpr int NEEDED = NPY_ARRAY_CARRAY | NPY_ARRAY_OWNDATA;
+  const Py_ssize_t rank = PyTuple_GET_SIZE(shape);
+  if (Py_REFCNT(object) != 1 || ((PyArrayObject_fields*)object)->weakreflist) return false;
+  if ((PyArray_FLAGS(array) & NEEDED) != NEEDED || (PyObject*)PyArray_DESCR(array) != dtype || PyArray_NDIM(array) != rank)
+    return false;
+  for (Py_ssize_t i = 0; i < rank; i++)
+    if (PyLong_AsSsize_t(PyTuple_GET_ITEM(shape, i)) != PyArray_DIM(array, (int)i)) return false;
+  return true;
+}
+
+// As new_array, or a spare.
+static inline PyObject* output_array(SpareArrays* spares, PyObject* shape, PyObject* dtype) {
+  for (PyObject* array : spares->arrays)
+    if (array && is_unused(array, shape, dtype)) {
+      Py_INCREF(array);
+      return array;
+    }
+  PyObject* made = new_array(shape, dtype);
+  if (!made || size_t(PyArray_NBYTES((PyArrayObject*)made)) > SPARE_BYTES) return made;
+  PyObject*& place = spares->arrays[spares->oldest];
+  spares->oldest ^= 1;
+  Py_XDECREF(place);
+  Py_INCREF(made);
+  place = made;
+  return made;
+}
+
 // The type of a planned input, and its place among the problem's inputs.
 struct PlannedInput {
   int32_t place, dtype, rank;
