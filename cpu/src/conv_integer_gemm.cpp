@@ -77,15 +77,15 @@ void multiply(const Source<Format>& source, const ConvQuantization& q, const Con
       for (int64_t i = 0; i < count;) {
         const int64_t p = (first + i) / each, place = (first + i) % each, length = smaller(count - i, each - place);
         const int64_t image = (plane + p) / s.output[0], depth = (plane + p) % s.output[0];
-        for (int64_t j = 0; j < columns; j++) {
+        const int64_t all = s.groups * s.out_channels, y = (depth * s.output[1] + row) * s.output[2] + place;
+        const uint32_t* from = sums + i * columns * LANES;
+        if (s.y_blocked)
+          write_pixels(q, call, from, group * s.out_channels + channel, smaller(BLOCK, s.out_channels - channel),
+                       (image * volume(s.output) + y) * all + group * s.out_channels + channel, length, all);
+        for (int64_t j = 0; j < columns && !s.y_blocked; j++) {
           const int64_t in_group = channel + j * LANES, m = group * s.out_channels + in_group;
-          const int64_t lanes = smaller(LANES, s.out_channels - in_group), all = s.groups * s.out_channels;
-          const int64_t y = (depth * s.output[1] + row) * s.output[2] + place;
-          const uint32_t* from = sums + (i * columns + j) * LANES;
-          if (s.y_blocked)
-            write_pixels(q, call, from, columns * LANES, m, lanes, (image * volume(s.output) + y) * all + m, length, all);
-          else
-            write_planes(s, q, call, from, columns * LANES, m, lanes, (image * all + m) * volume(s.output) + y, length);
+          write_planes(s, q, call, from + j * LANES, columns * LANES, m, smaller(LANES, s.out_channels - in_group),
+                       (image * all + m) * volume(s.output) + y, length);
         }
         i += length;
       }

@@ -106,7 +106,7 @@ struct Minimal {
   QF_INLINE int64_t slab_bytes() const { return divide_up((laid.laid_rows(s, M * rows) * laid.row_size + HALVES + SLACK) * 2, 64) * 64; }
   QF_INLINE int64_t transformed_bytes() const { return ALL * point * 2; }
   QF_INLINE int64_t sums_bytes() const { return ALL * sums * 4; }
-  QF_INLINE int64_t y_bytes() const { return (rows * across * M * M + GROUP) * LANES * 4; }
+  QF_INLINE int64_t y_bytes() const { return (rows * across * M * M + GROUP) * BLOCK * 4; }
   QF_INLINE int64_t tile_bytes() const { return divide_up(tiles() * int64_t(sizeof(void*)), 64) * 64; }
   QF_INLINE int64_t workspace() const { return slab_bytes() + transformed_bytes() + sums_bytes() + y_bytes() + tile_bytes(); }
 };
@@ -197,29 +197,33 @@ void multiply(const Minimal<M>& plan, const Source<Pairs>& source, const ConvSha
         }
         weights += run.words * columns * LANES;
       }
-    for (int64_t j = 0; j < columns; j++) {
-      const int64_t in_group = channel + j * LANES, m = group * s.out_channels + in_group;
-      const int64_t lanes = smaller(LANES, s.out_channels - in_group), all = s.groups * s.out_channels;
-      vuint bias = {};
-      if (call.bias)
-        for (int64_t i = 0; i < lanes; i++) bias[i] = ((const uint32_t*)call.bias)[m + i];
-      const uint32_t* from = sums + j * LANES;
-      for (int64_t p = 0; p < planes; p++) {
+    const int64_t m = group * s.out_channels + channel, all = s.groups * s.out_channels;
+    for (int64_t p = 0; p < planes; p++) {
+      for (int64_t j = 0; j < columns; j++) {
+        vuint bias = {};
+        if (call.bias)
+          for (int64_t i = 0; i < smaller(LANES, s.out_channels - channel - j * LANES); i++)
+            bias[i] = ((const uint32_t*)call.bias)[m + j * LANES + i];
+        const uint32_t* from = sums + (p * rows * plan.across * columns + j) * LANES;
         for (int64_t h = 0; h < height; h += M)
           for (int64_t w = 0; w < width; w += M, from += columns * LANES) {
             vuint y[M][M];
             transform_back<M>(from, plan.sums, bias, y);
+            uint32_t* to = results + ((h * width + w) * columns + j) * LANES;
             QF_UNROLL for (int i = 0; i < M; i++)
               QF_UNROLL for (int k = 0; k < M; k++)
-                if (h + i < height && w + k < width) store_words(results + ((h + i) * width + w + k) * LANES, y[i][k]);
+                if (h + i < height && w + k < width) store_words(to + (i * width + k) * columns * LANES, y[i][k]);
           }
-        const int64_t image = (plane + p) / s.output[0], depth = (plane + p) % s.output[0];
-        const int64_t place = (depth * s.output[1] + row * M) * width;
-        if (s.y_blocked)
-          write_pixels(q, call, results, LANES, m, lanes, (image * volume(s.output) + place) * all + m, each, all);
-        else
-          write_planes(s, q, call, results, LANES, m, lanes, (image * all + m) * volume(s.output) + place, each);
       }
+      const int64_t image = (plane + p) / s.output[0], depth = (plane + p) % s.output[0];
+      const int64_t place = (depth * s.output[1] + row * M) * width;
+      if (s.y_blocked)
+        write_pixels(q, call, results, m, smaller(BLOCK, s.out_channels - channel), (image * volume(s.output) + place) * all + m,
+                     each, all);
+      for (int64_t j = 0; j < columns && !s.y_blocked; j++)
+        write_planes(s, q, call, results + j * LANES, columns * LANES, m + j * LANES,
+                     smaller(LANES, s.out_channels - channel - j * LANES),
+                     (image * all + m + j * LANES) * volume(s.output) + place, each);
     }
   }
 }

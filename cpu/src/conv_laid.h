@@ -204,29 +204,41 @@ QF_INLINE void sum_tiles(int64_t height, Arguments... arguments) {
     sum_tiles<Format, J, R - 1>(height, arguments...);
 }
 
-// As write_planes, where the channels of y are last: `pixel` elements from a pixel of y to the next.
-void write_pixels(const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t step, int64_t m, int64_t lanes,
-                  int64_t at, int64_t count, int64_t pixel) {
-  const Requantization requantization(q);
-  if (!requantization.wanted) {
-    for (int64_t i = 0; i < count; i++) memcpy((uint32_t*)call.y + at + i * pixel, sums + i * step, lanes * sizeof *sums);
-    return;
-  }
-  vfloat multiplier = {};
-  for (int64_t i = 0; i < lanes; i++) multiplier[i] = q.multipliers[m + i];
-  char* y = (char*)call.y + at;
-  for (int64_t first = 0; first < count; first += 4, sums += 4 * step) {
-    const vuint bytes = requantization.bytes<ByteOrder::SEQUENCE>(load_words(sums), load_words(sums + step),
-                                                                  load_words(sums + 2 * step), load_words(sums + 3 * step),
-                                                                  multiplier);
-    QF_UNROLL for (int i = 0; i < 4; i++) {
+// Writes J vectors of channels from m on of `count` pixels to y, `pixel` bytes apart; `last` lanes of the last vector. Four
+// vectors of sums make one of bytes: of four pixels, or of two, which are then stored in longer pieces.
+template <int J>
+void write_bytes(const Requantization& requantization, const float* multipliers, const uint32_t* sums, int64_t last, char* y,
+                 int64_t count, int64_t pixel) {
+  constexpr int PIXELS = 4 / J, SIZE = J * LANES;
+  vfloat scales[4] = {};
+  for (int64_t i = 0; i < (J - 1) * LANES + last; i++) scales[i / LANES][i % LANES] = multipliers[i];
+  QF_UNROLL for (int i = J; i < 4; i++) scales[i] = scales[i - J];
+  for (int64_t first = 0; first < count; first += PIXELS, sums += 4 * LANES, y += PIXELS * pixel) {
+    vuint words[4];
+    QF_UNROLL for (int i = 0; i < 4; i++) words[i] = load_words(sums + i * LANES);
+    const vuint bytes = requantization.bytes<ByteOrder::SEQUENCE>(words, scales);
+    QF_UNROLL for (int i = 0; i < PIXELS; i++) {
       if (first + i >= count) break;
-      if (lanes == LANES)
-        memcpy(y + (first + i) * pixel, (const char*)&bytes + i * LANES, LANES);
+      if (last == LANES)
+        memcpy(y + i * pixel, (const char*)&bytes + i * SIZE, SIZE);
       else
-        memcpy(y + (first + i) * pixel, (const char*)&bytes + i * LANES, lanes);
+        memcpy(y + i * pixel, (const char*)&bytes + i * SIZE, SIZE - LANES + last);
     }
   }
+}
+
+// As write_planes, where the channels of y are last, for `channels` of them, which are one or COLUMNS vectors of sums for each
+// pixel; `pixel` elements of y from a pixel to the next.
+void write_pixels(const ConvQuantization& q, const ConvCall& call, const uint32_t* sums, int64_t m, int64_t channels,
+                  int64_t at, int64_t count, int64_t pixel) {
+  const Requantization requantization(q);
+  const int64_t step = divide_up(channels, LANES) * LANES, last = channels - (step - LANES);
+  if (!requantization.wanted)
+    for (int64_t i = 0; i < count; i++) memcpy((uint32_t*)call.y + at + i * pixel, sums + i * step, channels * sizeof *sums);
+  else if (step == BLOCK)
+    write_bytes<COLUMNS>(requantization, q.multipliers + m, sums, last, (char*)call.y + at, count, pixel);
+  else
+    write_bytes<1>(requantization, q.multipliers + m, sums, last, (char*)call.y + at, count, pixel);
 }
 
 // Writes `count` pixels of `lanes` channels from m on, the first of them to element `at` of y. sums: of pixels `step`
