@@ -58,10 +58,11 @@ struct Writer {
     float sums[(MOST_ROWS * MOST_COLUMNS + 1) * LANES];
     const int columns = int(divide_up(count, LANES));
     const int64_t step = columns * LANES, channel = group * s.out_channels + m;
+    const int64_t first_image = image + pixel / plane, first_place = pixel % plane;
     // Row by row: the whole vectors that are stored into a row of sums may reach into the next one.
     auto pieces = [&](auto&& visit) {
       for (int r = 0; r < part.rows; r++) {
-        int64_t n = image + pixel / plane, place = pixel % plane;
+        int64_t n = first_image, place = first_place;
         for (int64_t done = 0; done < count;) {
           const int64_t length = smaller(smaller(LANES, count - done), plane - place);
           const int64_t at = (n * s.groups * s.out_channels + channel + r) * plane + place;

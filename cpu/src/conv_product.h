@@ -31,7 +31,7 @@ constexpr int64_t FEW_CHANNELS = 128;  // of y: fewer do not pay for packing x
 // rows ahead x is fetched.
 constexpr bool KEEPS = LANES < 16;
 constexpr int64_t FEW_ROWS = 32;
-constexpr int ROWS_AHEAD = 8;
+constexpr int ROWS_AHEAD = 6;
 
 // Splits `total` rows into tiles of at most `most`: some of a height, the first ones a row higher.
 struct Rows {
@@ -177,7 +177,10 @@ void copy_run(const float* x, int64_t channel, int64_t channels, int64_t stride,
       store(to + i, (vfloat)v);
       i += LANES;
     }
-    for (; i < (end == count ? count : last); i += LANES) store(to + i, load_places<STRIDE>(x + i * stride, stride));
+    for (; i < (end == count ? count : last); i += LANES) {
+      if (STRIDE != 1) __builtin_prefetch(x + ROWS_AHEAD * channel + i * stride);  // rows with gaps surprise the hardware
+      store(to + i, load_places<STRIDE>(x + i * stride, stride));
+    }
     if (i < count && end > i) {
       store(to + i, (vfloat)((vint)load_places<STRIDE>(x + i * stride, stride) & high));
       i += LANES;
@@ -274,9 +277,9 @@ struct Product {
         vfloat c[R][J];
         begin<R, J>(c, to);
         if (kept)
-          multiply_add_keeping<R, J>(c, weights, panel, step, patch.depth, kept + tile * patch.depth * WIDTH);
+          sum<true, R, J>(c, weights, panel, step, patch.depth, kept + tile * patch.depth * WIDTH);
         else
-          multiply_add<R, J>(c, weights, R, panel, step, patch.depth);
+          sum<false, R, J>(c, weights, panel, step, patch.depth, nullptr);
         end<R, J>(c, to);
         to.y += WIDTH;
         if (to.residual) to.residual += WIDTH;
@@ -290,15 +293,20 @@ struct Product {
   }
 
  private:
-  // multiply_add that also stores the vectors it reads, one after the other.
-  template <int R, int J>
-  QF_INLINE static void multiply_add_keeping(vfloat (&c)[R][J], const float* scalars, const float* vectors,
-                                             int64_t vector_step, int64_t depth, float* kept) {
-    for (int64_t k = 0; k < depth; k++, scalars += R, vectors += vector_step, kept += J * LANES) {
+  // multiply_add, where KEEP with the vectors that it reads stored one after the other.
+  template <bool KEEP, int R, int J>
+  QF_INLINE static void sum(vfloat (&c)[R][J], const float* scalars, const float* vectors, int64_t vector_step,
+                            int64_t depth, float* kept) {
+#pragma GCC unroll(KEEPS ? 4 : 1)
+    for (int64_t k = 0; k < depth; k++, scalars += R, vectors += vector_step) {
+      if (KEEP)
+        QF_UNROLL for (int j = 0; j < J * LANES; j += 16) __builtin_prefetch(vectors + ROWS_AHEAD * vector_step + j);
       vfloat v[J];
-      QF_UNROLL for (int j = 0; j < J * LANES; j += 16) __builtin_prefetch(vectors + ROWS_AHEAD * vector_step + j);
       QF_UNROLL for (int j = 0; j < J; j++) v[j] = load(vectors + j * LANES);
-      QF_UNROLL for (int j = 0; j < J; j++) store(kept + j * LANES, v[j]);
+      if (KEEP) {
+        QF_UNROLL for (int j = 0; j < J; j++) store(kept + j * LANES, v[j]);
+        kept += J * LANES;
+      }
       QF_UNROLL for (int r = 0; r < R; r++)
         QF_UNROLL for (int j = 0; j < J; j++) c[r][j] += scalars[r] * v[j];
     }
