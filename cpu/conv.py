@@ -799,6 +799,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         _accepts_bytes,
         _BYTES_INTEGER,
+        version=2,
         summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact; int16 pairs "
         "for weights that are no bytes without their zero point",
         blocked=_BYTES_INTEGER,
@@ -818,7 +819,7 @@ KERNELS: list[Kernel] = [
         "conv_integer",
         only_dtypes("uint8", "int8"),
         _GEMM_INTEGER,
-        version=3,
+        version=4,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact",
         blocked=_GEMM_INTEGER,
     ),
@@ -854,6 +855,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         _accepts_bytes,
         _BYTES_INTEGER,
+        version=2,
         summary="matrix product of four bytes at a time that reads x laid out with its channels last, exact, requantised at "
         "once; int16 pairs for weights that are no bytes without their zero point",
         blocked=_BYTES_INTEGER,
@@ -873,7 +875,7 @@ KERNELS: list[Kernel] = [
         "qlinear_conv",
         only_dtypes("uint8", "int8"),
         _GEMM_INTEGER,
-        version=3,
+        version=4,
         summary="matrix product of int16 pairs that reads x laid out with its channels last, exact, requantised at once",
         blocked=_GEMM_INTEGER,
     ),
