@@ -43,6 +43,7 @@ __attribute__((noinline)) void tile(const float* lines, const Vector* vectors, c
   vfloat sums[M][V];
   QF_UNROLL for (int m = 0; m < M; m++)
     QF_UNROLL for (int v = 0; v < V; v++) sums[m][v] = target.bias ? broadcast(target.bias[m]) : (vfloat){};
+#pragma GCC unroll 3
   for (int64_t tap = 0; tap < taps; tap++, weights += M) {
     const int64_t offset = offsets[tap];
     vfloat x[V];

@@ -158,18 +158,18 @@ struct Separable {
     for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(from + i);
   }
 
-  QF_INLINE vfloat finished(vfloat v, int64_t row, int64_t column) const {
-    if constexpr (Op::scaled) return v * (a.row_weights[row] * load(a.column_weights + column));
-    return Op::finish(v);
-  }
-
   template <int LEVELS, class Counts>
   QF_INLINE void halve(Counts counts, const Rows& window, int64_t row, float* y, Op& op) const {
     const int64_t columns = this->columns;
-    for (int64_t i = 0; i < columns; i += LANES) {
-      const int64_t column = smaller(i, columns - LANES);
-      store(y + column, finished(halved<LEVELS>(counts, window, column << LEVELS, op), row, column));
-    }
+    const float* weights = a.column_weights;
+    const vfloat weight = Op::scaled ? broadcast(a.row_weights[row]) : (vfloat){};
+    const auto reduce = [&](int64_t column) __attribute__((always_inline)) {
+      const vfloat v = halved<LEVELS>(counts, window, column << LEVELS, op);
+      store(y + column, Op::scaled ? v * (weight * load(weights + column)) : Op::finish(v));
+    };
+    int64_t column = 0;
+    for (; column <= columns - LANES; column += LANES) reduce(column);
+    if (column < columns) reduce(columns - LANES);
   }
 
   // The window's rows into a line.
