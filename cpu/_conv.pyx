@@ -347,11 +347,8 @@ cdef class GradientRun:
         if self.workspace:
             workspace = take_workspace(self.workspace * call.threads)
             call.workspace = workspace.data
-        if self.brief:
+        with nogil:
             self.algorithm.run(&self.shape, &call)
-        else:
-            with nogil:
-                self.algorithm.run(&self.shape, &call)
         if workspace is not None:
             idle_workspaces.append(workspace)
         return (made,)
