@@ -436,7 +436,7 @@ def test_profile_measures_each_node() -> None:
     assert [record.op for record in records] == ["Conv+Relu", "MaxPool", "GlobalAveragePool", "Flatten", "Gemm"]
     assert [record.backend for record in records] == ["cpu", "cpu", "cpu", "host", "host"]
     assert records[0].kernel.startswith("conv_") and records[0].why
-    assert records[4].kernel == "cpu sequence, conv_gemm_nchw_f32_simd"
+    assert records[4].kernel.startswith("cpu sequence, conv_")  # which one depends on the instruction set
     assert all(record.seconds is not None and record.cycles is None for record in records)
     assert all(record.seconds for record in records if record.op != "Flatten"), "a view costs nothing"
     assert sum(record.share for record in records) == pytest.approx(1)
@@ -454,7 +454,7 @@ def test_explain_is_one_line_a_node() -> None:
     lines = str(qf.load(CNN).explain(backend="cpu")).splitlines()
     assert len(lines) == 5
     assert "(Conv+Relu) -> positive: cpu, conv_" in lines[0]
-    assert lines[4].endswith("(Gemm) -> scores: host, cpu sequence, conv_gemm_nchw_f32_simd")
+    assert "(Gemm) -> scores: host, cpu sequence, conv_" in lines[4]
 
 
 def test_explain_says_what_runs() -> None:
