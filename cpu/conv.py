@@ -76,11 +76,16 @@ def _minimal_costs(window: Window, batch: int) -> dict[int, int]:
     return {0: window.taps * max(places(1), FEWEST_TILES)} | minimal
 
 
+def _accepts_vectors() -> Reject | None:
+    """Of kernels that were timed on shorter vectors than AVX-512's alone."""
+    if instruction_set.lanes() < 16:
+        return None
+    return Reject(f"it was not measured with the vectors of 16 of the instruction set in use, {instruction_set.name()}")
+
+
 def _accepts_winograd_integer(problem: Problem) -> Reject | None:
-    if instruction_set.lanes() == 16:
-        return Reject(
-            f"it was not measured with the vectors of 16 of the instruction set in use, {instruction_set.name()}"
-        )
+    if (reject := _accepts_vectors()) is not None:
+        return reject
     geometry = semantics.geometry(problem)
     window = geometry.window
     if window.kernel != (1, 3, 3) or window.strides[1:] != (1, 1) or window.dilations[1:] != (1, 1):
@@ -174,9 +179,7 @@ def _accepts_pointwise(problem: Problem) -> Reject | None:
         return Reject("it takes kernels of one tap that read x place by place")
     if not 1 <= geometry.in_per_group <= MOST_STREAMED:
         return Reject(f"it takes up to {MOST_STREAMED} input channels a group, not {geometry.in_per_group}")
-    if instruction_set.lanes() == 16:
-        return Reject(f"on vectors of 16, of the instruction set in use, {instruction_set.name()}, it was not measured")
-    return None
+    return _accepts_vectors()
 
 
 def _accepts_blocked(problem: Problem) -> Reject | None:

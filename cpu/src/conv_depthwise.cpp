@@ -341,7 +341,7 @@ __attribute__((noinline)) void convolve_directly(const Planes& planes, int64_t f
 QF_INLINE bool goes_along_rows(const Planes& planes) {
   const ConvShape& s = planes.s;
   const int64_t width = s.output[2], floats = s.batch * planes.channels * (planes.x_size + planes.y_size);
-  if (LANES * sizeof(float) == 64 || s.output[1] < ROWS_ALONG) return false;
+  if (LANES == 16 || s.output[1] < ROWS_ALONG) return false;
   return s.strides[2] == 2 ? width >= 24 : width >= 80 || (width >= 56 && floats > NEAR_FLOATS);
 }
 

@@ -1,10 +1,10 @@
 // Integer convolution as a matrix product, exact in int32 (wrapping); x and y hold planes, or their channels last.
 //
 // A slab of x, some planes or a band of rows of one, is laid out once with its channels last (Format): as int16 with the
-// zero point taken off and padding as zeros, or with VNNI as bytes that keep it. What a pixel's taps read are then runs of the slab, the same for every pixel: a
-// row of the kernel times the channels, or one tap's channels where columns are dilated. So every shape is one product,
-// y[pixel][m] = sum over the runs' values, that reads x where it lies ("indirect convolution": Dukhan, 2019), and no
-// stride, kernel or small plane leaves more of a remainder than the last tile of pixels.
+// zero point taken off and padding as zeros, or with VNNI as bytes that keep it. What a pixel's taps read are then runs of
+// the slab, the same for every pixel: a row of the kernel times the channels, or one tap's channels where columns are
+// dilated. So every shape is one product, y[pixel][m] = sum over the runs' values, that reads x where it lies ("indirect
+// convolution": Dukhan, 2019), and no stride, kernel or small plane leaves more of a remainder than the last tile of pixels.
 //
 // A tile holds ROWS pixels by COLUMNS vectors of output channels in registers and multiplies words of two int16 values
 // (conv_words.h) or four bytes: one of x, broadcast, by vectors of such words of weights. Depth is cut such that a block's weights stay
@@ -20,7 +20,8 @@
 // w0 w1, is exact and multiplies half as often: 166 Gop/s on tiles of 4 by 2 vectors, 178 on 3 by 3, before what corrects it.
 //
 // x is uint8 or int8. Weights come as int16 (M, C / groups, kernel), which have to be in -128 to 127 where they are to be
-// bytes, and are packed as (block of channels, run, word, channel). Threads share bands of rows, and blocks of channels where there is little to lay out.
+// bytes, and are packed as (block of channels, run, word, channel). Threads share bands of rows, and blocks of channels where
+// there is little to lay out.
 #include <omp.h>
 
 #include "conv_laid.h"

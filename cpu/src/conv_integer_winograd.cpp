@@ -29,8 +29,8 @@ constexpr int HALVES = 2 * LANES;  // channels of a vector of int16
 typedef int16_t vhalves __attribute__((vector_size(4 * LANES)));
 typedef int16_t vhalves_anywhere __attribute__((vector_size(4 * LANES), aligned(2), may_alias));
 
-// The transforms along one axis. forth: of x; weights; back: to `SCALES[i]` times y[i], where 2^SHIFT[i] is the power of two
-// in it and ODD the odd rest of all.
+// The transforms along one axis. forth: of x; weights; back: to multiples of y, where 2^SHIFT[i] is the power of two in the factor
+// of y[i], and INVERSE that of its odd part modulo 2^32.
 template <int M>
 struct Filter;
 
